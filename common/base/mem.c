@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the block header (one cache line before each block) and the per-tag counters.
+#include "common/base/mem.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+typedef struct block_header {
+    size_t bytes;
+    tc_mem_tag tag;
+} block_header;
+
+static _Atomic uint64_t held_bytes[TC_MEM_TAGS];
+static _Thread_local bool guarded;
+static _Thread_local uint64_t violations;
+
+enum { HUGE_FROM_BYTES = 4 << 20 }; // from here on transparent huge pages are worth asking for
+
+void *tc_alloc(tc_mem_tag tag, size_t count, size_t size)
+{
+    size_t bytes, total;
+    if (guarded) {
+        violations++;
+        return NULL;
+    }
+    if (!tc_mul_size(count, size, &bytes)) return NULL;
+    if (__builtin_add_overflow(bytes, 2 * (size_t)TC_ALIGN_BYTES - 1, &total)) return NULL;
+    total &= ~((size_t)TC_ALIGN_BYTES - 1);
+    char *raw = aligned_alloc(TC_ALIGN_BYTES, total);
+    if (!raw) return NULL;
+    if (total >= HUGE_FROM_BYTES) {
+        uintptr_t page = ((uintptr_t)raw + 4095) & ~(uintptr_t)4095;
+        (void)madvise((void *)page, (size_t)((uintptr_t)raw + total - page) & ~(size_t)4095, MADV_HUGEPAGE);
+    }
+    memset(raw, 0, total);
+    block_header *header = (block_header *)raw;
+    header->bytes = bytes;
+    header->tag = tag;
+    atomic_fetch_add_explicit(&held_bytes[tag], bytes, memory_order_relaxed);
+    return raw + TC_ALIGN_BYTES;
+}
+
+void tc_free(void *block)
+{
+    if (!block) return;
+    block_header *header = (block_header *)((char *)block - TC_ALIGN_BYTES);
+    atomic_fetch_sub_explicit(&held_bytes[header->tag], header->bytes, memory_order_relaxed);
+    free(header);
+}
+
+uint64_t tc_mem_bytes(tc_mem_tag tag)
+{
+    return atomic_load_explicit(&held_bytes[tag], memory_order_relaxed);
+}
+
+void tc_mem_guard_begin(void)
+{
+    guarded = true;
+    violations = 0;
+}
+
+uint64_t tc_mem_guard_end(void)
+{
+    guarded = false;
+    return violations;
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: a Hugging Face model directory, open for reading: sharded safetensors and bitsandbytes 4-bit weights.
+// Opening reads and checks headers only; weights are read with pread, never mapped, so a file that shrinks
+// gives an error and not SIGBUS.
+// Refuses: to trust anything in a file. Every offset, shape and quantisation state is checked before use.
+#pragma once
+
+#include "common/model/model.h"
+
+typedef enum tc_dtype { TC_F32, TC_F16, TC_BF16, TC_U8, TC_OTHER } tc_dtype;
+
+// One linear layer's weight [rows, cols], row-major, as stored.
+//   dense: `dtype` F32/F16/BF16 elements in `data`.
+//   4-bit (`quantised`): two codes a byte in `data`, high nibble first, blocks of `block` elements running over
+//   the flattened weight; value = round_to(dtype, levels[code] * absmax[i / block]).
+// absmax is already un-nested (float32). Owner: the caller, tc_weight_free.
+typedef struct tc_weight {
+    uint32_t rows, cols;
+    bool quantised, fp4;
+    tc_dtype dtype;
+    void *data;
+    float *absmax;
+    uint32_t block;
+    float levels[16];
+} tc_weight;
+
+typedef struct tc_checkpoint tc_checkpoint;
+
+tc_status tc_checkpoint_open(const char *dir, tc_checkpoint **ret, tc_error *e);
+void tc_checkpoint_free(tc_checkpoint *checkpoint); // NULL is legal
+const tc_model_desc *tc_checkpoint_desc(const tc_checkpoint *checkpoint);
+
+// Identity of the source: 128-bit hash (hex, 32 digits + NUL) over the config's bytes and each shard's name,
+// size, header and samples of its data. Equal for equal directories, wherever they lie.
+const char *tc_checkpoint_hash(const tc_checkpoint *checkpoint);
+
+bool tc_checkpoint_has(const tc_checkpoint *checkpoint, const char *tensor);
+
+// The linear `base` (without ".weight"), which must be [rows, cols], 4-bit or dense. Thread-safe.
+tc_status tc_checkpoint_weight(const tc_checkpoint *checkpoint, const char *base, uint32_t rows, uint32_t cols,
+                               tc_weight *ret, tc_error *e);
+// A small tensor of exactly `count` elements (any shape, f32/f16/bf16), converted to float32; owner: caller, tc_free.
+tc_status tc_checkpoint_vector(const tc_checkpoint *checkpoint, const char *tensor, uint64_t count, float **ret, tc_error *e);
+
+void tc_weight_free(tc_weight *weight); // zeroed struct is legal
+// Elements [first, first+count) of the flattened weight, as float32, exactly as bitsandbytes dequantises.
+void tc_weight_dequantise(const tc_weight *weight, uint64_t first, uint64_t count, float *ret);
+// Replaces a dense weight by its NF4 (double-quantised, block 64) form, bit-identical to bitsandbytes' result.
+tc_status tc_weight_quantise_nf4(tc_weight *weight, tc_error *e);
+
+// Walks all tensors (for `inspect`), shard by shard, in file order. Stops when visit returns false.
+typedef struct tc_tensor_info {
+    const char *name, *dtype, *shard;
+    uint32_t dims;
+    uint64_t shape[8];
+    uint64_t bytes;
+} tc_tensor_info;
+void tc_checkpoint_walk(const tc_checkpoint *checkpoint, bool (*visit)(void *arg, const tc_tensor_info *info), void *arg);
