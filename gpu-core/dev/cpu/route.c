@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the router's softmax and top-k on the cpu device.
+#include "common/model/model.h"
+#include "gpu-core/dev/cpu/cpu.h"
+
+#include <math.h>
+
+typedef struct route_job {
+    const float *logits;
+    uint32_t experts, top_k, *expert;
+    bool renormalise;
+    float *weight;
+} route_job;
+
+// Insertion into a falling list of k: experts are few, and ties keep the lower index first.
+static void route_item(void *arg, uint32_t t, uint32_t member)
+{
+    (void)member;
+    const route_job *job = arg;
+    const float *logits = job->logits + (size_t)t * job->experts;
+    uint32_t *expert = job->expert + (size_t)t * job->top_k;
+    float *weight = job->weight + (size_t)t * job->top_k;
+    float best[TC_TOP_K_MAX];
+    uint32_t have = 0;
+    for (uint32_t e = 0; e < job->experts; e++) {
+        if (have == job->top_k && !(logits[e] > best[have - 1])) continue;
+        uint32_t at = have < job->top_k ? have++ : have - 1;
+        while (at > 0 && logits[e] > best[at - 1]) {
+            best[at] = best[at - 1];
+            expert[at] = expert[at - 1];
+            at--;
+        }
+        best[at] = logits[e];
+        expert[at] = e;
+    }
+    float sum = 0;
+    if (job->renormalise) {
+        for (uint32_t i = 0; i < job->top_k; i++) sum += expf(best[i] - best[0]);
+    } else {
+        for (uint32_t e = 0; e < job->experts; e++) sum += expf(logits[e] - best[0]);
+    }
+    for (uint32_t i = 0; i < job->top_k; i++) weight[i] = expf(best[i] - best[0]) / sum;
+}
+
+void tc_cpu_route(tc_dev *dev, const float *logits, uint32_t n, uint32_t experts, uint32_t top_k,
+                  bool renormalise, uint32_t *expert, float *weight)
+{
+    route_job job = {logits, experts, top_k, expert, renormalise, weight};
+    if (n == 1)
+        route_item(&job, 0, 0);
+    else
+        tc_team_each(tc_cpu(dev)->team, n, route_item, &job);
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the device interface: the operators of a forward pass over one batch of tokens. `cpu` implements it
+// in plain C and is the oracle; any other device is held to the same contract tests. Refuses: to know layers,
+// sessions or scheduling. It sees buffers, a batch description and weights.
+//
+// Buffers are float32, row-major, one row a token of the batch, in device memory (tc_dev_alloc). A token's
+// result never depends on the other tokens of its batch, only on its own session's past.
+#pragma once
+
+#include "common/base/mem.h"
+#include "common/kernels/kernels.h"
+
+enum {
+    TC_KV_PAGE_POSITIONS = 64,
+    TC_BATCH_TOKENS_MAX = 256,
+    TC_BATCH_SEGMENTS_MAX = 64,
+    TC_MATMUL_JOBS_MAX = 8,
+};
+
+// A run of consecutive tokens of one session. Page i holds positions [64 i, 64 i + 64).
+typedef struct tc_segment {
+    uint32_t first;        // index of its first token in the batch
+    uint32_t tokens;       // >= 1
+    uint32_t position;     // of its first token in the session
+    const uint32_t *pages; // page numbers in the KV pool, enough for position + tokens
+    uint32_t slot;         // recurrent-state slot
+} tc_segment;
+
+typedef struct tc_batch {
+    uint32_t tokens, segments;
+    const uint32_t *ids;      // [tokens]
+    const uint32_t *position; // [tokens] position in its session
+    const uint32_t *segment;  // [tokens] index of its segment
+    const tc_segment *segment_list;
+} tc_batch;
+
+// Geometry fixed for the life of the device.
+typedef struct tc_dev_geometry {
+    uint32_t heads, kv_heads, head_dim, rotary_dim, kv_layers; // kv_layers: full-attention layers
+    double rope_theta;
+    uint32_t dn_key_heads, dn_value_heads, dn_key_dim, dn_value_dim, dn_conv, dn_layers;
+    float rms_eps;
+    uint32_t positions_max; // longest session
+    uint32_t pages;         // KV pool
+    uint32_t slots;         // recurrent-state slots
+} tc_dev_geometry;
+
+typedef struct tc_dev tc_dev;
+
+// y = W x (+ bias) for every token. y is [tokens][ldy]; rows of W go to columns [0, rows).
+typedef struct tc_matmul_job {
+    const tc_matrix *w;
+    const float *x;
+    uint32_t ldx;
+    float *y;
+    uint32_t ldy;
+    const float *bias; // [rows] or NULL
+} tc_matmul_job;
+
+typedef struct tc_attention_args {
+    uint32_t kv_layer;            // index among full-attention layers
+    float *q;                     // [n][heads][gated ? 2 head_dim : head_dim]: q, then gate; changed in place
+    float *k, *v;                 // [n][kv_heads][head_dim]; k changed in place
+    const float *q_norm, *k_norm; // [head_dim] multipliers
+    bool gated;
+    float *out; // [n][heads][head_dim]
+} tc_attention_args;
+
+typedef struct tc_delta_args {
+    uint32_t dn_layer;      // index among DeltaNet layers
+    const float *qkvz;      // [n][key_heads][q dk | k dk | v r*dv | z r*dv]
+    const float *ba;        // [n][key_heads][b r | a r]
+    const float *conv;      // [conv][channels], taps oldest first; channels: all q, all k, all v
+    const float *neg_exp_a; // [value_heads] -exp(A_log)
+    const float *dt_bias;   // [value_heads]
+    const float *norm;      // [value_dim]
+    float *out;             // [n][value_heads][value_dim]
+} tc_delta_args;
+
+typedef struct tc_dev_ops {
+    const char *name;
+    void (*free)(tc_dev *dev);
+    void *(*alloc)(tc_dev *dev, tc_mem_tag tag, size_t bytes); // zeroed; NULL: out of memory
+    void (*release)(tc_dev *dev, void *block);
+    // Packs a weight into device memory. Owner of ret->data: the caller, release().
+    tc_status (*matrix)(tc_dev *dev, const tc_weight *weight, tc_matrix *ret, tc_error *e);
+    void (*slot_reset)(tc_dev *dev, uint32_t slot);
+
+    // Operators on the batch last given to batch_begin.
+    void (*batch_begin)(tc_dev *dev, const tc_batch *batch);
+    void (*embed)(tc_dev *dev, const tc_matrix *table, float *x, uint32_t ldx);
+    void (*rmsnorm)(tc_dev *dev, const float *x, const float *multiplier, uint32_t n, uint32_t dim, float *y);
+    void (*matmul)(tc_dev *dev, const tc_matmul_job *jobs, uint32_t count, uint32_t n);
+    void (*attention)(tc_dev *dev, const tc_attention_args *args);
+    void (*delta)(tc_dev *dev, const tc_delta_args *args);
+    // logits [n][experts] -> the top_k experts in falling order of probability, and their weights
+    void (*route)(tc_dev *dev, const float *logits, uint32_t n, uint32_t experts, uint32_t top_k,
+                  bool renormalise, uint32_t *expert, float *weight);
+    void (*silu_mul)(tc_dev *dev, const float *gate, const float *up, uint32_t n, uint32_t dim, float *out);
+    void (*add)(tc_dev *dev, float *x, const float *y, uint32_t n, uint32_t dim); // x += y
+    // x += sum (fixed point; NULL: none) + sigmoid(shared_gate[t * ld_gate]) * shared (NULL: none)
+    void (*combine)(tc_dev *dev, float *x, const int64_t *sum, const float *shared, const float *shared_gate,
+                    uint32_t ld_gate, uint32_t n, uint32_t dim);
+} tc_dev_ops;
+
+struct tc_dev {
+    const tc_dev_ops *ops;
+    tc_dev_geometry geometry;
+};
+
+typedef struct tc_team tc_team;
+
+// KV pool, state slots and scratch are taken here; TC_NOMEM/TC_BUDGET when they do not fit.
+// team: borrowed, outlives the device.
+tc_status tc_dev_cpu_create(const tc_dev_geometry *geometry, tc_team *team, const tc_kernels *kernels,
+                            tc_dev **ret, tc_error *e);
+void tc_dev_free(tc_dev *dev); // NULL is legal
+
+// Bytes that a device with this geometry takes for the KV pool (a page) and for recurrent states (a slot).
+uint64_t tc_dev_page_bytes(const tc_dev_geometry *geometry);
+uint64_t tc_dev_slot_bytes(const tc_dev_geometry *geometry);

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the interface by which a forward pass gets its routed experts computed, wherever they are. Calls are
+// posted, other work is done, then joined. Contract (tests/contract): every source gives the same bits.
+// Refuses: routing (dev) and the choice of what is hot (plan, cache).
+#pragma once
+
+#include "common/kernels/ffn.h"
+
+typedef struct tc_expert_source tc_expert_source;
+
+typedef struct tc_source_stats {
+    uint64_t calls, pairs, retries, workers_lost, wait_us;
+    uint32_t workers_up, workers_expected;
+    char reason[256]; // why not every expert can be computed now; empty: ready
+} tc_source_stats;
+
+typedef struct tc_source_ops {
+    void (*free)(tc_expert_source *source);
+    // Starts one call (layer, tokens, pairs sorted by (expert, token)); x and pairs must stay valid until
+    // join. Not nestable. unit_begin and unit_end of the call are ignored: the whole width is meant.
+    tc_status (*post)(tc_expert_source *source, const tc_expert_call *call, tc_error *e);
+    // Waits for the posted call. sum [tokens][hidden] is overwritten.
+    tc_status (*join)(tc_expert_source *source, int64_t *sum, tc_error *e);
+    // Handles arrivals and losses between steps, without waiting.
+    void (*poll)(tc_expert_source *source);
+    void (*stats)(tc_expert_source *source, tc_source_stats *ret);
+    int (*fd)(tc_expert_source *source); // readable when poll has something to do; -1: never
+} tc_source_ops;
+
+struct tc_expert_source {
+    const tc_source_ops *ops;
+};
+
+// Computes on the core's own team: the oracle, and the all-in-one mode.
+tc_status tc_source_local_create(const tc_store *store, tc_team *team, uint32_t tokens_max, const char *isa,
+                                 tc_expert_source **ret, tc_error *e);
+
+typedef struct tc_expert_hub tc_expert_hub;
+typedef struct tc_workers_options {
+    uint32_t expected;         // shares the work is cut into
+    uint32_t shard;            // tc_shard
+    uint64_t call_deadline_us; // a worker that takes longer is cut off and its share computed elsewhere
+    uint64_t no_worker_us;     // how long a call waits for any worker before it fails
+    void (*log)(void *arg, bool warning, const char *text); // arrivals, losses, retries; may be NULL
+    void *arg;
+} tc_workers_options;
+
+// Computes in worker processes behind the hub (borrowed). store: its shape, for the share arithmetic.
+tc_status tc_source_workers_create(tc_expert_hub *hub, const tc_store *store,
+                                   const tc_workers_options *options, tc_expert_source **ret, tc_error *e);

@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the expert source made of worker processes: which worker computes which share of a call, deadlines,
+// retries.
+//
+//   share: the experts (partition) or the width (slice) of one worker index. Any worker can compute any
+//   share, so a share prefers the worker of its index and falls back to any other.
+//
+//            assign                     result
+//   WAITING ---------> IN_FLIGHT(worker) -------> DONE
+//      ^                   |
+//      +-------------------+  worker lost (on_down), deadline (expire), failure (on_failure, once)
+//
+// A dead worker costs a retry, never a request: a call fails only when no worker came for no_worker_us, or
+// when two attempts at the same share were computed and answered with an error.
+#include "common/base/clock.h"
+#include "common/base/mem.h"
+#include "gpu-core/experts/source.h"
+#include "proto/expert.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { FAILURES_MAX = 2 };
+
+typedef enum share_state { SHARE_DONE, SHARE_WAITING, SHARE_IN_FLIGHT } share_state;
+
+typedef struct share {
+    share_state state;
+    uint32_t index, failures;
+    uint64_t seq, deadline_us;
+    tc_expert_call call;
+} share;
+
+typedef struct worker {
+    bool up;
+    uint32_t id, index;
+    uint64_t busy_seq; // 0: idle
+} worker;
+
+typedef struct source_workers {
+    tc_expert_source source;
+    tc_expert_hub *hub;
+    const tc_store_info *info;
+    tc_workers_options options;
+    worker workers[TC_WORKERS_MAX];
+    share shares[TC_WORKERS_MAX];
+    uint32_t share_count;
+    uint64_t next_seq, compute_us_max;
+    tc_source_stats stats;
+} source_workers;
+
+static void say(source_workers *s, bool warning, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static void say(source_workers *s, bool warning, const char *format, ...)
+{
+    if (!s->options.log) return;
+    char text[400];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(text, sizeof text, format, ap);
+    va_end(ap);
+    s->options.log(s->options.arg, warning, text);
+}
+
+static worker *worker_by_id(source_workers *s, uint32_t id)
+{
+    for (uint32_t i = 0; i < TC_WORKERS_MAX; i++)
+        if (s->workers[i].up && s->workers[i].id == id) return &s->workers[i];
+    return NULL;
+}
+
+static void on_up(source_workers *s, const tc_hub_event *event)
+{
+    for (uint32_t i = 0; i < TC_WORKERS_MAX; i++) {
+        worker *w = &s->workers[i];
+        if (w->up) continue;
+        *w = (worker){.up = true, .id = event->worker, .index = event->hello.index};
+        s->stats.workers_up++;
+        say(s, false, "worker %u is up: share %u of %u, %u threads, pid %lld", event->worker,
+            event->hello.index, event->hello.of, event->hello.threads, (long long)event->hello.pid);
+        return;
+    }
+    tc_expert_hub_drop(s->hub, event->worker, "too many workers");
+}
+
+static void retry(source_workers *s, share *lost)
+{
+    lost->state = SHARE_WAITING;
+    s->stats.retries++;
+}
+
+static void on_down(source_workers *s, const tc_hub_event *event)
+{
+    worker *w = worker_by_id(s, event->worker);
+    if (!w) return;
+    for (uint32_t i = 0; i < s->share_count; i++)
+        if (s->shares[i].state == SHARE_IN_FLIGHT && s->shares[i].seq == w->busy_seq) retry(s, &s->shares[i]);
+    w->up = false;
+    s->stats.workers_up--;
+    s->stats.workers_lost++;
+    say(s, true, "worker %u (share %u) is lost: %s", event->worker, w->index, event->reason);
+}
+
+static share *share_by_seq(source_workers *s, uint64_t seq)
+{
+    for (uint32_t i = 0; i < s->share_count; i++)
+        if (s->shares[i].state == SHARE_IN_FLIGHT && s->shares[i].seq == seq) return &s->shares[i];
+    return NULL;
+}
+
+static void idle(source_workers *s, const tc_hub_event *event)
+{
+    worker *w = worker_by_id(s, event->worker);
+    if (w && w->busy_seq == event->seq) w->busy_seq = 0;
+}
+
+static tc_status on_failure(source_workers *s, const tc_hub_event *event, tc_error *e)
+{
+    share *failed = share_by_seq(s, event->seq);
+    idle(s, event);
+    if (!failed) return TC_OK;
+    say(s, true, "worker %u could not compute layer %u: %s", event->worker, failed->call.layer,
+        event->reason);
+    if (++failed->failures >= FAILURES_MAX)
+        return tc_fail(e, TC_INTERNAL, "experts of layer %u: %s", failed->call.layer, event->reason);
+    retry(s, failed);
+    return TC_OK;
+}
+
+// sum NULL: outside a join, results can only be late ones.
+static tc_status handle(source_workers *s, const tc_hub_event *event, int64_t *sum, tc_error *e)
+{
+    share *done;
+    switch (event->kind) {
+    case TC_HUB_WORKER_UP:
+        on_up(s, event);
+        return TC_OK;
+    case TC_HUB_WORKER_DOWN:
+        on_down(s, event);
+        return TC_OK;
+    case TC_HUB_REJECTED:
+        say(s, true, "a worker was turned away: %s", event->reason);
+        return TC_OK;
+    case TC_HUB_FAILURE:
+        return on_failure(s, event, e);
+    case TC_HUB_RESULT:
+        done = share_by_seq(s, event->seq);
+        idle(s, event);
+        if (!done || !sum) return TC_OK;
+        for (size_t i = 0, n = (size_t)event->tokens * event->hidden; i < n; i++) sum[i] += event->sum[i];
+        if (event->compute_us > s->compute_us_max) s->compute_us_max = event->compute_us;
+        done->state = SHARE_DONE;
+        return TC_OK;
+    }
+    return TC_OK;
+}
+
+// The worker of the share's index; any idle one when that index has no worker.
+static worker *choose(source_workers *s, const share *wanted)
+{
+    worker *any = NULL;
+    bool owner_up = false;
+    for (uint32_t i = 0; i < TC_WORKERS_MAX; i++) {
+        worker *w = &s->workers[i];
+        if (!w->up) continue;
+        bool owner = w->index == wanted->index;
+        if (owner) owner_up = true;
+        if (w->busy_seq) continue;
+        if (owner) return w;
+        any = w;
+    }
+    return owner_up && wanted->failures == 0 ? NULL : any;
+}
+
+static void assign(source_workers *s)
+{
+    for (uint32_t i = 0; i < s->share_count; i++) {
+        share *waiting = &s->shares[i];
+        if (waiting->state != SHARE_WAITING) continue;
+        worker *w = choose(s, waiting);
+        if (!w) continue;
+        tc_error error;
+        uint64_t seq = ++s->next_seq;
+        if (tc_expert_hub_call(s->hub, w->id, seq, &waiting->call, &error) != TC_OK) {
+            tc_expert_hub_drop(s->hub, w->id, error.text);
+            continue; // its DOWN event comes next
+        }
+        w->busy_seq = waiting->seq = seq;
+        waiting->deadline_us = tc_now_us() + s->options.call_deadline_us;
+        waiting->state = SHARE_IN_FLIGHT;
+    }
+}
+
+// Cuts off workers that missed their deadline; returns the time until the next deadline.
+static uint64_t expire(source_workers *s, uint64_t now)
+{
+    uint64_t next = 1000000;
+    for (uint32_t i = 0; i < s->share_count; i++) {
+        share *flying = &s->shares[i];
+        if (flying->state != SHARE_IN_FLIGHT) continue;
+        if (flying->deadline_us > now) {
+            if (flying->deadline_us - now < next) next = flying->deadline_us - now;
+            continue;
+        }
+        for (uint32_t j = 0; j < TC_WORKERS_MAX; j++)
+            if (s->workers[j].up && s->workers[j].busy_seq == flying->seq)
+                tc_expert_hub_drop(s->hub, s->workers[j].id, "missed its deadline");
+        next = 1000;
+    }
+    return next;
+}
+
+// Contiguous run of the sorted pairs whose experts lie in [first, last).
+static void pairs_of_experts(const tc_expert_call *call, uint32_t first, uint32_t last, tc_expert_call *ret)
+{
+    uint32_t begin = 0, end;
+    while (begin < call->pair_count && call->pairs[begin].expert < first) begin++;
+    end = begin;
+    while (end < call->pair_count && call->pairs[end].expert < last) end++;
+    ret->pairs = call->pairs + begin;
+    ret->pair_count = end - begin;
+}
+
+static void make_share(source_workers *s, uint32_t index, const tc_expert_call *call)
+{
+    share *part = &s->shares[index];
+    uint32_t of = s->share_count, experts = s->info->experts, units = s->info->units;
+    *part = (share){.state = SHARE_WAITING, .index = index, .call = *call};
+    part->call.unit_begin = 0;
+    part->call.unit_end = units;
+    if (s->options.shard == TC_SHARD_PARTITION) {
+        pairs_of_experts(call, (uint32_t)((uint64_t)experts * index / of),
+                         (uint32_t)((uint64_t)experts * (index + 1) / of), &part->call);
+    } else {
+        part->call.unit_begin = (uint32_t)((uint64_t)units * index / of);
+        part->call.unit_end = (uint32_t)((uint64_t)units * (index + 1) / of);
+    }
+    if (part->call.pair_count == 0 || part->call.unit_begin == part->call.unit_end) part->state = SHARE_DONE;
+}
+
+static tc_status workers_post(tc_expert_source *source, const tc_expert_call *call, tc_error *e)
+{
+    (void)e;
+    source_workers *s = (source_workers *)source;
+    for (uint32_t i = 0; i < s->share_count; i++) make_share(s, i, call);
+    s->stats.calls++;
+    s->stats.pairs += call->pair_count;
+    s->compute_us_max = 0;
+    assign(s);
+    return TC_OK;
+}
+
+static bool all_done(const source_workers *s)
+{
+    for (uint32_t i = 0; i < s->share_count; i++)
+        if (s->shares[i].state != SHARE_DONE) return false;
+    return true;
+}
+
+static tc_status workers_join(tc_expert_source *source, int64_t *sum, tc_error *e)
+{
+    source_workers *s = (source_workers *)source;
+    const tc_expert_call *call = &s->shares[0].call;
+    uint64_t start = tc_now_us(), alone_since = 0;
+    tc_status status = TC_OK;
+    memset(sum, 0, (size_t)call->tokens * call->hidden * sizeof *sum);
+    while (status == TC_OK && !all_done(s)) {
+        uint64_t now = tc_now_us();
+        assign(s);
+        if (s->stats.workers_up)
+            alone_since = 0;
+        else if (!alone_since)
+            alone_since = now;
+        if (alone_since && now - alone_since > s->options.no_worker_us) {
+            status = tc_fail(e, TC_TIMEOUT, "no expert worker for %llu s",
+                             (unsigned long long)(s->options.no_worker_us / 1000000));
+            break;
+        }
+        tc_hub_event event;
+        if (tc_expert_hub_next(s->hub, expire(s, now), &event) == TC_OK) status = handle(s, &event, sum, e);
+    }
+    if (status != TC_OK)
+        for (uint32_t i = 0; i < s->share_count; i++)
+            s->shares[i].state = SHARE_DONE; // late answers are dropped
+    uint64_t spent = tc_now_us() - start;
+    if (spent > s->compute_us_max) s->stats.wait_us += spent - s->compute_us_max;
+    return status;
+}
+
+static void workers_poll(tc_expert_source *source)
+{
+    source_workers *s = (source_workers *)source;
+    tc_hub_event event;
+    while (tc_expert_hub_next(s->hub, 0, &event) == TC_OK) (void)handle(s, &event, NULL, NULL);
+}
+
+static void workers_stats(tc_expert_source *source, tc_source_stats *ret)
+{
+    source_workers *s = (source_workers *)source;
+    *ret = s->stats;
+    ret->workers_expected = s->options.expected;
+    snprintf(ret->reason, sizeof ret->reason, "%s",
+             s->stats.workers_up ? "" : "no expert worker is connected");
+}
+
+static int workers_fd(tc_expert_source *source)
+{
+    return tc_expert_hub_fd(((source_workers *)source)->hub);
+}
+
+static void workers_free(tc_expert_source *source)
+{
+    tc_free(source);
+}
+
+tc_status tc_source_workers_create(tc_expert_hub *hub, const tc_store *store,
+                                   const tc_workers_options *options, tc_expert_source **ret, tc_error *e)
+{
+    static const tc_source_ops ops = {workers_free, workers_post,  workers_join,
+                                      workers_poll, workers_stats, workers_fd};
+    if (options->expected < 1 || options->expected > TC_WORKERS_MAX)
+        return tc_fail(e, TC_ARGUMENT, "workers: %u is not in 1..%d", options->expected, TC_WORKERS_MAX);
+    source_workers *s = tc_alloc(TC_MEM_OTHER, 1, sizeof *s);
+    if (!s) return tc_fail(e, TC_NOMEM, "out of memory for the worker source");
+    s->source.ops = &ops;
+    s->hub = hub;
+    s->info = tc_store_get_info(store);
+    s->options = *options;
+    s->share_count = options->expected;
+    *ret = &s->source;
+    return TC_OK;
+}

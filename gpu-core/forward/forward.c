@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the scratch of a pass, the loop over layers, and the head.
+#include "common/base/clock.h"
+#include "gpu-core/forward/forward_impl.h"
+
+#include <string.h>
+
+// One entry a scratch buffer: where its pointer lies and how many bytes a token (or in all) needs.
+typedef struct scratch_size {
+    size_t offset, bytes;
+} scratch_size;
+
+enum { SCRATCH_BUFFERS = 20 };
+
+static uint32_t max_u32(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
+static uint32_t list_scratch(const tc_model_desc *d, scratch_size ret[SCRATCH_BUFFERS])
+{
+    const size_t n = TC_BATCH_TOKENS_MAX, f = sizeof(float);
+    uint32_t attn_q = d->heads * d->head_dim * (d->attn_gate ? 2 : 1), kv = d->kv_heads * d->head_dim;
+    uint32_t dn_v = d->dn_value_heads * d->dn_value_dim, dn_in = 2 * (d->dn_key_heads * d->dn_key_dim + dn_v);
+    uint32_t width = max_u32(d->dense_width, d->shared_width);
+    const scratch_size all[] = {
+        {offsetof(tc_forward, x), n * d->hidden * f},
+        {offsetof(tc_forward, normed), n * d->hidden * f},
+        {offsetof(tc_forward, wide), n * max_u32(attn_q, dn_in) * f},
+        {offsetof(tc_forward, k), n * kv * f},
+        {offsetof(tc_forward, v), n * kv * f},
+        {offsetof(tc_forward, ba), n * 2 * d->dn_value_heads * f},
+        {offsetof(tc_forward, mixed), n * max_u32(d->heads * d->head_dim, dn_v) * f},
+        {offsetof(tc_forward, projected), n * d->hidden * f},
+        {offsetof(tc_forward, router), n * d->experts * f},
+        {offsetof(tc_forward, shared_gate), n * f},
+        {offsetof(tc_forward, expert), n * d->top_k * sizeof(uint32_t)},
+        {offsetof(tc_forward, weight), n * d->top_k * f},
+        {offsetof(tc_forward, counts), (d->experts + 1) * sizeof(uint32_t)},
+        {offsetof(tc_forward, pairs), n * d->top_k * sizeof(tc_expert_pair)},
+        {offsetof(tc_forward, sum), n * d->hidden * sizeof(int64_t)},
+        {offsetof(tc_forward, gate), n * width * f},
+        {offsetof(tc_forward, up), n * width * f},
+        {offsetof(tc_forward, shared), n * d->hidden * f},
+        {offsetof(tc_forward, logits_in), (size_t)TC_LOGIT_ROWS_MAX * d->hidden * f},
+        {offsetof(tc_forward, logits), (size_t)TC_LOGIT_ROWS_MAX * d->vocab * f},
+    };
+    _Static_assert(sizeof all / sizeof *all == SCRATCH_BUFFERS, "scratch list");
+    memcpy(ret, all, sizeof all);
+    return SCRATCH_BUFFERS;
+}
+
+uint64_t tc_forward_scratch_bytes(const tc_model_desc *desc)
+{
+    scratch_size sizes[SCRATCH_BUFFERS];
+    uint64_t sum = 0;
+    for (uint32_t i = 0, n = list_scratch(desc, sizes); i < n; i++) sum += sizes[i].bytes;
+    return sum;
+}
+
+static void **slot_of(tc_forward *f, const scratch_size *size)
+{
+    return (void **)((char *)f + size->offset);
+}
+
+tc_status tc_forward_create(tc_weights *weights, tc_dev *dev, tc_expert_source *source,
+                            tc_precision precision, tc_forward **ret, tc_error *e)
+{
+    scratch_size sizes[SCRATCH_BUFFERS];
+    tc_forward *f = tc_alloc(TC_MEM_OTHER, 1, sizeof *f);
+    if (!f) return tc_fail(e, TC_NOMEM, "out of memory for the forward pass");
+    f->weights = weights;
+    f->desc = weights->desc;
+    f->dev = dev;
+    f->source = source;
+    f->precision = precision;
+    for (uint32_t i = 0, n = list_scratch(f->desc, sizes); i < n; i++) {
+        void *block = dev->ops->alloc(dev, TC_MEM_SCRATCH, sizes[i].bytes);
+        if (!block) {
+            tc_forward_free(f);
+            return tc_fail(e, TC_NOMEM, "out of memory for scratch: %zu bytes", sizes[i].bytes);
+        }
+        *slot_of(f, &sizes[i]) = block;
+    }
+    *ret = f;
+    return TC_OK;
+}
+
+void tc_forward_free(tc_forward *f)
+{
+    if (!f) return;
+    scratch_size sizes[SCRATCH_BUFFERS];
+    for (uint32_t i = 0, n = list_scratch(f->desc, sizes); i < n; i++)
+        f->dev->ops->release(f->dev, *slot_of(f, &sizes[i]));
+    tc_free(f);
+}
+
+static tc_status run_layer(tc_forward *f, uint32_t index, uint32_t n, int32_t *chosen, tc_error *e)
+{
+    const tc_layer_weights *layer = &f->weights->layer[index];
+    const tc_dev_ops *ops = f->dev->ops;
+    uint32_t hidden = f->desc->hidden;
+    uint64_t start = tc_now_us();
+    ops->rmsnorm(f->dev, f->x, layer->input_norm, n, hidden, f->normed);
+    if (layer->kind == TC_LAYER_DELTA)
+        tc_forward_delta(f, layer, n);
+    else
+        tc_forward_attention(f, layer, n);
+    ops->add(f->dev, f->x, f->projected, n, hidden);
+    ops->rmsnorm(f->dev, f->x, layer->post_norm, n, hidden, f->normed);
+    f->times.attention_us += tc_now_us() - start;
+    return tc_forward_mlp(f, layer, index, n, chosen, e);
+}
+
+tc_status tc_forward_run(tc_forward *f, const tc_batch *batch, int32_t *chosen, tc_error *e)
+{
+    f->dev->ops->batch_begin(f->dev, batch);
+    f->dev->ops->embed(f->dev, &f->weights->embed, f->x, f->desc->hidden);
+    for (uint32_t i = 0; i < f->desc->layers; i++)
+        TC_TRY(run_layer(f, i, batch->tokens, chosen ? chosen + (size_t)i * f->desc->top_k : NULL, e));
+    return TC_OK;
+}
+
+const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t rows)
+{
+    uint32_t hidden = f->desc->hidden;
+    uint64_t start = tc_now_us();
+    for (uint32_t r = 0; r < rows; r++)
+        f->dev->ops->rmsnorm(f->dev, f->x + (size_t)tokens[r] * hidden, f->weights->final_norm, 1, hidden,
+                             f->logits_in + (size_t)r * hidden);
+    const tc_matmul_job job = {&f->weights->head, f->logits_in, hidden, f->logits, f->desc->vocab, NULL};
+    f->dev->ops->matmul(f->dev, &job, 1, rows);
+    f->times.head_us += tc_now_us() - start;
+    return f->logits;
+}
+
+const tc_forward_times *tc_forward_get_times(const tc_forward *f)
+{
+    return &f->times;
+}

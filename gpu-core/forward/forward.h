@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: one forward pass of a batch through all layers: embed -> [norm -> attention | delta -> norm -> router
+// -> experts] x layers -> head. One file an operator group; this is the order in which to read them. Refuses:
+// choosing what runs (sched), sampling policy (sample.h).
+#pragma once
+
+#include "gpu-core/experts/source.h"
+#include "gpu-core/forward/weights.h"
+
+enum { TC_LOGIT_ROWS_MAX = 64 };
+
+// Time by stage since creation.
+typedef struct tc_forward_times {
+    uint64_t attention_us, router_us, expert_us, head_us;
+} tc_forward_times;
+
+typedef struct tc_forward tc_forward;
+
+// Scratch for batches of TC_BATCH_TOKENS_MAX tokens, allocated here; a pass allocates nothing.
+tc_status tc_forward_create(tc_weights *weights, tc_dev *dev, tc_expert_source *source,
+                            tc_precision precision, tc_forward **ret, tc_error *e);
+void tc_forward_free(tc_forward *forward);
+uint64_t tc_forward_scratch_bytes(const tc_model_desc *desc);
+
+// Runs the batch. `chosen` (may be NULL): [tokens][layers][top_k] experts of each token, -1 where a layer has
+// none.
+tc_status tc_forward_run(tc_forward *forward, const tc_batch *batch, int32_t *chosen, tc_error *e);
+// Logits of `rows` tokens of the batch last run (their indices in it), rows <= TC_LOGIT_ROWS_MAX.
+// Returns [rows][vocab], valid until the next call.
+const float *tc_forward_logits(tc_forward *forward, const uint32_t *tokens, uint32_t rows);
+const tc_forward_times *tc_forward_get_times(const tc_forward *forward);

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: what the files of gpu-core/forward share: the scratch buffers of a pass. Refuses: to be included
+// elsewhere.
+#pragma once
+
+#include "gpu-core/forward/forward.h"
+
+// Rows are tokens of the batch. Buffers that are never alive together still have their own memory: scratch is
+// small beside the weights, and reading the code is worth more.
+struct tc_forward {
+    tc_weights *weights;
+    const tc_model_desc *desc;
+    tc_dev *dev;
+    tc_expert_source *source;
+    tc_precision precision;
+    tc_forward_times times;
+    float *x, *normed;  // [hidden]
+    float *wide;        // attention: q and gates; delta: qkvz
+    float *k, *v, *ba;  // attention; delta
+    float *mixed;       // [heads * head_dim] or [value_heads * value_dim]
+    float *projected;   // [hidden]
+    float *router;      // [experts]
+    float *shared_gate; // [1]
+    uint32_t *expert;   // [top_k]
+    float *weight;      // [top_k]
+    uint32_t *counts;
+    tc_expert_pair *pairs;
+    int64_t *sum;              // [hidden]
+    float *gate, *up, *shared; // [dense or shared width]; [hidden]
+    float *logits_in, *logits;
+};
+
+void tc_forward_attention(tc_forward *f, const tc_layer_weights *layer, uint32_t n);
+void tc_forward_delta(tc_forward *f, const tc_layer_weights *layer, uint32_t n);
+// Adds the MLP of the layer to x. chosen: see tc_forward_run, already at this layer's place, stride layers *
+// top_k.
+tc_status tc_forward_mlp(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index, uint32_t n,
+                         int32_t *chosen, tc_error *e);

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: a layer's MLP: dense, or router -> routed experts (posted, then joined) with the shared expert
+// computed in between.
+#include "common/base/clock.h"
+#include "gpu-core/experts/plan.h"
+#include "gpu-core/forward/forward_impl.h"
+
+static void run_mlp(tc_forward *f, const tc_mlp *mlp, uint32_t n, float *out)
+{
+    uint32_t hidden = f->desc->hidden, width = mlp->gate.rows;
+    const tc_matmul_job in[] = {{&mlp->gate, f->normed, hidden, f->gate, width, NULL},
+                                {&mlp->up, f->normed, hidden, f->up, width, NULL}};
+    f->dev->ops->matmul(f->dev, in, 2, n);
+    f->dev->ops->silu_mul(f->dev, f->gate, f->up, n, width, f->gate);
+    const tc_matmul_job down = {&mlp->down, f->gate, width, out, hidden, NULL};
+    f->dev->ops->matmul(f->dev, &down, 1, n);
+}
+
+static void note_chosen(const tc_forward *f, uint32_t n, int32_t *chosen)
+{
+    uint32_t top_k = f->desc->top_k, stride = f->desc->layers * top_k;
+    for (uint32_t t = 0; t < n; t++)
+        for (uint32_t k = 0; k < top_k; k++)
+            chosen[(size_t)t * stride + k] = (int32_t)f->expert[t * top_k + k];
+}
+
+static void note_dense(const tc_forward *f, uint32_t n, int32_t *chosen)
+{
+    uint32_t top_k = f->desc->top_k, stride = f->desc->layers * top_k;
+    for (uint32_t t = 0; t < n; t++)
+        for (uint32_t k = 0; k < top_k; k++) chosen[(size_t)t * stride + k] = -1;
+}
+
+static void route(tc_forward *f, const tc_layer_weights *layer, uint32_t n)
+{
+    uint32_t hidden = f->desc->hidden;
+    const tc_matmul_job jobs[] = {
+        {&layer->router, f->normed, hidden, f->router, layer->router.rows, NULL},
+        {&layer->shared_router, f->normed, hidden, f->shared_gate, 1, NULL},
+    };
+    f->dev->ops->matmul(f->dev, jobs, f->desc->shared_width ? 2 : 1, n);
+    f->dev->ops->route(f->dev, f->router, n, f->desc->experts, f->desc->top_k, f->desc->norm_top_k, f->expert,
+                       f->weight);
+}
+
+tc_status tc_forward_mlp(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index, uint32_t n,
+                         int32_t *chosen, tc_error *e)
+{
+    const tc_model_desc *desc = f->desc;
+    if (!layer->moe) {
+        run_mlp(f, &layer->mlp, n, f->shared);
+        f->dev->ops->add(f->dev, f->x, f->shared, n, desc->hidden);
+        if (chosen) note_dense(f, n, chosen);
+        return TC_OK;
+    }
+    uint64_t start = tc_now_us();
+    route(f, layer, n);
+    tc_plan_pairs(f->expert, f->weight, n, desc->top_k, desc->experts, f->counts, f->pairs);
+    if (chosen) note_chosen(f, n, chosen);
+    uint64_t routed = tc_now_us();
+    f->times.router_us += routed - start;
+    const tc_expert_call call = {
+        .layer = layer_index,
+        .precision = f->precision,
+        .tokens = n,
+        .hidden = desc->hidden,
+        .x = f->normed,
+        .pair_count = n * desc->top_k,
+        .pairs = f->pairs,
+    };
+    TC_TRY(f->source->ops->post(f->source, &call, e));
+    if (desc->shared_width) run_mlp(f, &layer->mlp, n, f->shared);
+    tc_status status = f->source->ops->join(f->source, f->sum, e);
+    if (status != TC_OK) return status;
+    f->dev->ops->combine(f->dev, f->x, f->sum, desc->shared_width ? f->shared : NULL, f->shared_gate, 1, n,
+                         desc->hidden);
+    f->times.expert_us += tc_now_us() - routed;
+    return TC_OK;
+}

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: choosing one token from one row of logits. Order, as in the reference's generate(): repetition
+// penalty, then presence and frequency penalties, temperature, top-k, top-p, min-p, draw. A draw depends on
+// the seed and the number of the token only, never on the batch or on time. Refuses: stop conditions (sched).
+#pragma once
+
+#include "common/base/status.h"
+#include <stdint.h>
+
+typedef struct tc_sampler tc_sampler; // scratch for one vocabulary; one thread
+
+typedef struct tc_sample_params {
+    float temperature, top_p, min_p;
+    uint32_t top_k;
+    float repetition_penalty, presence_penalty, frequency_penalty;
+    uint64_t seed;
+} tc_sample_params;
+
+tc_status tc_sampler_create(uint32_t vocab, tc_sampler **ret, tc_error *e);
+void tc_sampler_free(tc_sampler *sampler);
+
+// history: prompt then generated tokens (all < vocab); the first prompt_count are the prompt. The repetition
+// penalty looks at all of it, presence and frequency at what was generated. ret_gap (may be NULL): difference
+// of the two largest raw logits. NaN logits lose against everything.
+uint32_t tc_sample(tc_sampler *sampler, const float *logits, const tc_sample_params *params,
+                   const uint32_t *history, uint32_t prompt_count, uint32_t count, float *ret_gap);

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the list of what to load where, and loading it in parallel. The list is made first, so that every
+// tensor of a model is named in one place and a failure names the tensor.
+#include "gpu-core/forward/weights.h"
+#include "common/base/team.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+typedef enum item_kind {
+    ITEM_MATRIX,
+    ITEM_VECTOR,  // as it is
+    ITEM_NORM,    // 1 + w where the family's norms are zero-centred
+    ITEM_NEG_EXP, // -exp(w)
+    ITEM_CONV,    // [channels][1][taps] -> [taps][channels]
+} item_kind;
+
+typedef struct load_item {
+    item_kind kind;
+    char name[TC_TENSOR_NAME_BYTES + 8];
+    uint32_t rows, cols;
+    tc_matrix *matrix;
+    float **vector;
+} load_item;
+
+typedef struct loader {
+    const tc_checkpoint *checkpoint;
+    const tc_model_desc *desc;
+    tc_weights *weights;
+    load_item *items;
+    uint32_t count, capacity;
+    tc_team *team;
+    void (*progress)(void *arg, uint32_t done, uint32_t total);
+    void *arg;
+    _Atomic uint32_t done;
+    _Atomic bool failed;
+    _Atomic uint64_t bytes;
+    tc_error error; // of the first failure; written by the member that set `failed`
+} loader;
+
+static void add(loader *l, item_kind kind, tc_role role, uint32_t layer, const char *suffix,
+                tc_matrix *matrix, float **vector)
+{
+    load_item *item = &l->items[l->count++];
+    char base[TC_TENSOR_NAME_BYTES];
+    tc_model_tensor_name(l->desc, role, layer, 0, base);
+    snprintf(item->name, sizeof item->name, "%s%s", base, suffix);
+    tc_model_tensor_shape(l->desc, role, layer, &item->rows, &item->cols);
+    item->kind = kind;
+    item->matrix = matrix;
+    item->vector = vector;
+}
+
+static void add_matrix(loader *l, tc_role role, uint32_t layer, tc_matrix *matrix)
+{
+    add(l, ITEM_MATRIX, role, layer, "", matrix, NULL);
+}
+
+static void add_bias(loader *l, tc_role role, uint32_t layer, float **vector)
+{
+    add(l, ITEM_VECTOR, role, layer, ".bias", NULL, vector);
+    l->items[l->count - 1].cols = 1;
+}
+
+static void list_attention(loader *l, uint32_t n, tc_layer_weights *w)
+{
+    add_matrix(l, TC_Q, n, &w->q);
+    add_matrix(l, TC_K, n, &w->k);
+    add_matrix(l, TC_V, n, &w->v);
+    add_matrix(l, TC_O, n, &w->o);
+    add(l, ITEM_NORM, TC_Q_NORM, n, ".weight", NULL, &w->q_norm);
+    add(l, ITEM_NORM, TC_K_NORM, n, ".weight", NULL, &w->k_norm);
+    if (!l->desc->attn_bias) return;
+    add_bias(l, TC_Q, n, &w->q_bias);
+    add_bias(l, TC_K, n, &w->k_bias);
+    add_bias(l, TC_V, n, &w->v_bias);
+    add_bias(l, TC_O, n, &w->o_bias);
+}
+
+static void list_delta(loader *l, uint32_t n, tc_layer_weights *w)
+{
+    add_matrix(l, TC_DN_QKVZ, n, &w->qkvz);
+    add_matrix(l, TC_DN_BA, n, &w->ba);
+    add_matrix(l, TC_DN_OUT, n, &w->dn_out);
+    add(l, ITEM_CONV, TC_DN_CONV, n, ".weight", NULL, &w->conv);
+    add(l, ITEM_VECTOR, TC_DN_NORM, n, ".weight", NULL, &w->dn_norm);
+    add(l, ITEM_NEG_EXP, TC_DN_A_LOG, n, "", NULL, &w->neg_exp_a);
+    add(l, ITEM_VECTOR, TC_DN_DT_BIAS, n, "", NULL, &w->dt_bias);
+}
+
+static void list_mlp(loader *l, uint32_t n, tc_layer_weights *w)
+{
+    if (!w->moe) {
+        add_matrix(l, TC_MLP_GATE, n, &w->mlp.gate);
+        add_matrix(l, TC_MLP_UP, n, &w->mlp.up);
+        add_matrix(l, TC_MLP_DOWN, n, &w->mlp.down);
+        return;
+    }
+    add_matrix(l, TC_ROUTER, n, &w->router);
+    if (!l->desc->shared_width) return;
+    add_matrix(l, TC_SHARED_GATE, n, &w->mlp.gate);
+    add_matrix(l, TC_SHARED_UP, n, &w->mlp.up);
+    add_matrix(l, TC_SHARED_DOWN, n, &w->mlp.down);
+    add_matrix(l, TC_SHARED_ROUTER, n, &w->shared_router);
+}
+
+enum { ITEMS_A_LAYER_MAX = 20 };
+
+// The largest matrices first: they take longest, and the team ends together.
+static void list_all(loader *l)
+{
+    tc_weights *w = l->weights;
+    uint32_t of_kind[2] = {0, 0};
+    add_matrix(l, TC_EMBED, 0, &w->embed);
+    if (!l->desc->tied_embeddings) add_matrix(l, TC_HEAD, 0, &w->head);
+    add(l, ITEM_NORM, TC_FINAL_NORM, 0, ".weight", NULL, &w->final_norm);
+    for (uint32_t n = 0; n < l->desc->layers; n++) {
+        tc_layer_weights *layer = &w->layer[n];
+        layer->kind = l->desc->layer[n].kind;
+        layer->moe = l->desc->layer[n].moe;
+        layer->kind_index = of_kind[layer->kind]++;
+        add(l, ITEM_NORM, TC_INPUT_NORM, n, ".weight", NULL, &layer->input_norm);
+        add(l, ITEM_NORM, TC_POST_NORM, n, ".weight", NULL, &layer->post_norm);
+        if (layer->kind == TC_LAYER_DELTA)
+            list_delta(l, n, layer);
+        else
+            list_attention(l, n, layer);
+        list_mlp(l, n, layer);
+    }
+}
+
+static tc_status load_matrix(loader *l, const load_item *item, tc_error *e)
+{
+    tc_weight weight = {0};
+    TC_TRY(tc_checkpoint_weight(l->checkpoint, item->name, item->rows, item->cols, &weight, e));
+    tc_status status = l->weights->dev->ops->matrix(l->weights->dev, &weight, item->matrix, e);
+    if (status == TC_OK)
+        atomic_fetch_add(&l->bytes,
+                         tc_matrix_bytes(item->matrix->type, item->rows, item->cols, item->matrix->group));
+    else
+        tc_error_prefix(e, "%s", item->name);
+    tc_weight_free(&weight);
+    return status;
+}
+
+static tc_status load_vector(loader *l, const load_item *item, tc_error *e)
+{
+    uint64_t count = (uint64_t)item->rows * item->cols;
+    tc_dev *dev = l->weights->dev;
+    float *values = NULL;
+    TC_TRY(tc_checkpoint_vector(l->checkpoint, item->name, count, &values, e));
+    float *placed = dev->ops->alloc(dev, TC_MEM_WEIGHTS, count * sizeof(float));
+    if (!placed) {
+        tc_free(values);
+        return tc_fail(e, TC_NOMEM, "%s: out of memory for %llu floats", item->name,
+                       (unsigned long long)count);
+    }
+    for (uint64_t i = 0; i < count; i++) {
+        float v = values[i];
+        uint64_t at = i;
+        if (item->kind == ITEM_NORM && l->desc->norm_zero_centred) v = 1.0f + v;
+        if (item->kind == ITEM_NEG_EXP) v = -expf(v);
+        if (item->kind == ITEM_CONV) at = i % item->cols * item->rows + i / item->cols;
+        placed[at] = v;
+    }
+    tc_free(values);
+    *item->vector = placed;
+    atomic_fetch_add(&l->bytes, count * sizeof(float));
+    return TC_OK;
+}
+
+static void load_one(void *arg, uint32_t i, uint32_t member)
+{
+    loader *l = arg;
+    if (atomic_load(&l->failed)) return;
+    tc_error error = {0};
+    const load_item *item = &l->items[i];
+    tc_status status =
+        item->kind == ITEM_MATRIX ? load_matrix(l, item, &error) : load_vector(l, item, &error);
+    bool expected = false;
+    if (status != TC_OK && atomic_compare_exchange_strong(&l->failed, &expected, true)) l->error = error;
+    uint32_t done = atomic_fetch_add(&l->done, 1) + 1;
+    if (l->progress && member == 0) l->progress(l->arg, done, l->count);
+}
+
+tc_status tc_weights_load(const tc_checkpoint *checkpoint, tc_dev *dev, tc_team *team,
+                          void (*progress)(void *arg, uint32_t done, uint32_t total), void *arg,
+                          tc_weights **ret, tc_error *e)
+{
+    tc_status status = TC_OK;
+    loader l = {.checkpoint = checkpoint, .team = team, .progress = progress, .arg = arg};
+    tc_weights *w = tc_alloc(TC_MEM_OTHER, 1, sizeof *w);
+    if (!w) return tc_fail(e, TC_NOMEM, "out of memory for the weights' index");
+    w->dev = dev;
+    w->desc_copy = *tc_checkpoint_desc(checkpoint);
+    w->desc = l.desc = &w->desc_copy;
+    w->layer = tc_alloc(TC_MEM_OTHER, w->desc->layers, sizeof *w->layer);
+    l.weights = w;
+    l.items = tc_alloc(TC_MEM_OTHER, (size_t)ITEMS_A_LAYER_MAX * w->desc->layers + 4, sizeof *l.items);
+    if (!w->layer || !l.items) {
+        status = tc_fail(e, TC_NOMEM, "out of memory for the weights' index");
+        goto out;
+    }
+    list_all(&l);
+    tc_team_each(team, l.count, load_one, &l);
+    if (atomic_load(&l.failed)) {
+        if (e) *e = l.error;
+        status = l.error.status;
+        goto out;
+    }
+    if (w->desc->tied_embeddings) w->head = w->embed;
+    w->bytes = atomic_load(&l.bytes);
+    *ret = w;
+    w = NULL;
+out:
+    tc_free(l.items);
+    tc_weights_free(w);
+    return status;
+}
+
+static void free_matrix(tc_dev *dev, tc_matrix *m)
+{
+    dev->ops->release(dev, (void *)m->data);
+    m->data = NULL;
+}
+
+static void free_layer(tc_dev *dev, tc_layer_weights *l)
+{
+    tc_matrix *matrices[] = {&l->q,        &l->k,      &l->v,
+                             &l->o,        &l->qkvz,   &l->ba,
+                             &l->dn_out,   &l->router, &l->shared_router,
+                             &l->mlp.gate, &l->mlp.up, &l->mlp.down};
+    float *vectors[] = {l->input_norm, l->post_norm, l->q_norm, l->k_norm,    l->q_bias,  l->k_bias,
+                        l->v_bias,     l->o_bias,    l->conv,   l->neg_exp_a, l->dt_bias, l->dn_norm};
+    for (size_t i = 0; i < sizeof matrices / sizeof *matrices; i++) free_matrix(dev, matrices[i]);
+    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++) dev->ops->release(dev, vectors[i]);
+}
+
+void tc_weights_free(tc_weights *w)
+{
+    if (!w) return;
+    if (w->head.data == w->embed.data) w->head.data = NULL;
+    free_matrix(w->dev, &w->embed);
+    free_matrix(w->dev, &w->head);
+    w->dev->ops->release(w->dev, w->final_norm);
+    for (uint32_t n = 0; w->layer && n < w->desc->layers; n++) free_layer(w->dev, &w->layer[n]);
+    tc_free(w->layer);
+    tc_free(w);
+}
+
+void tc_weights_geometry(const tc_model_desc *desc, tc_dev_geometry *ret)
+{
+    tc_dev_geometry g = {
+        .heads = desc->heads,
+        .kv_heads = desc->kv_heads,
+        .head_dim = desc->head_dim,
+        .rotary_dim = desc->rotary_dim,
+        .rope_theta = desc->rope_theta,
+        .dn_key_heads = desc->dn_key_heads,
+        .dn_value_heads = desc->dn_value_heads,
+        .dn_key_dim = desc->dn_key_dim,
+        .dn_value_dim = desc->dn_value_dim,
+        .dn_conv = desc->dn_conv,
+        .rms_eps = desc->rms_eps,
+    };
+    for (uint32_t n = 0; n < desc->layers; n++) {
+        if (desc->layer[n].kind == TC_LAYER_DELTA)
+            g.dn_layers++;
+        else
+            g.kv_layers++;
+    }
+    *ret = g;
+}
+
+uint64_t tc_weights_elements(const tc_model_desc *desc)
+{
+    static const tc_role attention[] = {TC_Q, TC_K, TC_V, TC_O}, delta[] = {TC_DN_QKVZ, TC_DN_BA, TC_DN_OUT},
+                         shared[] = {TC_ROUTER, TC_SHARED_GATE, TC_SHARED_UP, TC_SHARED_DOWN},
+                         dense[] = {TC_MLP_GATE, TC_MLP_UP, TC_MLP_DOWN};
+    uint64_t sum = (uint64_t)desc->vocab * desc->hidden * (desc->tied_embeddings ? 1 : 2);
+    for (uint32_t n = 0; n < desc->layers; n++) {
+        bool is_delta = desc->layer[n].kind == TC_LAYER_DELTA, moe = desc->layer[n].moe;
+        const tc_role *lists[2] = {is_delta ? delta : attention, moe ? shared : dense};
+        uint32_t counts[2] = {is_delta ? 3 : 4, moe ? (desc->shared_width ? 4 : 1) : 3};
+        for (int l = 0; l < 2; l++) {
+            for (uint32_t i = 0; i < counts[l]; i++) {
+                uint32_t rows, cols;
+                tc_model_tensor_shape(desc, lists[l][i], n, &rows, &cols);
+                sum += (uint64_t)rows * cols;
+            }
+        }
+    }
+    return sum;
+}

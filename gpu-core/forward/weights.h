@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the dense weights of a model on a device: everything but the routed experts.
+// Refuses: routed experts (experts/), sessions.
+#pragma once
+
+#include "gpu-core/dev/dev.h"
+
+typedef struct tc_mlp {
+    tc_matrix gate, up, down;
+} tc_mlp;
+
+typedef struct tc_layer_weights {
+    tc_layer_kind kind;
+    uint32_t kind_index; // index among the layers of this kind
+    float *input_norm, *post_norm;
+    // full attention
+    tc_matrix q, k, v, o;
+    float *q_norm, *k_norm, *q_bias, *k_bias, *v_bias, *o_bias;
+    // Gated DeltaNet
+    tc_matrix qkvz, ba, dn_out;
+    float *conv, *neg_exp_a, *dt_bias, *dn_norm;
+    // experts or dense MLP
+    bool moe;
+    tc_matrix router, shared_router;
+    tc_mlp mlp; // shared expert, or the dense MLP
+} tc_layer_weights;
+
+typedef struct tc_weights {
+    tc_dev *dev;
+    tc_model_desc desc_copy;
+    const tc_model_desc *desc; // = &desc_copy
+    tc_matrix embed, head;     // head shares embed's data when tied
+    float *final_norm;
+    tc_layer_weights *layer;
+    uint64_t bytes;
+} tc_weights;
+
+// Reads, packs and places all dense weights; several at a time on the team. progress may be NULL.
+tc_status tc_weights_load(const tc_checkpoint *checkpoint, tc_dev *dev, tc_team *team,
+                          void (*progress)(void *arg, uint32_t done, uint32_t total), void *arg,
+                          tc_weights **ret, tc_error *e);
+void tc_weights_free(tc_weights *weights); // NULL and half-built are legal
+
+// Geometry of the device for a model. positions_max, pages and slots are the caller's to set.
+void tc_weights_geometry(const tc_model_desc *desc, tc_dev_geometry *ret);
+
+// Elements of all dense matrices, from the description alone: for budgets before anything is read.
+uint64_t tc_weights_elements(const tc_model_desc *desc);

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the life of the core process: open the model, check the budget, place the weights, then loop:
+// commands, arrivals, one step. One thread owns all inference state; signals arrive as a file descriptor.
+#include "common/base/clock.h"
+#include "common/base/team.h"
+#include "gpu-core/options.h"
+#include "gpu-core/sched/sched.h"
+#include "proto/expert.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#define TC_KV_BUDGET_DEFAULT_MAX (2ull << 30)
+
+enum {
+    SPIN_US = 50
+}; // how long an idle member of the team spins before it parks; workers may share these CPUs
+
+typedef struct core {
+    tc_core_options o;
+    tc_checkpoint *checkpoint;
+    tc_store *store;
+    const tc_model_desc *desc;
+    const tc_kernels *kernels;
+    tc_team *team;
+    tc_dev *dev;
+    tc_weights *weights;
+    tc_expert_hub *hub;
+    tc_expert_source *source;
+    tc_forward *forward;
+    tc_session_pool *pool;
+    tc_engine_server *server;
+    tc_sched *sched;
+    uint64_t kv_bytes, state_bytes;
+    int signals;
+} core;
+
+static void log_source(void *arg, bool warning, const char *text)
+{
+    (void)arg;
+    tc_log(warning ? TC_LOG_WARN : TC_LOG_INFO, "%s", text);
+}
+
+static void log_progress(void *arg, uint32_t done, uint32_t total)
+{
+    uint64_t *last_us = arg, now = tc_now_us();
+    if (now - *last_us < 1000000) return;
+    *last_us = now;
+    tc_info("loading dense weights: %u of %u tensors", done, total);
+}
+
+// What the kernel would give without swapping, and the cgroup's limit if that is lower. 0: unknown.
+static uint64_t available_bytes(void)
+{
+    char line[256];
+    unsigned long long kib = 0, limit = 0;
+    FILE *f = fopen("/proc/meminfo", "re");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
+    if (f) fclose(f);
+    f = fopen("/sys/fs/cgroup/memory.max", "re");
+    if (f && fgets(line, sizeof line, f) && sscanf(line, "%llu", &limit) != 1) limit = 0;
+    if (f) fclose(f);
+    uint64_t bytes = (uint64_t)kib * 1024;
+    return limit && limit < bytes ? limit : bytes;
+}
+
+static bool add_dense_bytes(void *arg, const tc_tensor_info *info)
+{
+    if (!strstr(info->name, ".experts.")) *(uint64_t *)arg += info->bytes;
+    return true;
+}
+
+// Pages and slots of the geometry, then the whole sum against what the machine has, before anything is taken.
+static tc_status plan_memory(core *c, tc_dev_geometry *g, tc_error *e)
+{
+    uint32_t pages_a_session = (c->o.context + TC_KV_PAGE_POSITIONS - 1) / TC_KV_PAGE_POSITIONS;
+    uint64_t page_bytes, budget = c->o.kv_budget_bytes, weights = 0, available = available_bytes();
+    tc_weights_geometry(c->desc, g);
+    g->positions_max = c->o.context;
+    g->slots = c->o.sessions;
+    g->pages = pages_a_session * c->o.sessions;
+    page_bytes = tc_dev_page_bytes(g);
+    if (!budget) budget = TC_KV_BUDGET_DEFAULT_MAX;
+    if (page_bytes && budget / page_bytes < g->pages) g->pages = (uint32_t)(budget / page_bytes);
+    if (g->pages < 1)
+        return tc_fail(e, TC_BUDGET, "--kv-budget %llu holds no page of %llu bytes",
+                       (unsigned long long)budget, (unsigned long long)page_bytes);
+    c->kv_bytes = page_bytes * g->pages;
+    c->state_bytes = tc_dev_slot_bytes(g) * g->slots;
+    tc_checkpoint_walk(c->checkpoint, add_dense_bytes, &weights);
+    uint64_t scratch = tc_forward_scratch_bytes(c->desc),
+             sum = weights + c->kv_bytes + c->state_bytes + scratch;
+    tc_info("memory: dense weights %llu MiB, KV %llu MiB, states %llu MiB, scratch %llu MiB",
+            (unsigned long long)(weights >> 20), (unsigned long long)(c->kv_bytes >> 20),
+            (unsigned long long)(c->state_bytes >> 20), (unsigned long long)(scratch >> 20));
+    if (available && sum > available)
+        return tc_fail(e, TC_BUDGET,
+                       "dense weights %llu + KV %llu + states %llu + scratch %llu MiB = %llu MiB, available "
+                       "are %llu MiB; "
+                       "lower --context, --sessions or --kv-budget",
+                       (unsigned long long)(weights >> 20), (unsigned long long)(c->kv_bytes >> 20),
+                       (unsigned long long)(c->state_bytes >> 20), (unsigned long long)(scratch >> 20),
+                       (unsigned long long)(sum >> 20), (unsigned long long)(available >> 20));
+    return TC_OK;
+}
+
+static tc_status open_model(core *c, tc_error *e)
+{
+    TC_TRY(tc_checkpoint_open(c->o.model, &c->checkpoint, e));
+    c->desc = tc_checkpoint_desc(c->checkpoint);
+    TC_TRY(tc_store_open(c->o.store, &c->store, e));
+    const tc_store_info *info = tc_store_get_info(c->store);
+    if (strcmp(info->model_hash, tc_checkpoint_hash(c->checkpoint)) != 0)
+        return tc_fail(e, TC_FORMAT, "%s: packed from another model (hash %s, the model's is %s)", c->o.store,
+                       info->model_hash, tc_checkpoint_hash(c->checkpoint));
+    if (c->o.context > c->desc->max_positions) {
+        tc_info("context %u is cut to the model's %u positions", c->o.context, c->desc->max_positions);
+        c->o.context = c->desc->max_positions;
+    }
+    return tc_kernels_get(c->o.precision, c->o.isa, &c->kernels, e);
+}
+
+static tc_status open_experts(core *c, tc_error *e)
+{
+    if (c->o.local_experts)
+        return tc_source_local_create(c->store, c->team, TC_BATCH_TOKENS_MAX, c->o.isa, &c->source, e);
+    TC_TRY(tc_expert_hub_open(c->o.experts_url, tc_checkpoint_hash(c->checkpoint), &c->hub, e));
+    const tc_workers_options options = {
+        .expected = c->o.workers,
+        .shard = c->o.shard,
+        .call_deadline_us = c->o.call_deadline_us,
+        .no_worker_us = c->o.no_worker_us,
+        .log = log_source,
+    };
+    return tc_source_workers_create(c->hub, c->store, &options, &c->source, e);
+}
+
+static void describe(const core *c, tc_model_info *ret)
+{
+    const tc_generation_defaults *g = &c->desc->generation;
+    tc_model_info info = {
+        .layers = c->desc->layers,
+        .hidden = c->desc->hidden,
+        .vocab = c->desc->vocab,
+        .experts = c->desc->experts,
+        .top_k = c->desc->top_k,
+        .context = c->o.context,
+        .sessions_max = c->o.sessions,
+        .weights_bytes = c->weights->bytes,
+        .experts_bytes = tc_store_get_info(c->store)->bytes,
+        .kv_budget_bytes = c->kv_bytes + c->state_bytes,
+        .do_sample = g->do_sample,
+        .temperature = g->temperature,
+        .top_p = g->top_p,
+        .min_p = g->min_p,
+        .repetition_penalty = g->repetition_penalty,
+        .default_top_k = g->top_k,
+    };
+    snprintf(info.family, sizeof info.family, "%s", c->desc->family);
+    snprintf(info.model_hash, sizeof info.model_hash, "%s", tc_checkpoint_hash(c->checkpoint));
+    snprintf(info.device, sizeof info.device, "%s", c->dev->ops->name);
+    snprintf(info.precision, sizeof info.precision, "%s", c->o.precision == TC_EXACT ? "exact" : "default");
+    snprintf(info.isa, sizeof info.isa, "%s", c->kernels->name);
+    *ret = info;
+}
+
+static tc_status start(core *c, tc_error *e)
+{
+    uint64_t begin = tc_now_us(), last_line = begin;
+    tc_dev_geometry geometry;
+    const tc_team_options team = {.threads = c->o.threads, .spin_us = SPIN_US};
+    TC_TRY(open_model(c, e));
+    TC_TRY(plan_memory(c, &geometry, e));
+    TC_TRY(tc_team_create(&team, &c->team, e));
+    TC_TRY(tc_dev_cpu_create(&geometry, c->team, c->kernels, &c->dev, e));
+    TC_TRY(open_experts(c, e));
+    TC_TRY(tc_weights_load(c->checkpoint, c->dev, c->team, log_progress, &last_line, &c->weights, e));
+    TC_TRY(tc_forward_create(c->weights, c->dev, c->source, c->o.precision, &c->forward, e));
+    TC_TRY(tc_session_pool_create(c->dev, c->o.context, &c->pool, e));
+    tc_model_info info;
+    describe(c, &info);
+    TC_TRY(tc_engine_server_open(c->o.engine_url, &info, &c->server, e));
+    const tc_sched_options sched = {
+        .desc = c->desc,
+        .forward = c->forward,
+        .pool = c->pool,
+        .source = c->source,
+        .server = c->server,
+        .context = c->o.context,
+        .sessions = c->o.sessions,
+        .experts_are_hot = c->o.local_experts,
+    };
+    TC_TRY(tc_sched_create(&sched, &c->sched, e));
+    tc_info("ready in %llu ms: %s, %u layers, %u threads, %s kernels, %s precision, context %u, %u sessions",
+            (unsigned long long)((tc_now_us() - begin) / 1000), c->desc->family, c->desc->layers,
+            c->o.threads, c->kernels->name, info.precision, c->o.context, c->o.sessions);
+    return TC_OK;
+}
+
+static void stop(core *c)
+{
+    if (c->sched) tc_sched_fail_all(c->sched, TC_CLOSED, "the server is shutting down");
+    tc_sched_free(c->sched);
+    tc_engine_server_close(c->server);
+    tc_session_pool_free(c->pool);
+    tc_forward_free(c->forward);
+    if (c->source) c->source->ops->free(c->source);
+    tc_expert_hub_close(c->hub);
+    tc_weights_free(c->weights);
+    tc_dev_free(c->dev);
+    tc_team_free(c->team);
+    tc_store_free(c->store);
+    tc_checkpoint_free(c->checkpoint);
+    if (c->signals >= 0) close(c->signals);
+}
+
+// Waits until a command, a worker or a signal is there. False: time to leave.
+static bool wait_for_work(core *c, bool idle)
+{
+    struct pollfd fds[] = {
+        {.fd = c->signals, .events = POLLIN},
+        {.fd = tc_engine_server_fd(c->server), .events = POLLIN},
+        {.fd = c->source->ops->fd(c->source), .events = POLLIN},
+    };
+    if (poll(fds, 3, idle ? 1000 : 0) < 0 && errno != EINTR) return false;
+    if (!(fds[0].revents & POLLIN)) return true;
+    struct signalfd_siginfo info;
+    if (read(c->signals, &info, sizeof info) == (ssize_t)sizeof info)
+        tc_info("signal %u: shutting down", info.ssi_signo);
+    return false;
+}
+
+static void serve(core *c)
+{
+    bool idle = true;
+    tc_command command;
+    while (wait_for_work(c, idle)) {
+        while (tc_engine_server_next(c->server, 0, &command) == TC_OK) tc_sched_command(c->sched, &command);
+        c->source->ops->poll(c->source);
+        idle = !tc_sched_step(c->sched);
+    }
+}
+
+// The kernel tells us when the parent dies; it may have died before we asked.
+static bool follow_parent(long pid)
+{
+    if (!pid) return true;
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    return getppid() == (pid_t)pid;
+}
+
+int main(int argc, char **argv)
+{
+    core c = {.signals = -1};
+    tc_error error;
+    int usage = tc_core_options_parse(argc, argv, &c.o);
+    if (usage) return usage < 0 ? 0 : usage;
+    tc_log_init("core", c.o.log_level, c.o.journald);
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigprocmask(SIG_BLOCK, &set, NULL); // before any thread: all of them inherit it
+    signal(SIGPIPE, SIG_IGN);
+    if (!follow_parent(c.o.parent_pid)) return 1;
+    c.signals = signalfd(-1, &set, SFD_CLOEXEC);
+    tc_status status = c.signals < 0 ? tc_fail_errno(&error, TC_IO, "signalfd") : start(&c, &error);
+    if (status == TC_OK)
+        serve(&c);
+    else
+        tc_error_log("%s", error.text);
+    stop(&c);
+    return status == TC_OK ? 0 : 1;
+}

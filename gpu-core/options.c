@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: parsing and range checks of the core's command line.
+#include "gpu-core/options.h"
+#include "common/base/status.h"
+#include "proto/expert.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum option_id {
+    O_MODEL = 256,
+    O_STORE,
+    O_ENGINE,
+    O_EXPERTS,
+    O_WORKERS,
+    O_SHARD,
+    O_SOURCE,
+    O_DEVICE,
+    O_THREADS,
+    O_PRECISION,
+    O_ISA,
+    O_CONTEXT,
+    O_SESSIONS,
+    O_KV_BUDGET,
+    O_CALL_DEADLINE,
+    O_NO_WORKER,
+    O_LOG_LEVEL,
+    O_JOURNALD,
+    O_PARENT,
+    O_HELP,
+};
+
+static const struct option long_options[] = {
+    {"model", required_argument, NULL, O_MODEL},
+    {"store", required_argument, NULL, O_STORE},
+    {"engine", required_argument, NULL, O_ENGINE},
+    {"experts", required_argument, NULL, O_EXPERTS},
+    {"workers", required_argument, NULL, O_WORKERS},
+    {"shard", required_argument, NULL, O_SHARD},
+    {"expert-source", required_argument, NULL, O_SOURCE},
+    {"device", required_argument, NULL, O_DEVICE},
+    {"threads", required_argument, NULL, O_THREADS},
+    {"precision", required_argument, NULL, O_PRECISION},
+    {"isa", required_argument, NULL, O_ISA},
+    {"context", required_argument, NULL, O_CONTEXT},
+    {"sessions", required_argument, NULL, O_SESSIONS},
+    {"kv-budget", required_argument, NULL, O_KV_BUDGET},
+    {"call-deadline-ms", required_argument, NULL, O_CALL_DEADLINE},
+    {"no-worker-ms", required_argument, NULL, O_NO_WORKER},
+    {"log-level", required_argument, NULL, O_LOG_LEVEL},
+    {"journald", no_argument, NULL, O_JOURNALD},
+    {"parent-pid", required_argument, NULL, O_PARENT},
+    {"help", no_argument, NULL, O_HELP},
+    {0},
+};
+
+static const char usage[] =
+    "usage: thermocline-core --model DIR --store FILE --engine URL [options]\n"
+    "  --experts URL            where workers connect (with --expert-source workers)\n"
+    "  --workers N              shares the experts are cut into (default 1)\n"
+    "  --shard partition|slice  whole experts, or a slice of every expert's width, a worker\n"
+    "  --expert-source workers|inprocess\n"
+    "  --device cpu|auto        auto takes cpu: this build has no other device\n"
+    "  --threads N              default: online CPUs\n"
+    "  --precision exact|default\n"
+    "  --isa scalar|avx2|avx512 default: the best this CPU has\n"
+    "  --context N              positions of one session (default 4096)\n"
+    "  --sessions N             sessions at once (default 8, at most 64)\n"
+    "  --kv-budget BYTES        default: what sessions x context needs, at most 2 GiB\n"
+    "  --call-deadline-ms N     a worker slower than this is cut off (default 10000)\n"
+    "  --no-worker-ms N         how long a call waits for any worker (default 30000)\n"
+    "  --log-level error|warn|info|debug  --journald  --parent-pid PID\n";
+
+static bool parse_number(const char *name, const char *text, uint64_t least, uint64_t most, uint64_t *ret)
+{
+    char *end;
+    errno = 0;
+    unsigned long long value = strtoull(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end || errno || value < least || value > most) {
+        fprintf(stderr, "thermocline-core: error: --%s %s: not a number from %llu to %llu\n", name, text,
+                (unsigned long long)least, (unsigned long long)most);
+        return false;
+    }
+    *ret = value;
+    return true;
+}
+
+// Index of text among the n names, or -1 after an error line.
+static int parse_choice(const char *name, const char *text, const char *const *names, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (strcmp(text, names[i]) == 0) return i;
+    fprintf(stderr, "thermocline-core: error: --%s %s: not one of", name, text);
+    for (int i = 0; i < n; i++) fprintf(stderr, " %s", names[i]);
+    fputc('\n', stderr);
+    return -1;
+}
+
+static bool apply_number(int id, const char *text, tc_core_options *o)
+{
+    uint64_t v = 0;
+    switch (id) {
+    case O_WORKERS:
+        if (!parse_number("workers", text, 1, TC_WORKERS_MAX, &v)) return false;
+        o->workers = (uint32_t)v;
+        break;
+    case O_THREADS:
+        if (!parse_number("threads", text, 1, 256, &v)) return false;
+        o->threads = (uint32_t)v;
+        break;
+    case O_CONTEXT:
+        if (!parse_number("context", text, 16, TC_CONTEXT_MAX, &v)) return false;
+        o->context = (uint32_t)v;
+        break;
+    case O_SESSIONS:
+        if (!parse_number("sessions", text, 1, TC_SESSIONS_MAX, &v)) return false;
+        o->sessions = (uint32_t)v;
+        break;
+    case O_KV_BUDGET:
+        if (!parse_number("kv-budget", text, 1, UINT64_MAX / 2, &v)) return false;
+        o->kv_budget_bytes = v;
+        break;
+    case O_CALL_DEADLINE:
+        if (!parse_number("call-deadline-ms", text, 1, 3600000, &v)) return false;
+        o->call_deadline_us = v * 1000;
+        break;
+    case O_NO_WORKER:
+        if (!parse_number("no-worker-ms", text, 1, 3600000, &v)) return false;
+        o->no_worker_us = v * 1000;
+        break;
+    case O_PARENT:
+        if (!parse_number("parent-pid", text, 1, 1u << 30, &v)) return false;
+        o->parent_pid = (long)v;
+        break;
+    default:
+        return false;
+    }
+    return true;
+}
+
+static bool apply(int id, const char *text, tc_core_options *o)
+{
+    static const char *const shards[] = {"partition", "slice"}, *const sources[] = {"workers", "inprocess"},
+                             *const devices[] = {"cpu", "auto"}, *const precisions[] = {"exact", "default"};
+    int choice;
+    switch (id) {
+    case O_MODEL:
+        o->model = text;
+        return true;
+    case O_STORE:
+        o->store = text;
+        return true;
+    case O_ENGINE:
+        o->engine_url = text;
+        return true;
+    case O_EXPERTS:
+        o->experts_url = text;
+        return true;
+    case O_ISA:
+        o->isa = text;
+        return true;
+    case O_JOURNALD:
+        o->journald = true;
+        return true;
+    case O_SHARD:
+        choice = parse_choice("shard", text, shards, 2);
+        o->shard = choice ? TC_SHARD_SLICE : TC_SHARD_PARTITION;
+        return choice >= 0;
+    case O_SOURCE:
+        choice = parse_choice("expert-source", text, sources, 2);
+        o->local_experts = choice == 1;
+        return choice >= 0;
+    case O_DEVICE:
+        return parse_choice("device", text, devices, 2) >= 0;
+    case O_PRECISION:
+        choice = parse_choice("precision", text, precisions, 2);
+        o->precision = choice ? TC_DEFAULT : TC_EXACT;
+        return choice >= 0;
+    case O_LOG_LEVEL:
+        if (tc_log_parse_level(text, &o->log_level)) return true;
+        fprintf(stderr, "thermocline-core: error: --log-level %s: not one of error warn info debug\n", text);
+        return false;
+    default:
+        return apply_number(id, text, o);
+    }
+}
+
+int tc_core_options_parse(int argc, char **argv, tc_core_options *ret)
+{
+    tc_core_options o = {
+        .workers = 1,
+        .precision = TC_DEFAULT,
+        .context = TC_CONTEXT_DEFAULT,
+        .sessions = TC_SESSIONS_DEFAULT,
+        .call_deadline_us = 10000000,
+        .no_worker_us = 30000000,
+        .log_level = TC_LOG_INFO,
+    };
+    int id;
+    while ((id = getopt_long(argc, argv, "h", long_options, NULL)) != -1) {
+        if (id == O_HELP || id == 'h') {
+            fputs(usage, stdout);
+            return -1;
+        }
+        if (id == '?' || !apply(id, optarg, &o)) return 2;
+    }
+    const char *missing = optind < argc                        ? argv[optind]
+                          : !o.model                           ? "--model is missing"
+                          : !o.store                           ? "--store is missing"
+                          : !o.engine_url                      ? "--engine is missing"
+                          : !o.local_experts && !o.experts_url ? "--experts is missing"
+                                                               : NULL;
+    if (missing) {
+        fprintf(stderr, "thermocline-core: error: %s%s\n", optind < argc ? "unexpected argument " : "",
+                missing);
+        return 2;
+    }
+    if (!o.threads) o.threads = (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);
+    *ret = o;
+    return 0;
+}

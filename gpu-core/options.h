@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the core's command line. Refuses: to touch anything else.
+#pragma once
+
+#include "common/base/log.h"
+#include "common/kernels/kernels.h"
+
+enum { TC_CONTEXT_DEFAULT = 4096, TC_SESSIONS_DEFAULT = 8, TC_SESSIONS_MAX = 64, TC_CONTEXT_MAX = 1 << 20 };
+
+typedef struct tc_core_options {
+    const char *model, *store, *engine_url, *experts_url, *isa;
+    uint32_t workers;   // shares
+    uint32_t shard;     // tc_shard
+    bool local_experts; // compute experts in this process
+    uint32_t threads;   // 0: online CPUs
+    tc_precision precision;
+    uint32_t context, sessions;
+    uint64_t kv_budget_bytes; // 0: what sessions x context needs, at most TC_KV_BUDGET_DEFAULT_MAX
+    uint64_t call_deadline_us, no_worker_us;
+    tc_log_level log_level;
+    bool journald;
+    long parent_pid; // 0: none; else leave when it does
+} tc_core_options;
+
+// Returns 0, or the exit code (2: usage error, already printed; -1: help was asked for, exit 0).
+int tc_core_options_parse(int argc, char **argv, tc_core_options *ret);

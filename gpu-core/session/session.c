@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the free lists of pages and sessions.
+#include "gpu-core/session/session.h"
+
+struct tc_session_pool {
+    tc_dev *dev;
+    uint32_t positions_max, pages_a_session;
+    uint32_t *free_pages, free_page_count; // a stack
+    tc_session *sessions;                  // [slots], slot i is session i
+    uint32_t *free_slots, free_slot_count; // a stack
+    uint32_t *token_memory, *page_memory;
+};
+
+tc_status tc_session_pool_create(tc_dev *dev, uint32_t positions_max, tc_session_pool **ret, tc_error *e)
+{
+    uint32_t pages = dev->geometry.pages, slots = dev->geometry.slots;
+    tc_session_pool *pool = tc_alloc(TC_MEM_OTHER, 1, sizeof *pool);
+    if (!pool) return tc_fail(e, TC_NOMEM, "out of memory for the session pool");
+    pool->dev = dev;
+    pool->positions_max = positions_max;
+    pool->pages_a_session = (positions_max + TC_KV_PAGE_POSITIONS - 1) / TC_KV_PAGE_POSITIONS;
+    pool->free_pages = tc_alloc(TC_MEM_OTHER, pages, sizeof(uint32_t));
+    pool->free_slots = tc_alloc(TC_MEM_OTHER, slots, sizeof(uint32_t));
+    pool->sessions = tc_alloc(TC_MEM_OTHER, slots, sizeof(tc_session));
+    pool->token_memory = tc_alloc(TC_MEM_OTHER, (size_t)slots * positions_max, sizeof(uint32_t));
+    pool->page_memory = tc_alloc(TC_MEM_OTHER, (size_t)slots * pool->pages_a_session, sizeof(uint32_t));
+    if (!pool->free_pages || !pool->free_slots || !pool->sessions || !pool->token_memory ||
+        !pool->page_memory) {
+        tc_session_pool_free(pool);
+        return tc_fail(e, TC_NOMEM, "out of memory for %u sessions of %u positions", slots, positions_max);
+    }
+    for (uint32_t i = 0; i < pages; i++) pool->free_pages[pool->free_page_count++] = pages - 1 - i;
+    for (uint32_t i = 0; i < slots; i++) {
+        pool->free_slots[pool->free_slot_count++] = slots - 1 - i;
+        pool->sessions[i].tokens = pool->token_memory + (size_t)i * positions_max;
+        pool->sessions[i].pages = pool->page_memory + (size_t)i * pool->pages_a_session;
+        pool->sessions[i].slot = i;
+    }
+    *ret = pool;
+    return TC_OK;
+}
+
+void tc_session_pool_free(tc_session_pool *pool)
+{
+    if (!pool) return;
+    tc_free(pool->free_pages);
+    tc_free(pool->free_slots);
+    tc_free(pool->sessions);
+    tc_free(pool->token_memory);
+    tc_free(pool->page_memory);
+    tc_free(pool);
+}
+
+tc_status tc_session_start(tc_session_pool *pool, uint32_t positions, tc_session **ret, tc_error *e)
+{
+    if (positions > pool->positions_max)
+        return tc_fail(e, TC_LIMIT, "%u positions asked for, the context holds %u", positions,
+                       pool->positions_max);
+    uint32_t pages = (positions + TC_KV_PAGE_POSITIONS - 1) / TC_KV_PAGE_POSITIONS;
+    if (pages > pool->dev->geometry.pages)
+        return tc_fail(e, TC_BUDGET, "%u KV pages asked for, the budget holds %u", pages,
+                       pool->dev->geometry.pages);
+    if (pool->free_slot_count == 0 || pool->free_page_count < pages)
+        return tc_fail(e, TC_BUSY, "%u sessions free, %u of %u KV pages free, %u needed",
+                       pool->free_slot_count, pool->free_page_count, pool->dev->geometry.pages, pages);
+    tc_session *session = &pool->sessions[pool->free_slots[--pool->free_slot_count]];
+    session->count = session->processed = 0;
+    session->capacity = positions;
+    session->page_count = pages;
+    for (uint32_t i = 0; i < pages; i++) session->pages[i] = pool->free_pages[--pool->free_page_count];
+    pool->dev->ops->slot_reset(pool->dev, session->slot);
+    *ret = session;
+    return TC_OK;
+}
+
+void tc_session_end(tc_session_pool *pool, tc_session *session)
+{
+    if (!session) return;
+    while (session->page_count)
+        pool->free_pages[pool->free_page_count++] = session->pages[--session->page_count];
+    pool->free_slots[pool->free_slot_count++] = session->slot;
+}
+
+uint32_t tc_session_pages_free(const tc_session_pool *pool)
+{
+    return pool->free_page_count;
+}
