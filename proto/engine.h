@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the link between a client of the core (gateway, command) and the core, as plain C. Behind it: nng pair0
-// (reliable, with back-pressure: no delta is ever dropped) and engine.proto. One client at a time.
+// Owns: the link between a client of the core (gateway, command) and the core, as plain C. Behind it: nng
+// pair0 (reliable, with back-pressure: no delta is ever dropped) and engine.proto. One client at a time.
 // Refuses: text. Token ids travel, strings do not. Every message is bounded and checked on both ends.
 //
 //   client: hello{version} ---> core ; core: welcome{model info} ---> client
 //   client: generate{id, ...}, cancel{id}, status_request ---> core
-//   core: tokens{[id, token...]...}, evaluated{id, ...}, finished{id, ...}, failed{id, ...}, status{...} ---> client
+//   core: tokens{[id, token...]...}, evaluated{id, ...}, finished{id, ...}, failed{id, ...}, status{...} --->
+//   client
 #pragma once
 
 #include "common/base/status.h"
@@ -20,27 +21,27 @@ enum {
 
 // Sampling of one request. Order of operations: docs/MODEL.md.
 typedef struct tc_sampling {
-    float temperature;        // 0: greedy
-    float top_p, min_p;       // top_p 1, min_p 0: off
-    uint32_t top_k;           // 0: off
-    float repetition_penalty; // 1: off
+    float temperature;                         // 0: greedy
+    float top_p, min_p;                        // top_p 1, min_p 0: off
+    uint32_t top_k;                            // 0: off
+    float repetition_penalty;                  // 1: off
     float presence_penalty, frequency_penalty; // 0: off
-    bool seeded;              // else the core draws a seed
+    bool seeded;                               // else the core draws a seed
     uint64_t seed;
 } tc_sampling;
 
 typedef struct tc_generate {
-    uint64_t id;             // chosen by the client, unique among its live requests, not 0
-    const uint32_t *prompt;  // borrowed for the call
-    uint32_t prompt_count;   // >= 1
-    uint32_t max_tokens;     // 0: evaluate the prompt only
+    uint64_t id;            // chosen by the client, unique among its live requests, not 0
+    const uint32_t *prompt; // borrowed for the call
+    uint32_t prompt_count;  // >= 1
+    uint32_t max_tokens;    // 0: evaluate the prompt only
     tc_sampling sampling;
     uint32_t stop_tokens[TC_STOP_TOKENS_MAX], stop_token_count;
-    bool ignore_eos;         // the model's eos tokens do not stop it
-    bool want_logits;        // send TC_ENGINE_EVALUATED with logits of every prompt position
-    bool want_experts;       // ... with the chosen experts of every prompt position
-    bool want_gaps;          // top-2 logit gap with every token
-    bool optimize_experts;   // may this request change the expert cache
+    bool ignore_eos;       // the model's eos tokens do not stop it
+    bool want_logits;      // send TC_ENGINE_EVALUATED with logits of every prompt position
+    bool want_experts;     // ... with the chosen experts of every prompt position
+    bool want_gaps;        // top-2 logit gap with every token
+    bool optimize_experts; // may this request change the expert cache
 } tc_generate;
 
 typedef enum tc_finish { TC_FINISH_STOP, TC_FINISH_LENGTH, TC_FINISH_CANCELLED } tc_finish;
@@ -49,7 +50,8 @@ typedef struct tc_model_info {
     char family[32];
     char model_hash[33];
     char device[16], precision[16], isa[16];
-    uint32_t layers, hidden, vocab, experts, top_k, context; // context: prompt + generated tokens of one request
+    uint32_t layers, hidden, vocab, experts, top_k,
+        context; // context: prompt + generated tokens of one request
     uint32_t sessions_max;
     uint64_t weights_bytes, experts_bytes, kv_budget_bytes;
     // Sampling defaults (generation_config.json).
@@ -59,16 +61,17 @@ typedef struct tc_model_info {
 } tc_model_info;
 
 typedef struct tc_engine_status {
-    bool ready;              // model resident and enough workers for every expert
+    bool ready; // model resident and enough workers for every expert
     uint32_t workers_up, workers_expected;
     uint32_t running, waiting;
     uint64_t tokens_generated, prompt_tokens, expert_calls, expert_retries, workers_lost;
     uint64_t expert_hits, expert_misses; // hot tier / cold tier, in (token, expert) pairs
     uint64_t uptime_us, step_us_total, steps;
-    // stage times in us since start: attention (both kinds), router, expert call (post + compute of shared), wait, head + sampling
+    // stage times in us since start: attention (both kinds), router, expert call (post + compute of shared),
+    // wait, head + sampling
     uint64_t attention_us, router_us, expert_us, wait_us, head_us;
     uint64_t decode_allocations; // violations of the no-allocation guard
-    char reason[256];        // why not ready
+    char reason[256];            // why not ready
 } tc_engine_status;
 
 typedef struct tc_usage {
@@ -82,7 +85,8 @@ typedef enum tc_engine_event_kind {
     TC_ENGINE_UP,        // `info`
     TC_ENGINE_DOWN,      // `reason`; all live requests are lost. The client keeps dialling.
     TC_ENGINE_TOKEN,     // `id`, `token`, `gap`
-    TC_ENGINE_EVALUATED, // `id`, positions [position, position + positions): `logits` or NULL, `experts` or NULL
+    TC_ENGINE_EVALUATED, // `id`, positions [position, position + positions): `logits` or NULL, `experts` or
+                         // NULL
     TC_ENGINE_FINISHED,  // `id`, `finish`, `usage`
     TC_ENGINE_FAILED,    // `id`, `status`, `reason`
     TC_ENGINE_STATUS,    // `engine`
@@ -110,14 +114,20 @@ typedef struct tc_engine_client tc_engine_client;
 tc_status tc_engine_client_open(const char *url, tc_engine_client **ret, tc_error *e);
 void tc_engine_client_close(tc_engine_client *client);
 int tc_engine_client_fd(const tc_engine_client *client); // readable while events wait (poll only)
-tc_status tc_engine_client_next(tc_engine_client *client, uint64_t timeout_us, tc_engine_event *ret); // TC_TIMEOUT: none
+tc_status tc_engine_client_next(tc_engine_client *client, uint64_t timeout_us,
+                                tc_engine_event *ret); // TC_TIMEOUT: none
 // Queued and sent in order; TC_CLOSED while the core is down; TC_BUSY when too much is queued.
 tc_status tc_engine_client_generate(tc_engine_client *client, const tc_generate *request, tc_error *e);
 tc_status tc_engine_client_cancel(tc_engine_client *client, uint64_t id);
 tc_status tc_engine_client_ask_status(tc_engine_client *client);
 
 // ---- server (core) ----
-typedef enum tc_command_kind { TC_COMMAND_GENERATE, TC_COMMAND_CANCEL, TC_COMMAND_STATUS, TC_COMMAND_CLIENT_GONE } tc_command_kind;
+typedef enum tc_command_kind {
+    TC_COMMAND_GENERATE,
+    TC_COMMAND_CANCEL,
+    TC_COMMAND_STATUS,
+    TC_COMMAND_CLIENT_GONE
+} tc_command_kind;
 
 typedef struct tc_command {
     tc_command_kind kind;
@@ -127,15 +137,20 @@ typedef struct tc_command {
 
 typedef struct tc_engine_server tc_engine_server;
 
-tc_status tc_engine_server_open(const char *url, const tc_model_info *info, tc_engine_server **ret, tc_error *e);
+tc_status tc_engine_server_open(const char *url, const tc_model_info *info, tc_engine_server **ret,
+                                tc_error *e);
 void tc_engine_server_close(tc_engine_server *server);
 int tc_engine_server_fd(const tc_engine_server *server); // readable while commands wait (poll only)
-tc_status tc_engine_server_next(tc_engine_server *server, uint64_t timeout_us, tc_command *ret); // TC_TIMEOUT: none
-// Tokens are gathered and leave as one message at flush (once a step). Sending to a client that is gone does nothing.
+tc_status tc_engine_server_next(tc_engine_server *server, uint64_t timeout_us,
+                                tc_command *ret); // TC_TIMEOUT: none
+// Tokens are gathered and leave as one message at flush (once a step). Sending to a client that is gone does
+// nothing.
 void tc_engine_server_token(tc_engine_server *server, uint64_t id, uint32_t token, float gap);
-void tc_engine_server_evaluated(tc_engine_server *server, uint64_t id, uint32_t position, uint32_t positions, uint32_t vocab,
-                                const float *logits, uint32_t layers, uint32_t top_k, const int32_t *experts);
-void tc_engine_server_finished(tc_engine_server *server, uint64_t id, tc_finish finish, const tc_usage *usage);
+void tc_engine_server_evaluated(tc_engine_server *server, uint64_t id, uint32_t position, uint32_t positions,
+                                uint32_t vocab, const float *logits, uint32_t layers, uint32_t top_k,
+                                const int32_t *experts);
+void tc_engine_server_finished(tc_engine_server *server, uint64_t id, tc_finish finish,
+                               const tc_usage *usage);
 void tc_engine_server_failed(tc_engine_server *server, uint64_t id, tc_status status, const char *reason);
 void tc_engine_server_status(tc_engine_server *server, const tc_engine_status *status);
 void tc_engine_server_flush(tc_engine_server *server);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the link between the core (hub) and its expert workers, as plain C. Behind it: nng pair1 (polyamorous on
-// the hub's side) and expert.proto. Workers dial; they may come and go at any time.
-// Refuses: to trust a peer. Every message is bounded (receive limit on the socket before it listens or dials), every
-// field checked; a worker that breaks the protocol is cut off and reported as lost, with the reason.
+// Owns: the link between the core (hub) and its expert workers, as plain C. Behind it: nng pair1 (polyamorous
+// on the hub's side) and expert.proto. Workers dial; they may come and go at any time. Refuses: to trust a
+// peer. Every message is bounded (receive limit on the socket before it listens or dials), every field
+// checked; a worker that breaks the protocol is cut off and reported as lost, with the reason.
 //
 //   worker: TC_WORKER_HELLO ---> hub   (protocol version, model hash, index/of, shard, threads, pid)
 //   hub: welcome | reject{reason} ---> worker
@@ -24,7 +24,7 @@ typedef enum tc_shard { TC_SHARD_PARTITION, TC_SHARD_SLICE } tc_shard;
 typedef struct tc_worker_hello {
     uint32_t protocol_version;
     char model_hash[33];
-    uint32_t index, of;   // this worker's share: index of `of`
+    uint32_t index, of; // this worker's share: index of `of`
     tc_shard shard;
     uint32_t threads;
     int64_t pid;
@@ -54,13 +54,16 @@ typedef struct tc_hub_event {
     char reason[256];
 } tc_hub_event;
 
-// Listens on url (ipc://... or tcp://...). Workers with another model hash or protocol version are turned away.
+// Listens on url (ipc://... or tcp://...). Workers with another model hash or protocol version are turned
+// away.
 tc_status tc_expert_hub_open(const char *url, const char *model_hash, tc_expert_hub **ret, tc_error *e);
 void tc_expert_hub_close(tc_expert_hub *hub); // NULL is legal
 // Next event, waiting at most timeout_us (0: only look). TC_TIMEOUT when there is none.
 tc_status tc_expert_hub_next(tc_expert_hub *hub, uint64_t timeout_us, tc_hub_event *ret);
-// Sends a call; returns when the message is handed over, not when it is answered. TC_CLOSED: the worker is gone.
-tc_status tc_expert_hub_call(tc_expert_hub *hub, uint32_t worker, uint64_t seq, const tc_expert_call *call, tc_error *e);
+// Sends a call; returns when the message is handed over, not when it is answered. TC_CLOSED: the worker is
+// gone.
+tc_status tc_expert_hub_call(tc_expert_hub *hub, uint32_t worker, uint64_t seq, const tc_expert_call *call,
+                             tc_error *e);
 // Cuts a worker off (it lied, or missed its deadline). A TC_HUB_WORKER_DOWN follows.
 void tc_expert_hub_drop(tc_expert_hub *hub, uint32_t worker, const char *reason);
 // An eventfd that is readable while events wait, for poll() beside other sources. Do not read it.
@@ -84,10 +87,12 @@ typedef struct tc_peer_event {
     char reason[256];
 } tc_peer_event;
 
-tc_status tc_expert_peer_open(const char *url, const tc_worker_hello *hello, tc_expert_peer **ret, tc_error *e);
+tc_status tc_expert_peer_open(const char *url, const tc_worker_hello *hello, tc_expert_peer **ret,
+                              tc_error *e);
 void tc_expert_peer_close(tc_expert_peer *peer);
 tc_status tc_expert_peer_next(tc_expert_peer *peer, uint64_t timeout_us, tc_peer_event *ret);
-// Where to write the sum of the call just taken: [tokens][hidden] inside the reply message, no copy afterwards.
+// Where to write the sum of the call just taken: [tokens][hidden] inside the reply message, no copy
+// afterwards.
 int64_t *tc_expert_peer_sum(tc_expert_peer *peer, uint32_t tokens, uint32_t hidden, tc_error *e);
 tc_status tc_expert_peer_reply(tc_expert_peer *peer, uint64_t seq, uint64_t compute_us, tc_error *e);
 tc_status tc_expert_peer_fail(tc_expert_peer *peer, uint64_t seq, const char *reason);

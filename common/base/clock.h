@@ -12,4 +12,7 @@ static inline uint64_t tc_now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-static inline uint64_t tc_now_us(void) { return tc_now_ns() / 1000u; }
+static inline uint64_t tc_now_us(void)
+{
+    return tc_now_ns() / 1000u;
+}

@@ -38,8 +38,9 @@ void tc_log(tc_log_level level, const char *format, ...)
 {
     if (level > least_level) return;
     char line[1024];
-    int head = with_priority ? snprintf(line, sizeof line, "<%d>%s: ", levels[level].syslog_priority, program_name)
-                             : snprintf(line, sizeof line, "%-5s %s: ", levels[level].name, program_name);
+    int head = with_priority
+                   ? snprintf(line, sizeof line, "<%d>%s: ", levels[level].syslog_priority, program_name)
+                   : snprintf(line, sizeof line, "%-5s %s: ", levels[level].name, program_name);
     va_list ap;
     va_start(ap, format);
     int body = vsnprintf(line + head, sizeof line - (size_t)head - 1, format, ap);

@@ -10,7 +10,14 @@
 
 enum { TC_ALIGN_BYTES = 64 }; // every block starts on its own cache line, ready for 512-bit loads
 
-typedef enum tc_mem_tag { TC_MEM_OTHER, TC_MEM_WEIGHTS, TC_MEM_KV, TC_MEM_STATE, TC_MEM_SCRATCH, TC_MEM_TAGS } tc_mem_tag;
+typedef enum tc_mem_tag {
+    TC_MEM_OTHER,
+    TC_MEM_WEIGHTS,
+    TC_MEM_KV,
+    TC_MEM_STATE,
+    TC_MEM_SCRATCH,
+    TC_MEM_TAGS
+} tc_mem_tag;
 
 // Zeroed block of count*size bytes, 64-byte aligned. NULL when out of memory, on overflow, or inside a guard
 // of this thread. count*size == 0 gives a valid block.

@@ -57,7 +57,8 @@ tc_status tc_fail(tc_error *e, tc_status status, const char *format, ...)
 tc_status tc_fail_errno(tc_error *e, tc_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-// Puts "<prefix>: " before the text already there (the place where an inner error happened). Returns e->status.
+// Puts "<prefix>: " before the text already there (the place where an inner error happened). Returns
+// e->status.
 tc_status tc_error_prefix(tc_error *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #define TC_TRY(expression)                                                                                   \

@@ -11,8 +11,8 @@ typedef enum tc_dtype { TC_F32, TC_F16, TC_BF16, TC_U8, TC_OTHER } tc_dtype;
 
 // One linear layer's weight [rows, cols], row-major, as stored.
 //   dense: `dtype` F32/F16/BF16 elements in `data`.
-//   4-bit (`quantised`): two codes a byte in `data`, high nibble first, blocks of `block` elements running over
-//   the flattened weight; value = round_to(dtype, levels[code] * absmax[i / block]).
+//   4-bit (`quantised`): two codes a byte in `data`, high nibble first, blocks of `block` elements running
+//   over the flattened weight; value = round_to(dtype, levels[code] * absmax[i / block]).
 // absmax is already un-nested (float32). Owner: the caller, tc_weight_free.
 typedef struct tc_weight {
     uint32_t rows, cols;
@@ -37,15 +37,18 @@ const char *tc_checkpoint_hash(const tc_checkpoint *checkpoint);
 bool tc_checkpoint_has(const tc_checkpoint *checkpoint, const char *tensor);
 
 // The linear `base` (without ".weight"), which must be [rows, cols], 4-bit or dense. Thread-safe.
-tc_status tc_checkpoint_weight(const tc_checkpoint *checkpoint, const char *base, uint32_t rows, uint32_t cols,
-                               tc_weight *ret, tc_error *e);
-// A small tensor of exactly `count` elements (any shape, f32/f16/bf16), converted to float32; owner: caller, tc_free.
-tc_status tc_checkpoint_vector(const tc_checkpoint *checkpoint, const char *tensor, uint64_t count, float **ret, tc_error *e);
+tc_status tc_checkpoint_weight(const tc_checkpoint *checkpoint, const char *base, uint32_t rows,
+                               uint32_t cols, tc_weight *ret, tc_error *e);
+// A small tensor of exactly `count` elements (any shape, f32/f16/bf16), converted to float32; owner: caller,
+// tc_free.
+tc_status tc_checkpoint_vector(const tc_checkpoint *checkpoint, const char *tensor, uint64_t count,
+                               float **ret, tc_error *e);
 
 void tc_weight_free(tc_weight *weight); // zeroed struct is legal
 // Elements [first, first+count) of the flattened weight, as float32, exactly as bitsandbytes dequantises.
 void tc_weight_dequantise(const tc_weight *weight, uint64_t first, uint64_t count, float *ret);
-// Replaces a dense weight by its NF4 (double-quantised, block 64) form, bit-identical to bitsandbytes' result.
+// Replaces a dense weight by its NF4 (double-quantised, block 64) form, bit-identical to bitsandbytes'
+// result.
 tc_status tc_weight_quantise_nf4(tc_weight *weight, tc_error *e);
 
 // Walks all tensors (for `inspect`), shard by shard, in file order. Stops when visit returns false.
@@ -55,4 +58,5 @@ typedef struct tc_tensor_info {
     uint64_t shape[8];
     uint64_t bytes;
 } tc_tensor_info;
-void tc_checkpoint_walk(const tc_checkpoint *checkpoint, bool (*visit)(void *arg, const tc_tensor_info *info), void *arg);
+void tc_checkpoint_walk(const tc_checkpoint *checkpoint, bool (*visit)(void *arg, const tc_tensor_info *info),
+                        void *arg);

@@ -64,23 +64,45 @@ typedef struct tc_model_desc {
 } tc_model_desc;
 
 typedef enum tc_role {
-    TC_EMBED, TC_FINAL_NORM, TC_HEAD,
-    TC_INPUT_NORM, TC_POST_NORM,
-    TC_Q, TC_K, TC_V, TC_O, TC_Q_NORM, TC_K_NORM,
-    TC_DN_QKVZ, TC_DN_BA, TC_DN_CONV, TC_DN_NORM, TC_DN_A_LOG, TC_DN_DT_BIAS, TC_DN_OUT,
+    TC_EMBED,
+    TC_FINAL_NORM,
+    TC_HEAD,
+    TC_INPUT_NORM,
+    TC_POST_NORM,
+    TC_Q,
+    TC_K,
+    TC_V,
+    TC_O,
+    TC_Q_NORM,
+    TC_K_NORM,
+    TC_DN_QKVZ,
+    TC_DN_BA,
+    TC_DN_CONV,
+    TC_DN_NORM,
+    TC_DN_A_LOG,
+    TC_DN_DT_BIAS,
+    TC_DN_OUT,
     TC_ROUTER,
-    TC_EXPERT_GATE, TC_EXPERT_UP, TC_EXPERT_DOWN,
-    TC_SHARED_GATE, TC_SHARED_UP, TC_SHARED_DOWN, TC_SHARED_ROUTER,
-    TC_MLP_GATE, TC_MLP_UP, TC_MLP_DOWN,
+    TC_EXPERT_GATE,
+    TC_EXPERT_UP,
+    TC_EXPERT_DOWN,
+    TC_SHARED_GATE,
+    TC_SHARED_UP,
+    TC_SHARED_DOWN,
+    TC_SHARED_ROUTER,
+    TC_MLP_GATE,
+    TC_MLP_UP,
+    TC_MLP_DOWN,
     TC_ROLES
 } tc_role;
 
-// Base name of the tensor with a role, without ".weight" (roles that have no ".weight", like A_log, are whole).
-// layer and expert are ignored where the role has none.
+// Base name of the tensor with a role, without ".weight" (roles that have no ".weight", like A_log, are
+// whole). layer and expert are ignored where the role has none.
 void tc_model_tensor_name(const tc_model_desc *desc, tc_role role, uint32_t layer, uint32_t expert,
                           char ret[TC_TENSOR_NAME_BYTES]);
 // Rows (out) and columns (in) of the linear with that role; 1-D tensors have columns 1.
-void tc_model_tensor_shape(const tc_model_desc *desc, tc_role role, uint32_t layer, uint32_t *ret_rows, uint32_t *ret_cols);
+void tc_model_tensor_shape(const tc_model_desc *desc, tc_role role, uint32_t layer, uint32_t *ret_rows,
+                           uint32_t *ret_cols);
 
 // Reads DIR/config.json and, where present, DIR/generation_config.json. Errors name file and field.
 tc_status tc_model_desc_load(const char *dir, tc_model_desc *ret, tc_error *e);

@@ -2,12 +2,12 @@
 // Owns: the packed expert store: one file with every routed expert, interleaved for the kernels, written once
 // (temporary file, fsync, rename) and mapped read-only by core and workers.
 //
-// An expert [gate | up | down] of width W is cut into W/unit units; unit = 64 where 64 divides W, else W. A unit is
-// three packed matrices (matrix.h): gate [unit, hidden], up [unit, hidden], down [hidden, unit], each 64-byte aligned,
-// the units of an expert one after another, experts of a layer one after another at a fixed stride. So a whole
-// expert, and a width slice of it, are each one contiguous run of bytes.
-// Name: <family>-<source hash>-<quantisation>-v<layout>.tcx in the cache directory.
-// Refuses: to change after rename; to open a file whose header, size or hash does not fit.
+// An expert [gate | up | down] of width W is cut into W/unit units; unit = 64 where 64 divides W, else W. A
+// unit is three packed matrices (matrix.h): gate [unit, hidden], up [unit, hidden], down [hidden, unit], each
+// 64-byte aligned, the units of an expert one after another, experts of a layer one after another at a fixed
+// stride. So a whole expert, and a width slice of it, are each one contiguous run of bytes. Name:
+// <family>-<source hash>-<quantisation>-v<layout>.tcx in the cache directory. Refuses: to change after
+// rename; to open a file whose header, size or hash does not fit.
 #pragma once
 
 #include "common/model/matrix.h"
@@ -19,9 +19,10 @@ typedef struct tc_store tc_store;
 typedef struct tc_store_info {
     char model_hash[33]; // tc_checkpoint_hash of the source
     char family[32];
-    uint32_t layers, experts, top_k, hidden, width, unit, units; // layers: all of the model's; dense ones have no experts
-    uint64_t bytes;                                              // of the whole file
-    uint64_t expert_bytes;                                       // largest expert stride
+    uint32_t layers, experts, top_k, hidden, width, unit,
+        units;             // layers: all of the model's; dense ones have no experts
+    uint64_t bytes;        // of the whole file
+    uint64_t expert_bytes; // largest expert stride
 } tc_store_info;
 
 typedef struct tc_store_unit {
@@ -33,11 +34,15 @@ void tc_store_free(tc_store *store); // NULL is legal
 const tc_store_info *tc_store_get_info(const tc_store *store);
 bool tc_store_layer_has_experts(const tc_store *store, uint32_t layer);
 // Indices must be in range (checked by assertion: callers check calls first).
-void tc_store_get_unit(const tc_store *store, uint32_t layer, uint32_t expert, uint32_t unit, tc_store_unit *ret);
-// Touches the pages of units [unit_begin, unit_end) of experts [expert_begin, expert_end) of all layers, so that they are resident.
-// `progress` may be NULL; called with bytes done and total. It may return false to stop.
-tc_status tc_store_prefault(const tc_store *store, uint32_t expert_begin, uint32_t expert_end, uint32_t unit_begin,
-                            uint32_t unit_end, bool (*progress)(void *arg, uint64_t done, uint64_t total), void *arg, tc_error *e);
+void tc_store_get_unit(const tc_store *store, uint32_t layer, uint32_t expert, uint32_t unit,
+                       tc_store_unit *ret);
+// Touches the pages of units [unit_begin, unit_end) of experts [expert_begin, expert_end) of all layers, so
+// that they are resident. `progress` may be NULL; called with bytes done and total. It may return false to
+// stop.
+tc_status tc_store_prefault(const tc_store *store, uint32_t expert_begin, uint32_t expert_end,
+                            uint32_t unit_begin, uint32_t unit_end,
+                            bool (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
+                            tc_error *e);
 // Reads everything once and compares with the content hash in the header.
 tc_status tc_store_verify(const tc_store *store, tc_error *e);
 
@@ -45,13 +50,17 @@ typedef struct tc_pack_options {
     const char *cache_dir; // created if missing; NULL: tc_store_cache_dir's
     bool quantise_nf4;     // quantise bf16/f16/f32 experts to NF4 while packing
     bool force;            // pack again even if the file is there
-    bool (*progress)(void *arg, uint64_t done, uint64_t total); // bytes; may be NULL; false stops (TC_CANCELLED)
+    bool (*progress)(void *arg, uint64_t done,
+                     uint64_t total); // bytes; may be NULL; false stops (TC_CANCELLED)
     void *arg;
 } tc_pack_options;
 
 enum { TC_STORE_PATH_BYTES = 1024 };
 
 // $1/<name> of the store that packing would give: what `serve` looks for.
-tc_status tc_store_path_for(const tc_checkpoint *checkpoint, const tc_pack_options *options, char ret[TC_STORE_PATH_BYTES], tc_error *e);
-// Packs (or finds) the store of a checkpoint; the path in ret. A crash or a full disk leaves no file under the final name.
-tc_status tc_store_pack(const tc_checkpoint *checkpoint, const tc_pack_options *options, char ret[TC_STORE_PATH_BYTES], tc_error *e);
+tc_status tc_store_path_for(const tc_checkpoint *checkpoint, const tc_pack_options *options,
+                            char ret[TC_STORE_PATH_BYTES], tc_error *e);
+// Packs (or finds) the store of a checkpoint; the path in ret. A crash or a full disk leaves no file under
+// the final name.
+tc_status tc_store_pack(const tc_checkpoint *checkpoint, const tc_pack_options *options,
+                        char ret[TC_STORE_PATH_BYTES], tc_error *e);

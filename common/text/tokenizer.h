@@ -9,15 +9,17 @@
 
 enum {
     TC_TOKENIZER_FILE_BYTES_MAX = 128 << 20,
-    TC_TOKEN_BYTES_MAX = 4096,     // longest token
-    TC_TEXT_BYTES_MAX = 32 << 20,  // longest text in one call
+    TC_TOKEN_BYTES_MAX = 4096,    // longest token
+    TC_TEXT_BYTES_MAX = 32 << 20, // longest text in one call
 };
 
 typedef struct tc_tokenizer tc_tokenizer;
 
 tc_status tc_tokenizer_load(const char *path, tc_tokenizer **ret, tc_error *e);
-tc_status tc_tokenizer_parse(const char *json, size_t bytes, const char *name, tc_tokenizer **ret, tc_error *e);
-void tc_tokenizer_free(tc_tokenizer *tokenizer); // NULL is legal. A loaded tokenizer is immutable and thread-safe.
+tc_status tc_tokenizer_parse(const char *json, size_t bytes, const char *name, tc_tokenizer **ret,
+                             tc_error *e);
+void tc_tokenizer_free(
+    tc_tokenizer *tokenizer); // NULL is legal. A loaded tokenizer is immutable and thread-safe.
 uint32_t tc_tokenizer_vocab(const tc_tokenizer *tokenizer); // highest id + 1
 
 typedef struct tc_ids {
@@ -29,13 +31,17 @@ tc_status tc_ids_push(tc_ids *ids, uint32_t id);
 
 typedef enum tc_special { TC_SPECIAL_PARSE, TC_SPECIAL_AS_TEXT } tc_special;
 // Appends to *ids. With TC_SPECIAL_PARSE added tokens standing in the text become their ids (prompts that are
-// templates); with TC_SPECIAL_AS_TEXT *special* added tokens are plain text (user input must never become one).
-tc_status tc_tokenizer_encode(const tc_tokenizer *tokenizer, const char *text, size_t bytes, tc_special special, tc_ids *ids, tc_error *e);
+// templates); with TC_SPECIAL_AS_TEXT *special* added tokens are plain text (user input must never become
+// one).
+tc_status tc_tokenizer_encode(const tc_tokenizer *tokenizer, const char *text, size_t bytes,
+                              tc_special special, tc_ids *ids, tc_error *e);
 
 // Bytes of one token; special tokens give their content. NULL for ids without a token.
 const char *tc_tokenizer_token_bytes(const tc_tokenizer *tokenizer, uint32_t id, size_t *ret_bytes);
 bool tc_tokenizer_is_special(const tc_tokenizer *tokenizer, uint32_t id);
 bool tc_tokenizer_find(const tc_tokenizer *tokenizer, const char *content, uint32_t *ret_id); // added tokens
 
-// Text of a whole id sequence, as `tokenizers` decodes it (invalid UTF-8 becomes U+FFFD). malloc'ed; owner: caller, free().
-tc_status tc_tokenizer_decode(const tc_tokenizer *tokenizer, const uint32_t *ids, size_t count, bool skip_special, char **ret, size_t *ret_bytes, tc_error *e);
+// Text of a whole id sequence, as `tokenizers` decodes it (invalid UTF-8 becomes U+FFFD). malloc'ed; owner:
+// caller, free().
+tc_status tc_tokenizer_decode(const tc_tokenizer *tokenizer, const uint32_t *ids, size_t count,
+                              bool skip_special, char **ret, size_t *ret_bytes, tc_error *e);
