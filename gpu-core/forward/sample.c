@@ -121,7 +121,8 @@ static uint32_t collect_top_k(tc_sampler *s, uint32_t k)
 
 // Every token that could be in the nucleus: those below (1 - top_p) / vocab together weigh less than 1 -
 // top_p.
-static uint32_t collect_nucleus(tc_sampler *s, float temperature, float top_p)
+// ret_sum: mass of the whole vocabulary, relative to the most likely token.
+static uint32_t collect_nucleus(tc_sampler *s, float temperature, float top_p, double *ret_sum)
 {
     float max = s->logits[argmax(s->logits, s->vocab, NULL)];
     double sum = 0;
@@ -131,17 +132,26 @@ static uint32_t collect_nucleus(tc_sampler *s, float temperature, float top_p)
     for (uint32_t i = 0; i < s->vocab; i++)
         if (exp((double)(s->logits[i] - max) / temperature) >= least)
             s->candidates[n++] = (candidate){s->logits[i], 0, i};
+    *ret_sum = sum;
     return n;
 }
 
-// Candidates sorted; keeps the first ones that top-p and min-p leave. Returns their number and mass.
-static uint32_t truncate(candidate *c, uint32_t n, const tc_sample_params *params, double *ret_mass)
+static double weigh(candidate *c, uint32_t n, float temperature)
 {
-    double sum = 0, mass = 0;
+    double sum = 0;
     for (uint32_t i = 0; i < n; i++) {
-        c[i].p = (float)exp((double)(c[i].logit - c[0].logit) / params->temperature);
+        c[i].p = (float)exp((double)(c[i].logit - c[0].logit) / temperature);
         sum += c[i].p;
     }
+    return sum;
+}
+
+// Candidates sorted and weighed, of a total mass `sum`; keeps the first ones that top-p and min-p leave.
+// Returns their number and mass.
+static uint32_t truncate_tail(const candidate *c, uint32_t n, const tc_sample_params *params, double sum,
+                              double *ret_mass)
+{
+    double mass = 0;
     uint32_t kept = 0;
     while (kept < n) {
         if (kept && (mass >= (double)params->top_p * sum || c[kept].p < params->min_p * c[0].p)) break;
@@ -173,12 +183,13 @@ uint32_t tc_sample(tc_sampler *s, const float *logits, const tc_sample_params *p
     if (params->temperature <= 0) return argmax(s->logits, s->vocab, NULL);
 
     bool cut = params->top_k > 0 && params->top_k < s->vocab;
+    double sum = 0, mass;
     uint32_t n =
-        cut ? collect_top_k(s, params->top_k) : collect_nucleus(s, params->temperature, params->top_p);
+        cut ? collect_top_k(s, params->top_k) : collect_nucleus(s, params->temperature, params->top_p, &sum);
     if (n == 0) return best;
     qsort(s->candidates, n, sizeof *s->candidates, by_logit);
-    double mass;
-    uint32_t kept = truncate(s->candidates, n, params, &mass);
+    double candidates_sum = weigh(s->candidates, n, params->temperature);
+    uint32_t kept = truncate_tail(s->candidates, n, params, cut ? candidates_sum : sum, &mass);
     double at = uniform(params->seed, count - prompt_count) * mass;
     for (uint32_t i = 0; i < kept; i++) {
         at -= s->candidates[i].p;

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shows: each sampling rule on hand-computed cases, the draw's distribution, and that it depends on (seed, n)
+// alone.
+#include "gpu-core/forward/sample.h"
+#include "tests/support/cmocka_all.h"
+
+#include <math.h>
+
+enum { VOCAB = 8 };
+
+static const tc_sample_params neutral = {.temperature = 1, .top_p = 1, .repetition_penalty = 1};
+
+static tc_sampler *sampler_of(uint32_t vocab)
+{
+    tc_sampler *s = NULL;
+    tc_error e;
+    assert_int_equal(tc_sampler_create(vocab, &s, &e), TC_OK);
+    return s;
+}
+
+// Draws of many seeds, counted by token.
+static void histogram(const float *logits, tc_sample_params p, uint32_t draws, uint32_t counts[VOCAB])
+{
+    tc_sampler *s = sampler_of(VOCAB);
+    for (uint32_t i = 0; i < VOCAB; i++) counts[i] = 0;
+    for (uint32_t i = 0; i < draws; i++) {
+        p.seed = i;
+        counts[tc_sample(s, logits, &p, NULL, 0, 0, NULL)]++;
+    }
+    tc_sampler_free(s);
+}
+
+static void test_greedy_and_gap(void **state)
+{
+    (void)state;
+    tc_sampler *s = sampler_of(VOCAB);
+    const float logits[VOCAB] = {1, 5, 2, 4.5f, 0, 0, NAN, 0};
+    tc_sample_params p = neutral;
+    p.temperature = 0;
+    float gap = 0;
+    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, &gap), 1);
+    assert_true(fabsf(gap - 0.5f) < 1e-6f);
+    tc_sampler_free(s);
+}
+
+static void test_penalties(void **state)
+{
+    (void)state;
+    tc_sampler *s = sampler_of(VOCAB);
+    const float logits[VOCAB] = {0, 5, 4, -1, -6, -6, -6, -6};
+    const uint32_t history[] = {1, 2, 2};
+    const struct {
+        float repetition, presence, frequency;
+        uint32_t prompt, expected;
+    } cases[] = {
+        {1, 0, 0, 0, 1},    {2, 0, 0, 0, 1}, // 2.5 against 2: both were seen
+        {6, 0, 0, 0, 1},                     // 0.83 against 0.67
+        {1, 2, 0, 1, 1},                     // token 1 is prompt: presence does not touch it
+        {1, 0, 0.1f, 0, 1},                  // 4.9 against 3.8
+        {1, 2, 0, 0, 1},                     // both presence: 3 against 2
+        {1, 0, 3, 3, 1},                     // all is prompt: nothing changes
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tc_sample_params p = neutral;
+        p.temperature = 0;
+        p.repetition_penalty = cases[i].repetition;
+        p.presence_penalty = cases[i].presence;
+        p.frequency_penalty = cases[i].frequency;
+        assert_int_equal(tc_sample(s, logits, &p, history, cases[i].prompt, 3, NULL), cases[i].expected);
+    }
+    const uint32_t once[] = {1};
+    tc_sample_params p = neutral;
+    p.temperature = 0;
+    p.repetition_penalty = 1.3f; // 3.85 against 4
+    assert_int_equal(tc_sample(s, logits, &p, once, 1, 1, NULL), 2);
+    p.repetition_penalty = 1;
+    p.presence_penalty = 1.5f;
+    assert_int_equal(tc_sample(s, logits, &p, once, 0, 1, NULL), 2);
+    assert_int_equal(tc_sample(s, logits, &p, once, 1, 1, NULL), 1);
+    p.presence_penalty = 0;
+    p.frequency_penalty = 0.6f;
+    const uint32_t twice[] = {1, 1};
+    assert_int_equal(tc_sample(s, logits, &p, twice, 0, 2, NULL), 2);
+    assert_int_equal(tc_sample(s, logits, &p, once, 0, 1, NULL), 1);
+    const float negative[VOCAB] = {-1, -1.2f, -9, -9, -9, -9, -9, -9};
+    const uint32_t zero[] = {0};
+    p.frequency_penalty = 0;
+    p.repetition_penalty = 1.5f; // -1 becomes -1.5
+    assert_int_equal(tc_sample(s, negative, &p, zero, 1, 1, NULL), 1);
+    tc_sampler_free(s);
+}
+
+// Which tokens survive each truncation: those, and only those, are ever drawn.
+static void test_truncations(void **state)
+{
+    (void)state;
+    float logits[VOCAB];
+    const float p[VOCAB] = {0.5f, 0.2f, 0.1f, 0.08f, 0.05f, 0.04f, 0.02f, 0.01f};
+    for (int i = 0; i < VOCAB; i++) logits[i] = logf(p[i]);
+    const struct {
+        uint32_t top_k;
+        float top_p, min_p, temperature;
+        uint32_t kept;
+    } cases[] = {
+        {0, 1, 0, 1, 8},       {3, 1, 0, 1, 3},     {1, 1, 0, 1, 1},     {8, 1, 0, 1, 8},
+        {0, 0.5f, 0, 1, 1},    {0, 0.51f, 0, 1, 2}, {0, 0.69f, 0, 1, 2},  {0, 0.79f, 0, 1, 3},
+        {0, 0.01f, 0, 1, 1},   {0, 1, 0.09f, 1, 5},  {0, 1, 0.19f, 1, 3}, {0, 1, 0.5f, 1, 1},
+        {4, 0.9f, 0, 1, 3},    {4, 0.95f, 0, 1, 4}, {2, 1, 0.3f, 1, 2},  {0, 0.99f, 0.05f, 1, 6},
+        {0, 0.7f, 0, 0.5f, 1}, // squared: 0.84 is in the first
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        uint32_t counts[VOCAB];
+        tc_sample_params params = neutral;
+        params.top_k = cases[i].top_k;
+        params.top_p = cases[i].top_p;
+        params.min_p = cases[i].min_p;
+        params.temperature = cases[i].temperature;
+        histogram(logits, params, 4000, counts);
+        for (uint32_t t = 0; t < VOCAB; t++) {
+            if (t < cases[i].kept && counts[t] == 0) fail_msg("case %zu: token %u never drawn", i, t);
+            if (t >= cases[i].kept && counts[t] != 0) fail_msg("case %zu: token %u drawn", i, t);
+        }
+    }
+}
+
+static void test_distribution(void **state)
+{
+    (void)state;
+    float logits[VOCAB];
+    const float p[VOCAB] = {0.3f, 0.25f, 0.15f, 0.1f, 0.08f, 0.06f, 0.04f, 0.02f};
+    for (int i = 0; i < VOCAB; i++) logits[i] = logf(p[i]) + 3;
+    uint32_t counts[VOCAB], draws = 40000;
+    histogram(logits, neutral, draws, counts);
+    for (int i = 0; i < VOCAB; i++) {
+        double sigma = sqrt(draws * p[i] * (1 - p[i]));
+        assert_true(fabs(counts[i] - draws * (double)p[i]) < 5 * sigma);
+    }
+}
+
+static void test_draw_depends_on_seed_and_number_only(void **state)
+{
+    (void)state;
+    tc_sampler *s = sampler_of(VOCAB), *other = sampler_of(VOCAB);
+    const float logits[VOCAB] = {1, 1, 1, 1, 1, 1, 1, 1};
+    const uint32_t history[4] = {0, 1, 2, 3};
+    tc_sample_params p = neutral;
+    uint32_t differences = 0;
+    for (uint64_t seed = 0; seed < 200; seed++) {
+        p.seed = seed;
+        uint32_t a = tc_sample(s, logits, &p, history, 1, 3, NULL);
+        (void)tc_sample(s, logits, &p, history, 0, 4, NULL);
+        assert_int_equal(tc_sample(s, logits, &p, history, 1, 3, NULL), a);
+        assert_int_equal(tc_sample(other, logits, &p, history, 2, 4, NULL), a); // two generated as well
+        differences += tc_sample(s, logits, &p, history, 1, 4, NULL) != a;
+    }
+    assert_true(differences > 100);
+    tc_sampler_free(s);
+    tc_sampler_free(other);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_greedy_and_gap),
+        cmocka_unit_test(test_penalties),
+        cmocka_unit_test(test_truncations),
+        cmocka_unit_test(test_distribution),
+        cmocka_unit_test(test_draw_depends_on_seed_and_number_only),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
