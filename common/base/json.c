@@ -261,7 +261,7 @@ tc_status tc_json_string(const tc_json_object *o, const char *field, const char 
     return TC_OK;
 }
 
-tc_status tc_json_object(const tc_json_object *o, const char *field, tc_json_object *ret)
+tc_status tc_json_get_object(const tc_json_object *o, const char *field, tc_json_object *ret)
 {
     yyjson_val *value = tc_json_field(o, field);
     if (!value) return TC_OK;
@@ -270,7 +270,7 @@ tc_status tc_json_object(const tc_json_object *o, const char *field, tc_json_obj
     return TC_OK;
 }
 
-tc_status tc_json_array(const tc_json_object *o, const char *field, yyjson_val **ret)
+tc_status tc_json_get_array(const tc_json_object *o, const char *field, yyjson_val **ret)
 {
     yyjson_val *value = tc_json_field(o, field);
     if (!value) return TC_OK;

@@ -44,8 +44,8 @@ tc_status tc_json_bool(const tc_json_object *o, const char *field, bool *ret);
 // Borrowed from the document. A text with a NUL inside is refused.
 tc_status tc_json_string(const tc_json_object *o, const char *field, const char **ret);
 // *ret stays where absent; its `what` is this object's.
-tc_status tc_json_object(const tc_json_object *o, const char *field, tc_json_object *ret);
-tc_status tc_json_array(const tc_json_object *o, const char *field, yyjson_val **ret);
+tc_status tc_json_get_object(const tc_json_object *o, const char *field, tc_json_object *ret);
+tc_status tc_json_get_array(const tc_json_object *o, const char *field, yyjson_val **ret);
 // TC_FORMAT naming the field when it is absent or null.
 tc_status tc_json_require(const tc_json_object *o, const char *field);
 
