@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the verb `tokenize`: JSON lines {"text": "..."} on stdin become {"ids": [...]} on stdout, or with
+// --decode the other way. Other fields of a line are ignored. Refuses: lines beyond a limit, and anything
+// malformed: one error that names the line, exit code 1.
+#include "cli/tokenize.h"
+#include "common/text/tokenizer.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <yyjson.h>
+
+enum {
+    READ_BYTES = 1 << 18,
+    WRITE_BYTES = 1 << 18,
+    LINE_BYTES_MAX = TC_TEXT_BYTES_MAX * 6 + 65536, // every byte of the longest text written as \u00xx
+};
+
+typedef struct options {
+    const char *path;
+    bool decode, skip_special;
+    tc_special special;
+} options;
+
+typedef struct reader {
+    char *data;
+    size_t begin, end, capacity, line;
+    bool eof;
+} reader;
+
+// Next line without its newline, in the reader's own memory. *ret_line is NULL at the end of the input.
+static tc_status next_line(reader *r, char **ret_line, size_t *ret_bytes, tc_error *e)
+{
+    size_t seen = 0;
+    for (;;) {
+        char *start = r->data + r->begin, *stop = NULL;
+        if (r->end > r->begin + seen) stop = memchr(start + seen, '\n', r->end - r->begin - seen);
+        seen = r->end - r->begin;
+        if (stop || (r->eof && seen)) {
+            *ret_line = start;
+            *ret_bytes = stop ? (size_t)(stop - start) : seen;
+            r->begin += *ret_bytes + (stop != NULL);
+            r->line++;
+            return *ret_bytes <= LINE_BYTES_MAX
+                       ? TC_OK
+                       : tc_fail(e, TC_LIMIT, "longer than %d bytes", LINE_BYTES_MAX);
+        }
+        if (r->eof) {
+            *ret_line = NULL;
+            return TC_OK;
+        }
+        if (seen > LINE_BYTES_MAX) {
+            r->line++;
+            return tc_fail(e, TC_LIMIT, "longer than %d bytes", LINE_BYTES_MAX);
+        }
+        if (r->begin) memmove(r->data, start, seen);
+        r->begin = 0, r->end = seen;
+        if (r->capacity - r->end < READ_BYTES) {
+            char *grown = realloc(r->data, r->capacity * 2 + READ_BYTES);
+            if (!grown) return tc_fail(e, TC_NOMEM, "out of memory");
+            r->data = grown;
+            r->capacity = r->capacity * 2 + READ_BYTES;
+        }
+        ssize_t n;
+        do n = read(STDIN_FILENO, r->data + r->end, r->capacity - r->end);
+        while (n < 0 && errno == EINTR);
+        if (n < 0) return tc_fail_errno(e, TC_IO, "reading standard input");
+        r->eof = n == 0;
+        r->end += (size_t)n;
+    }
+}
+
+static void put_ids(const tc_ids *ids)
+{
+    fputs("{\"ids\":[", stdout);
+    for (size_t i = 0; i < ids->count; i++) {
+        char digits[12], *p = digits + sizeof digits;
+        uint32_t id = ids->data[i];
+        do *--p = (char)('0' + id % 10);
+        while (id /= 10);
+        if (i) *--p = ',';
+        fwrite_unlocked(p, 1, (size_t)(digits + sizeof digits - p), stdout);
+    }
+    fputs("]}\n", stdout);
+}
+
+static tc_status encode_line(const tc_tokenizer *t, const options *o, yyjson_val *root, tc_ids *ids,
+                             tc_error *e)
+{
+    yyjson_val *text = yyjson_obj_get(root, "text");
+    if (!yyjson_is_str(text)) return tc_fail(e, TC_FORMAT, "\"text\" is not a string");
+    ids->count = 0;
+    TC_TRY(tc_tokenizer_encode(t, yyjson_get_str(text), yyjson_get_len(text), o->special, ids, e));
+    put_ids(ids);
+    return TC_OK;
+}
+
+static tc_status put_text(const char *text, size_t bytes, tc_error *e)
+{
+    size_t length;
+    yyjson_val value = {0};
+    yyjson_set_strn(&value, text, bytes);
+    char *json = yyjson_val_write(&value, YYJSON_WRITE_NOFLAG, &length);
+    if (!json) return tc_fail(e, TC_NOMEM, "out of memory");
+    fputs("{\"text\":", stdout);
+    fwrite_unlocked(json, 1, length, stdout);
+    fputs("}\n", stdout);
+    free(json);
+    return TC_OK;
+}
+
+static tc_status decode_line(const tc_tokenizer *t, const options *o, yyjson_val *root, tc_ids *ids,
+                             tc_error *e)
+{
+    yyjson_val *list = yyjson_obj_get(root, "ids"), *item;
+    size_t index, count, bytes;
+    char *text;
+    if (!yyjson_is_arr(list)) return tc_fail(e, TC_FORMAT, "\"ids\" is not an array");
+    ids->count = 0;
+    yyjson_arr_foreach(list, index, count, item)
+    {
+        if (!yyjson_is_uint(item) || yyjson_get_uint(item) >= tc_tokenizer_vocab(t))
+            return tc_fail(e, TC_FORMAT, "ids[%zu] is not an id of this vocabulary (0 to %u)", index,
+                           tc_tokenizer_vocab(t) - 1);
+        if (tc_ids_push(ids, (uint32_t)yyjson_get_uint(item)) != TC_OK)
+            return tc_fail(e, TC_NOMEM, "out of memory");
+    }
+    TC_TRY(tc_tokenizer_decode(t, ids->data, ids->count, o->skip_special, &text, &bytes, e));
+    tc_status status = put_text(text, bytes, e);
+    free(text);
+    return status;
+}
+
+static tc_status one_line(const tc_tokenizer *t, const options *o, char *line, size_t bytes, tc_ids *ids,
+                          tc_error *e)
+{
+    yyjson_read_err problem;
+    yyjson_doc *doc = yyjson_read_opts(line, bytes, YYJSON_READ_NOFLAG, NULL, &problem);
+    if (!doc) return tc_fail(e, TC_FORMAT, "not JSON: %s at byte %zu", problem.msg, problem.pos);
+    yyjson_val *root = yyjson_doc_get_root(doc);
+    tc_status status = !yyjson_is_obj(root) ? tc_fail(e, TC_FORMAT, "not an object")
+                       : o->decode          ? decode_line(t, o, root, ids, e)
+                                            : encode_line(t, o, root, ids, e);
+    yyjson_doc_free(doc);
+    return status;
+}
+
+static tc_status run(const tc_tokenizer *t, const options *o, reader *r, tc_error *e)
+{
+    tc_ids ids = {0};
+    tc_status status = TC_OK;
+    for (;;) {
+        char *line = NULL;
+        size_t bytes = 0;
+        status = next_line(r, &line, &bytes, e);
+        if (status != TC_OK || !line) break;
+        status = one_line(t, o, line, bytes, &ids, e);
+        if (status != TC_OK) break;
+    }
+    tc_ids_free(&ids);
+    return status;
+}
+
+static int usage(const char *problem, const char *what)
+{
+    fprintf(stderr,
+            "tokenize: %s%s\n"
+            "usage: thermocline tokenize [--no-special] TOKENIZER.json <LINES   {\"text\"} to {\"ids\"}\n"
+            "       thermocline tokenize --decode [--skip-special] TOKENIZER.json <LINES   {\"ids\"} to "
+            "{\"text\"}\n",
+            problem, what);
+    return 2;
+}
+
+int tc_cli_tokenize(int argc, char **argv)
+{
+    options o = {.special = TC_SPECIAL_PARSE};
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--decode"))
+            o.decode = true;
+        else if (!strcmp(argv[i], "--no-special"))
+            o.special = TC_SPECIAL_AS_TEXT;
+        else if (!strcmp(argv[i], "--skip-special"))
+            o.skip_special = true;
+        else if (argv[i][0] == '-')
+            return usage("unknown option ", argv[i]);
+        else if (o.path)
+            return usage("more than one file: ", argv[i]);
+        else
+            o.path = argv[i];
+    }
+    if (!o.path) return usage("no TOKENIZER.json", "");
+    if (o.decode && o.special == TC_SPECIAL_AS_TEXT)
+        return usage("--no-special does not go with ", "--decode");
+    if (!o.decode && o.skip_special) return usage("--skip-special needs ", "--decode");
+
+    tc_error e = {0};
+    tc_tokenizer *t = NULL;
+    reader r = {0};
+    if (tc_tokenizer_load(o.path, &t, &e) != TC_OK) {
+        fprintf(stderr, "tokenize: %s\n", e.text);
+        return 1;
+    }
+    static char buffer[WRITE_BYTES]; // stdout keeps it until the process ends
+    setvbuf(stdout, buffer, _IOFBF, sizeof buffer);
+    int code = run(t, &o, &r, &e) == TC_OK ? 0 : 1;
+    bool written =
+        fflush(stdout) == 0 && !ferror(stdout); // what was right before a bad line is still given out
+    if (code)
+        fprintf(stderr, "tokenize: line %zu: %s\n", r.line, e.text);
+    else if (!written) {
+        fprintf(stderr, "tokenize: writing standard output failed\n");
+        code = 1;
+    }
+    free(r.data);
+    tc_tokenizer_free(t);
+    return code;
+}

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: reading which algorithm a tokenizer.json asks for: normalizer, pre_tokenizer, decoder, post_processor
+// and the options of the model. Refuses: whatever would make our ids differ from the reference's, naming the
+// field. Unknown fields too: a field that is not understood may change the result.
+#include "common/text/internal.h"
+#include <string.h>
+#include <yyjson.h>
+
+enum { SEQUENCE_DEPTH_MAX = 4, KNOWN_KEYS_MAX = 32 };
+
+yyjson_val *tc_file_get(yyjson_val *object, const char *key)
+{
+    return yyjson_obj_get(object, key);
+}
+
+tc_status tc_file_keys(yyjson_val *object, const char *where, const char *const *known, tc_error *e)
+{
+    bool seen[KNOWN_KEYS_MAX] = {false};
+    size_t index, count;
+    yyjson_val *key, *value;
+    if (!yyjson_is_obj(object)) return tc_fail(e, TC_FORMAT, "%s: not an object", where);
+    yyjson_obj_foreach(object, index, count, key, value)
+    {
+        size_t k = 0;
+        while (known[k] && !yyjson_equals_str(key, known[k])) k++;
+        if (!known[k])
+            return tc_fail(e, TC_UNSUPPORTED, "%s: field \"%.*s\" is not implemented", where,
+                           TC_SHOW(yyjson_get_len(key)), yyjson_get_str(key));
+        if (seen[k]) return tc_fail(e, TC_FORMAT, "%s: duplicate field \"%s\"", where, known[k]);
+        seen[k] = true;
+    }
+    return TC_OK;
+}
+
+static tc_status unsupported(const char *where, yyjson_val *type, tc_error *e)
+{
+    if (!yyjson_is_str(type)) return tc_fail(e, TC_FORMAT, "%s: \"type\" is not a string", where);
+    return tc_fail(e, TC_UNSUPPORTED, "%s: type \"%.*s\" is not implemented", where,
+                   TC_SHOW(yyjson_get_len(type)), yyjson_get_str(type));
+}
+
+// A field that must be false, and may be absent only where the reference's default is false too.
+static tc_status must_be(yyjson_val *object, const char *where, const char *key, bool wanted, bool absent,
+                         tc_error *e)
+{
+    yyjson_val *value = tc_file_get(object, key);
+    if (value && !yyjson_is_bool(value)) return tc_fail(e, TC_FORMAT, "%s.%s: not a boolean", where, key);
+    if ((value ? yyjson_get_bool(value) : absent) == wanted) return TC_OK;
+    return tc_fail(e, TC_UNSUPPORTED, "%s.%s: only %s is implemented", where, key, wanted ? "true" : "false");
+}
+
+static tc_status read_normalizer(yyjson_val *v, int depth, tc_tokenizer *t, tc_error *e)
+{
+    static const char *const nfc_keys[] = {"type", NULL}, *const sequence_keys[] = {"type", "normalizers",
+                                                                                    NULL};
+    const char *where = "normalizer";
+    if (!v || yyjson_is_null(v)) return TC_OK;
+    if (!yyjson_is_obj(v)) return tc_fail(e, TC_FORMAT, "%s: not an object", where);
+    yyjson_val *type = tc_file_get(v, "type"), *list, *item;
+    if (yyjson_equals_str(type, "NFC")) {
+        t->nfc = true;
+        return tc_file_keys(v, where, nfc_keys, e);
+    }
+    if (!yyjson_equals_str(type, "Sequence")) return unsupported(where, type, e);
+    if (depth == SEQUENCE_DEPTH_MAX) return tc_fail(e, TC_LIMIT, "%s: sequences nested too deep", where);
+    TC_TRY(tc_file_keys(v, where, sequence_keys, e));
+    list = tc_file_get(v, "normalizers");
+    if (!yyjson_is_arr(list)) return tc_fail(e, TC_FORMAT, "%s.normalizers: not an array", where);
+    size_t index, count;
+    yyjson_arr_foreach(list, index, count, item)
+    {
+        if (!yyjson_is_obj(item))
+            return tc_fail(e, TC_FORMAT, "%s.normalizers[%zu]: not an object", where, index);
+        TC_TRY(read_normalizer(item, depth + 1, t, e));
+    }
+    return TC_OK;
+}
+
+static tc_status read_split(yyjson_val *v, tc_tokenizer *t, tc_error *e)
+{
+    static const char *const keys[] = {"type", "pattern", "behavior", "invert", NULL}, *const pattern_keys[] =
+                                                                                           {"Regex", NULL};
+    const char *where = "pre_tokenizer Split";
+    TC_TRY(tc_file_keys(v, where, keys, e));
+    TC_TRY(must_be(v, where, "invert", false, false, e));
+    if (!yyjson_equals_str(tc_file_get(v, "behavior"), "Isolated"))
+        return tc_fail(e, TC_UNSUPPORTED, "%s.behavior: only \"Isolated\" is implemented", where);
+    yyjson_val *pattern = tc_file_get(v, "pattern");
+    TC_TRY(tc_file_keys(pattern, "pre_tokenizer Split.pattern", pattern_keys, e));
+    yyjson_val *regex = tc_file_get(pattern, "Regex");
+    if (!yyjson_is_str(regex)) return tc_fail(e, TC_FORMAT, "%s.pattern.Regex: not a string", where);
+    if (!tc_pretoken_recognise(yyjson_get_str(regex), yyjson_get_len(regex), &t->pretoken))
+        return tc_fail(e, TC_UNSUPPORTED, "%s.pattern.Regex: not one of the known expressions: %.*s", where,
+                       TC_SHOW(yyjson_get_len(regex)), yyjson_get_str(regex));
+    return TC_OK;
+}
+
+// ByteLevel in any of its three roles; use_regex matters only in a pre-tokenizer.
+static tc_status read_byte_level(yyjson_val *v, const char *where, bool *ret_regex, tc_error *e)
+{
+    static const char *const keys[] = {"type", "add_prefix_space", "trim_offsets", "use_regex", NULL};
+    TC_TRY(tc_file_keys(v, where, keys, e));
+    yyjson_val *regex = tc_file_get(v, "use_regex");
+    if (regex && !yyjson_is_bool(regex)) return tc_fail(e, TC_FORMAT, "%s.use_regex: not a boolean", where);
+    if (ret_regex) *ret_regex = regex ? yyjson_get_bool(regex) : true;
+    return TC_OK;
+}
+
+static tc_status read_pretokenizer(yyjson_val *v, tc_tokenizer *t, tc_error *e)
+{
+    static const char *const sequence_keys[] = {"type", "pretokenizers", NULL};
+    const char *where = "pre_tokenizer";
+    bool regex = false;
+    if (!v || yyjson_is_null(v)) return tc_fail(e, TC_UNSUPPORTED, "%s: absent, ByteLevel is needed", where);
+    if (!yyjson_is_obj(v)) return tc_fail(e, TC_FORMAT, "%s: not an object", where);
+    yyjson_val *byte_level = v, *type = tc_file_get(v, "type");
+    bool split = yyjson_equals_str(type, "Sequence");
+    if (split) {
+        TC_TRY(tc_file_keys(v, where, sequence_keys, e));
+        yyjson_val *list = tc_file_get(v, "pretokenizers");
+        if (!yyjson_is_arr(list)) return tc_fail(e, TC_FORMAT, "%s.pretokenizers: not an array", where);
+        yyjson_val *first = yyjson_arr_get(list, 0);
+        byte_level = yyjson_arr_get(list, 1);
+        if (yyjson_arr_size(list) != 2 || !yyjson_is_obj(first) || !yyjson_is_obj(byte_level) ||
+            !yyjson_equals_str(tc_file_get(first, "type"), "Split"))
+            return tc_fail(e, TC_UNSUPPORTED, "%s.pretokenizers: only [Split, ByteLevel] is implemented",
+                           where);
+        TC_TRY(read_split(first, t, e));
+        type = tc_file_get(byte_level, "type");
+    }
+    if (!yyjson_equals_str(type, "ByteLevel")) return unsupported(where, type, e);
+    where = "pre_tokenizer ByteLevel";
+    TC_TRY(read_byte_level(byte_level, where, &regex, e));
+    TC_TRY(must_be(byte_level, where, "add_prefix_space", false, true, e));
+    if (regex == split)
+        return tc_fail(e, TC_UNSUPPORTED, "%s.use_regex: %s", where,
+                       split ? "must be false after a Split" : "false without a Split is not implemented");
+    if (!split) t->pretoken = TC_PRETOKEN_GPT2;
+    return TC_OK;
+}
+
+static tc_status read_template(yyjson_val *v, tc_error *e)
+{
+    yyjson_val *single = tc_file_get(v, "single"), *item;
+    size_t index, count;
+    if (!yyjson_is_arr(single)) return tc_fail(e, TC_FORMAT, "post_processor.single: not an array");
+    yyjson_arr_foreach(single, index, count, item)
+    {
+        if (count != 1 || !yyjson_is_obj(item) || !tc_file_get(item, "Sequence"))
+            return tc_fail(e, TC_UNSUPPORTED,
+                           "post_processor.single[%zu]: a template that adds tokens is not implemented",
+                           index);
+    }
+    return TC_OK;
+}
+
+static tc_status read_post_processor(yyjson_val *v, int depth, tc_error *e)
+{
+    const char *where = "post_processor";
+    if (!v || yyjson_is_null(v)) return TC_OK;
+    if (!yyjson_is_obj(v)) return tc_fail(e, TC_FORMAT, "%s: not an object", where);
+    yyjson_val *type = tc_file_get(v, "type"), *item;
+    if (yyjson_equals_str(type, "ByteLevel")) return read_byte_level(v, where, NULL, e);
+    if (yyjson_equals_str(type, "TemplateProcessing")) return read_template(v, e);
+    if (!yyjson_equals_str(type, "Sequence")) return unsupported(where, type, e);
+    if (depth == SEQUENCE_DEPTH_MAX) return tc_fail(e, TC_LIMIT, "%s: sequences nested too deep", where);
+    yyjson_val *list = tc_file_get(v, "processors");
+    if (!yyjson_is_arr(list)) return tc_fail(e, TC_FORMAT, "%s.processors: not an array", where);
+    size_t index, count;
+    yyjson_arr_foreach(list, index, count, item) TC_TRY(read_post_processor(item, depth + 1, e));
+    return TC_OK;
+}
+
+static tc_status empty_affix(yyjson_val *model, const char *key, tc_error *e)
+{
+    yyjson_val *v = tc_file_get(model, key);
+    if (!v || yyjson_is_null(v) || (yyjson_is_str(v) && yyjson_get_len(v) == 0)) return TC_OK;
+    return tc_fail(e, TC_UNSUPPORTED, "model.%s: only null or \"\" is implemented", key);
+}
+
+static tc_status read_model(yyjson_val *model, tc_tokenizer *t, tc_error *e)
+{
+    static const char *const keys[] = {"type",
+                                       "dropout",
+                                       "unk_token",
+                                       "continuing_subword_prefix",
+                                       "end_of_word_suffix",
+                                       "fuse_unk",
+                                       "byte_fallback",
+                                       "ignore_merges",
+                                       "vocab",
+                                       "merges",
+                                       NULL};
+    if (!yyjson_is_obj(model)) return tc_fail(e, TC_FORMAT, "model: not an object");
+    yyjson_val *type = tc_file_get(model, "type");
+    if (type && !yyjson_equals_str(type, "BPE")) return unsupported("model", type, e);
+    TC_TRY(tc_file_keys(model, "model", keys, e));
+    yyjson_val *dropout = tc_file_get(model, "dropout"), *unk = tc_file_get(model, "unk_token");
+    if (dropout && !yyjson_is_null(dropout) && !(yyjson_is_num(dropout) && yyjson_get_num(dropout) == 0))
+        return tc_fail(e, TC_UNSUPPORTED, "model.dropout: only null or 0 is implemented");
+    // Every byte has a token (checked with the vocabulary), so an unknown-token is never used; fuse_unk
+    // neither.
+    if (unk && !yyjson_is_null(unk) && !yyjson_is_str(unk))
+        return tc_fail(e, TC_FORMAT, "model.unk_token: neither null nor a string");
+    TC_TRY(empty_affix(model, "continuing_subword_prefix", e));
+    TC_TRY(empty_affix(model, "end_of_word_suffix", e));
+    TC_TRY(must_be(model, "model", "byte_fallback", false, false, e));
+    yyjson_val *ignore = tc_file_get(model, "ignore_merges");
+    if (ignore && !yyjson_is_bool(ignore)) return tc_fail(e, TC_FORMAT, "model.ignore_merges: not a boolean");
+    t->bpe.ignore_merges = ignore && yyjson_get_bool(ignore);
+    return TC_OK;
+}
+
+tc_status tc_file_settings(yyjson_val *root, tc_tokenizer *t, tc_error *e)
+{
+    static const char *const keys[] = {
+        "version",       "truncation",     "padding", "added_tokens", "normalizer",
+        "pre_tokenizer", "post_processor", "decoder", "model",        NULL};
+    static const char *const must_be_null[] = {"truncation", "padding"};
+    TC_TRY(tc_file_keys(root, "top level", keys, e));
+    for (size_t i = 0; i < sizeof must_be_null / sizeof *must_be_null; i++) {
+        yyjson_val *v = tc_file_get(root, must_be_null[i]);
+        if (v && !yyjson_is_null(v))
+            return tc_fail(e, TC_UNSUPPORTED, "%s: only null is implemented", must_be_null[i]);
+    }
+    TC_TRY(read_normalizer(tc_file_get(root, "normalizer"), 0, t, e));
+    TC_TRY(read_pretokenizer(tc_file_get(root, "pre_tokenizer"), t, e));
+    TC_TRY(read_post_processor(tc_file_get(root, "post_processor"), 0, e));
+    yyjson_val *decoder = tc_file_get(root, "decoder");
+    if (!yyjson_is_obj(decoder)) return tc_fail(e, TC_UNSUPPORTED, "decoder: absent, ByteLevel is needed");
+    if (!yyjson_equals_str(tc_file_get(decoder, "type"), "ByteLevel"))
+        return unsupported("decoder", tc_file_get(decoder, "type"), e);
+    TC_TRY(read_byte_level(decoder, "decoder", NULL, e));
+    return read_model(tc_file_get(root, "model"), t, e);
+}

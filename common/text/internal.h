@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the loaded tokenizer, shared by the files of this folder (file_*.c fill it, tokenizer.c uses it).
+#pragma once
+
+#include "common/text/added.h"
+#include "common/text/bpe.h"
+#include "common/text/pretoken.h"
+
+struct yyjson_val;
+
+struct tc_tokenizer {
+    tc_bpe bpe;
+    tc_added *added; // in the file's order
+    uint32_t added_count;
+    tc_added_set raw, normalized; // sought before and after normalisation
+    tc_pretoken pretoken;
+    bool nfc;
+};
+
+// The parts of the file that say which algorithm it wants: fills pretoken, nfc, bpe.ignore_merges.
+tc_status tc_file_settings(struct yyjson_val *root, tc_tokenizer *t, tc_error *e);
+
+// Member `key` of an object, NULL when absent. Callers have checked the object with tc_file_keys.
+struct yyjson_val *tc_file_get(struct yyjson_val *object, const char *key);
+// FORMAT unless `object` is one, without duplicate keys; UNSUPPORTED when a key is not in the NULL-ended
+// list.
+tc_status tc_file_keys(struct yyjson_val *object, const char *where, const char *const *known, tc_error *e);
+
+enum { TC_SHOWN_BYTES = 120 }; // how much of a hostile text an error shows
+#define TC_SHOW(bytes) ((int)((bytes) < TC_SHOWN_BYTES ? (bytes) : TC_SHOWN_BYTES))
+
+// Bytes that a token adds to a decoded text; NULL (and 0) when it adds nothing.
+const uint8_t *tc_token_decoded(const tc_tokenizer *t, uint32_t id, bool skip_special, size_t *ret_bytes);
