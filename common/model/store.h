@@ -47,7 +47,7 @@ tc_status tc_store_prefault(const tc_store *store, uint32_t expert_begin, uint32
 tc_status tc_store_verify(const tc_store *store, tc_error *e);
 
 typedef struct tc_pack_options {
-    const char *cache_dir; // created if missing; NULL: tc_store_cache_dir's
+    const char *cache_dir; // created if missing
     bool quantise_nf4;     // quantise bf16/f16/f32 experts to NF4 while packing
     bool force;            // pack again even if the file is there
     bool (*progress)(void *arg, uint64_t done,
@@ -64,3 +64,7 @@ tc_status tc_store_path_for(const tc_checkpoint *checkpoint, const tc_pack_optio
 // the final name.
 tc_status tc_store_pack(const tc_checkpoint *checkpoint, const tc_pack_options *options,
                         char ret[TC_STORE_PATH_BYTES], tc_error *e);
+
+// $XDG_CACHE_HOME/thermocline, or $HOME/.cache/thermocline. The caller reads the environment.
+tc_status tc_store_cache_dir(const char *xdg_cache_home, const char *home, char ret[TC_STORE_PATH_BYTES],
+                             tc_error *e);

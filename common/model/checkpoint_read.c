@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: reading tensors of an open checkpoint into memory: dense weights, bitsandbytes 4-bit weights with
+// their statistics, small vectors. Whether a weight is 4-bit is decided by the presence of its quantisation
+// state, never by name. Refuses: anything whose size or type is not what the caller's shape and the state
+// say.
+#include "common/base/mem.h"
+#include "common/model/bnb.h"
+#include "common/model/checkpoint_internal.h"
+#include "common/model/dtype.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { SUFFIX_BYTES = 64, TENSOR_BYTES = TC_TENSOR_NAME_BYTES + SUFFIX_BYTES, VECTOR_COUNT_MAX = 1 << 28 };
+
+// A tensor found by name; `entry` is NULL where there is none.
+typedef struct found {
+    char name[TENSOR_BYTES];
+    const tc_tensor_entry *entry;
+    const char *shard;
+} found;
+
+static tc_status find(const tc_checkpoint *c, const char *base, const char *suffix, found *ret, tc_error *e)
+{
+    *ret = (found){0};
+    if (snprintf(ret->name, sizeof ret->name, "%s%s", base, suffix) >= (int)sizeof ret->name)
+        return tc_fail(e, TC_ARGUMENT, "tensor name %.64s... is too long", base);
+    uint32_t id = tc_names_find(&c->table.names, ret->name, strlen(ret->name));
+    if (id == TC_NAME_NONE) return TC_OK;
+    ret->entry = &c->table.entries[id];
+    ret->shard = tc_names_text(&c->shard_names, ret->entry->shard);
+    return TC_OK;
+}
+
+static tc_status bad(const tc_checkpoint *c, const found *f, tc_error *e, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+static tc_status bad(const tc_checkpoint *c, const found *f, tc_error *e, const char *format, ...)
+{
+    char reason[256];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(reason, sizeof reason, format, ap);
+    va_end(ap);
+    if (!f->entry) return tc_fail(e, TC_FORMAT, "%.150s: tensor %s: %s", c->dir, f->name, reason);
+    return tc_fail(e, TC_FORMAT, "%.150s/%.100s: tensor %s: %s", c->dir, f->shard, f->name, reason);
+}
+
+static tc_status read_bytes(const tc_checkpoint *c, const found *f, void *data, tc_error *e)
+{
+    const tc_shard_file *shard = &c->shards[f->entry->shard];
+    if (tc_pread_all(shard->fd, f->name, data, f->entry->bytes, shard->data_at + f->entry->begin, e) != TC_OK)
+        return tc_error_prefix(e, "%.150s/%.100s", c->dir, f->shard);
+    return TC_OK;
+}
+
+// Must exist with that type and exactly that many bytes.
+static tc_status expect(const tc_checkpoint *c, const found *f, tc_dtype dtype, uint64_t bytes, tc_error *e)
+{
+    static const char *const names[] = {"F32", "F16", "BF16", "U8", "?"};
+    if (!f->entry) return bad(c, f, e, "is missing, but the weight is quantised");
+    if (tc_safetensors_dtype(f->entry->dtype) != dtype)
+        return bad(c, f, e, "has dtype %s, must be %s", tc_safetensors_dtype_name(f->entry->dtype),
+                   names[dtype]);
+    if (f->entry->bytes != bytes)
+        return bad(c, f, e, "holds %" PRIu64 " bytes, its quantisation state needs %" PRIu64, f->entry->bytes,
+                   bytes);
+    return TC_OK;
+}
+
+static tc_status read_floats(const tc_checkpoint *c, const char *base, const char *suffix, uint64_t count,
+                             float *ret, tc_error *e)
+{
+    found f;
+    TC_TRY(find(c, base, suffix, &f, e));
+    TC_TRY(expect(c, &f, TC_F32, count * sizeof(float), e));
+    TC_TRY(read_bytes(c, &f, ret, e));
+    for (uint64_t i = 0; i < count; i++)
+        if (!isfinite(ret[i])) return bad(c, &f, e, "element %" PRIu64 " is not finite", i);
+    return TC_OK;
+}
+
+static tc_status read_state(const tc_checkpoint *c, const found *f, bool fp4, tc_bnb_state *ret, tc_error *e)
+{
+    char text[TC_BNB_STATE_BYTES_MAX], what[TC_ERROR_TEXT_BYTES];
+    if (tc_safetensors_dtype(f->entry->dtype) != TC_U8 || f->entry->bytes > sizeof text)
+        return bad(c, f, e, "must be U8 and at most %u bytes", TC_BNB_STATE_BYTES_MAX);
+    TC_TRY(read_bytes(c, f, text, e));
+    snprintf(what, sizeof what, "%.150s/%.100s: tensor %s", c->dir, f->shard, f->name);
+    TC_TRY(tc_bnb_state_parse(what, text, f->entry->bytes, ret, e));
+    if (ret->fp4 != fp4) return bad(c, f, e, "quant_type is not the one in its name");
+    return TC_OK;
+}
+
+// absmax = map[code] * nested_absmax[i / nested_block] + offset, rounded twice.
+static tc_status read_nested_scales(const tc_checkpoint *c, const char *base, const tc_bnb_state *s,
+                                    uint64_t blocks, float *ret, tc_error *e)
+{
+    float map[256];
+    found codes;
+    uint64_t groups = (blocks + s->nested_block - 1) / s->nested_block;
+    float *scale = malloc(groups * sizeof *scale);
+    uint8_t *code = malloc(blocks);
+    tc_status status = TC_OK;
+    if (!scale || !code) TC_GOTO(tc_fail(e, TC_NOMEM, "%s: no memory for its scales", base));
+    TC_GOTO(find(c, base, ".weight.absmax", &codes, e));
+    TC_GOTO(expect(c, &codes, TC_U8, blocks, e));
+    TC_GOTO(read_bytes(c, &codes, code, e));
+    TC_GOTO(read_floats(c, base, ".weight.nested_absmax", groups, scale, e));
+    TC_GOTO(read_floats(c, base, ".weight.nested_quant_map", 256, map, e));
+    for (uint64_t i = 0; i < blocks; i++) {
+        ret[i] = map[code[i]] * scale[i / s->nested_block] + s->nested_offset;
+        if (!isfinite(ret[i]))
+            TC_GOTO(bad(c, &codes, e, "element %" PRIu64 " gives a scale that is not finite", i));
+    }
+out:
+    free(scale);
+    free(code);
+    return status;
+}
+
+static tc_status read_quantised(const tc_checkpoint *c, const char *base, const found *state, bool fp4,
+                                uint32_t rows, uint32_t cols, tc_weight *w, tc_error *e)
+{
+    tc_bnb_state s;
+    found packed;
+    uint64_t n = (uint64_t)rows * cols;
+    TC_TRY(read_state(c, state, fp4, &s, e));
+    if (s.rows != rows || s.cols != cols)
+        return bad(c, state, e, "shape is [%u, %u], the model needs [%u, %u]", s.rows, s.cols, rows, cols);
+    uint64_t blocks = (n + s.block - 1) / s.block;
+    TC_TRY(find(c, base, ".weight", &packed, e));
+    TC_TRY(expect(c, &packed, TC_U8, (n + 1) / 2,
+                  e)); // first: a size backed by file bytes, before memory is taken
+    w->data = tc_alloc(TC_MEM_OTHER, (n + 1) / 2, 1);
+    w->absmax = tc_alloc(TC_MEM_OTHER, blocks, sizeof(float));
+    if (!w->data || !w->absmax) return tc_fail(e, TC_NOMEM, "%s: no memory for the weight", base);
+    TC_TRY(read_bytes(c, &packed, w->data, e));
+    TC_TRY(read_floats(c, base, ".weight.quant_map", 16, w->levels, e));
+    if (s.nested_block)
+        TC_TRY(read_nested_scales(c, base, &s, blocks, w->absmax, e));
+    else
+        TC_TRY(read_floats(c, base, ".weight.absmax", blocks, w->absmax, e));
+    w->quantised = true;
+    w->fp4 = fp4;
+    w->dtype = s.dtype;
+    w->block = s.block;
+    return TC_OK;
+}
+
+static bool is_float(tc_dtype dtype)
+{
+    return dtype == TC_F32 || dtype == TC_F16 || dtype == TC_BF16;
+}
+
+static tc_status read_dense(const tc_checkpoint *c, const found *f, uint32_t rows, uint32_t cols,
+                            tc_weight *w, tc_error *e)
+{
+    const tc_tensor_entry *t = f->entry;
+    const uint64_t *shape = c->table.shapes + t->shape_at;
+    w->dtype = tc_safetensors_dtype(t->dtype);
+    if (!is_float(w->dtype))
+        return bad(c, f, e, "has dtype %s and no 4-bit quantisation state; supported are F32, F16, BF16",
+                   tc_safetensors_dtype_name(t->dtype));
+    if (t->dims != 2 || shape[0] != rows || shape[1] != cols)
+        return bad(c, f, e, "shape is not the [%u, %u] that the model needs", rows, cols);
+    w->data = tc_alloc(TC_MEM_OTHER, t->bytes, 1);
+    if (!w->data) return tc_fail(e, TC_NOMEM, "%s: no memory for the weight", f->name);
+    return read_bytes(c, f, w->data, e);
+}
+
+tc_status tc_checkpoint_weight(const tc_checkpoint *c, const char *base, uint32_t rows, uint32_t cols,
+                               tc_weight *ret, tc_error *e)
+{
+    tc_weight w = {.rows = rows, .cols = cols};
+    found dense, nf4, fp4;
+    tc_status status;
+    if (rows == 0 || cols == 0) return tc_fail(e, TC_ARGUMENT, "%s: a weight of no elements", base);
+    TC_TRY(find(c, base, ".weight", &dense, e));
+    TC_TRY(find(c, base, ".weight.quant_state.bitsandbytes__nf4", &nf4, e));
+    TC_TRY(find(c, base, ".weight.quant_state.bitsandbytes__fp4", &fp4, e));
+    if (nf4.entry && fp4.entry) return bad(c, &fp4, e, "the weight has an nf4 state as well");
+    if (nf4.entry || fp4.entry)
+        TC_GOTO(read_quantised(c, base, nf4.entry ? &nf4 : &fp4, fp4.entry != NULL, rows, cols, &w, e));
+    else if (dense.entry)
+        TC_GOTO(read_dense(c, &dense, rows, cols, &w, e));
+    else
+        TC_GOTO(tc_fail(e, TC_NOT_FOUND, "%.250s: tensor %s is missing", c->dir, dense.name));
+    *ret = w;
+    w = (tc_weight){0};
+out:
+    tc_weight_free(&w);
+    return status;
+}
+
+tc_status tc_checkpoint_vector(const tc_checkpoint *c, const char *tensor, uint64_t count, float **ret,
+                               tc_error *e)
+{
+    found f;
+    tc_weight w = {0};
+    tc_status status = TC_OK;
+    float *values = NULL;
+    TC_TRY(find(c, tensor, "", &f, e));
+    if (!f.entry) return tc_fail(e, TC_NOT_FOUND, "%.250s: tensor %s is missing", c->dir, f.name);
+    w.dtype = tc_safetensors_dtype(f.entry->dtype);
+    if (!is_float(w.dtype))
+        return bad(c, &f, e, "has dtype %s, supported are F32, F16, BF16",
+                   tc_safetensors_dtype_name(f.entry->dtype));
+    if (count > VECTOR_COUNT_MAX || f.entry->bytes != count * tc_dtype_bytes(w.dtype))
+        return bad(c, &f, e, "holds %" PRIu64 " elements, the model needs %" PRIu64,
+                   f.entry->bytes / tc_dtype_bytes(w.dtype), count);
+    w.data = tc_alloc(TC_MEM_OTHER, f.entry->bytes, 1);
+    values = tc_alloc(TC_MEM_WEIGHTS, count, sizeof *values);
+    if (!w.data || !values) TC_GOTO(tc_fail(e, TC_NOMEM, "%s: no memory", f.name));
+    TC_GOTO(read_bytes(c, &f, w.data, e));
+    tc_weight_dequantise(&w, 0, count, values);
+    for (uint64_t i = 0; i < count; i++)
+        if (!isfinite(values[i])) TC_GOTO(bad(c, &f, e, "element %" PRIu64 " is not finite", i));
+    *ret = values;
+    values = NULL;
+out:
+    tc_free(values);
+    tc_weight_free(&w);
+    return status;
+}
+
+// ---- walking ----
+
+static int in_file_order(const void *pa, const void *pb, void *arg)
+{
+    const tc_tensor_entry *entries = arg, *a = &entries[*(const uint32_t *)pa],
+                          *b = &entries[*(const uint32_t *)pb];
+    if (a->shard != b->shard) return a->shard < b->shard ? -1 : 1;
+    return a->begin < b->begin ? -1 : a->begin > b->begin;
+}
+
+void tc_checkpoint_walk(const tc_checkpoint *c, bool (*visit)(void *arg, const tc_tensor_info *info),
+                        void *arg)
+{
+    uint32_t count = c->table.names.count;
+    uint32_t *order = malloc(count * sizeof *order + 1);
+    if (order) {
+        for (uint32_t i = 0; i < count; i++) order[i] = i;
+        qsort_r(order, count, sizeof *order, in_file_order, c->table.entries);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t id = order ? order[i] : i; // without memory for an order, as the headers list them
+        const tc_tensor_entry *t = &c->table.entries[id];
+        tc_tensor_info info = {
+            .name = tc_names_text(&c->table.names, id),
+            .dtype = tc_safetensors_dtype_name(t->dtype),
+            .shard = tc_names_text(&c->shard_names, t->shard),
+            .dims = t->dims,
+            .bytes = t->bytes,
+        };
+        memcpy(info.shape, c->table.shapes + t->shape_at, t->dims * sizeof *info.shape);
+        if (!visit(arg, &info)) break;
+    }
+    free(order);
+}

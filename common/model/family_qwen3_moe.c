@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the family qwen3_moe: plain norms, a norm per query and key head, full rotary, no shared expert.
+// Defaults are those of transformers' Qwen3MoeConfig.
+#include "common/model/family.h"
+
+static tc_status read_config(const tc_json_object *config, tc_model_desc *desc)
+{
+    *desc = (tc_model_desc){
+        .layers = 24,
+        .hidden = 2048,
+        .vocab = 151936,
+        .max_positions = 32768,
+        .dense_width = 6144,
+        .heads = 32,
+        .kv_heads = 4,
+        .experts = 128,
+        .top_k = 8,
+        .expert_width = 768,
+    };
+    TC_TRY(tc_config_common(config, desc));
+    TC_TRY(tc_config_attention(config, desc));
+    TC_TRY(tc_config_experts(config, desc));
+    double factor = 1.0;
+    TC_TRY(tc_config_rope(config, desc, &factor));
+    if (factor != 1.0)
+        return tc_fail(config->e, TC_UNSUPPORTED,
+                       "%s: partial_rotary_factor %g is not supported in qwen3_moe", config->what, factor);
+    desc->rotary_dim = desc->head_dim;
+    for (uint32_t l = 0; l < desc->layers; l++) desc->layer[l].kind = TC_LAYER_FULL_ATTENTION;
+    return TC_OK;
+}
+
+const tc_family tc_family_qwen3_moe = {
+    .model_type = "qwen3_moe",
+    .read = read_config,
+    .names =
+        {
+            [TC_EMBED] = "model.embed_tokens",
+            [TC_FINAL_NORM] = "model.norm",
+            [TC_HEAD] = "lm_head",
+            [TC_INPUT_NORM] = "model.layers.{L}.input_layernorm",
+            [TC_POST_NORM] = "model.layers.{L}.post_attention_layernorm",
+            [TC_Q] = "model.layers.{L}.self_attn.q_proj",
+            [TC_K] = "model.layers.{L}.self_attn.k_proj",
+            [TC_V] = "model.layers.{L}.self_attn.v_proj",
+            [TC_O] = "model.layers.{L}.self_attn.o_proj",
+            [TC_Q_NORM] = "model.layers.{L}.self_attn.q_norm",
+            [TC_K_NORM] = "model.layers.{L}.self_attn.k_norm",
+            [TC_ROUTER] = "model.layers.{L}.mlp.gate",
+            [TC_EXPERT_GATE] = "model.layers.{L}.mlp.experts.{E}.gate_proj",
+            [TC_EXPERT_UP] = "model.layers.{L}.mlp.experts.{E}.up_proj",
+            [TC_EXPERT_DOWN] = "model.layers.{L}.mlp.experts.{E}.down_proj",
+            [TC_MLP_GATE] = "model.layers.{L}.mlp.gate_proj",
+            [TC_MLP_UP] = "model.layers.{L}.mlp.up_proj",
+            [TC_MLP_DOWN] = "model.layers.{L}.mlp.down_proj",
+        },
+};
