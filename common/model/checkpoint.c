@@ -83,7 +83,7 @@ static tc_status read_shard_header(tc_checkpoint *c, uint32_t s, tc_error *e)
     tc_shard_file *shard = &c->shards[s];
     uint8_t length[8];
     uint64_t header_bytes = 0;
-    snprintf(what, sizeof what, "%s/%s", c->dir, tc_names_text(&c->shard_names, s));
+    snprintf(what, sizeof what, "%.300s/%.200s", c->dir, tc_names_text(&c->shard_names, s));
     if (shard->file_bytes < sizeof length)
         return tc_fail(e, TC_FORMAT, "%s: %" PRIu64 " bytes, too short for a header", what,
                        shard->file_bytes);

@@ -87,7 +87,7 @@ static tc_status read_state(const tc_checkpoint *c, const found *f, bool fp4, tc
     if (tc_safetensors_dtype(f->entry->dtype) != TC_U8 || f->entry->bytes > sizeof text)
         return bad(c, f, e, "must be U8 and at most %u bytes", TC_BNB_STATE_BYTES_MAX);
     TC_TRY(read_bytes(c, f, text, e));
-    snprintf(what, sizeof what, "%.150s/%.100s: tensor %s", c->dir, f->shard, f->name);
+    snprintf(what, sizeof what, "%.150s/%.100s: tensor %.250s", c->dir, f->shard, f->name);
     TC_TRY(tc_bnb_state_parse(what, text, f->entry->bytes, ret, e));
     if (ret->fp4 != fp4) return bad(c, f, e, "quant_type is not the one in its name");
     return TC_OK;
