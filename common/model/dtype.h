@@ -41,7 +41,7 @@ static inline uint16_t tc_float_to_f16(float value)
     memcpy(&bits, &value, sizeof bits);
     uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
     magnitude = bits & 0x7fffffffu;
-    if (magnitude > 0x7f800000u) return (uint16_t)(sign | 0x7e00); // NaN
+    if (magnitude > 0x7f800000u) return (uint16_t)(sign | 0x7e00);  // NaN
     if (magnitude >= 0x477ff000u) return (uint16_t)(sign | 0x7c00); // 65520 and above round to infinity
     if (magnitude < 0x38800000u) { // below 2^-14: a multiple of 2^-24, which adding 0.5 rounds to
         float rounded;

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the kernels for AVX2 + FMA + F16C. Two registers hold the 16 rows of a panel. A look-up in 16 levels
+// is two permutes of eight and a blend on the code's top bit. Sums run in two interleaved parts (column mod
+// 2), added in one fixed order, the same for any number of tokens.
+#include "common/kernels/impl.h"
+
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { TOKENS_MAX = 2, PREFETCH_BYTES = 2048 };
+
+typedef struct rows16 {
+    __m256 half[2];
+} rows16;
+
+typedef struct sums {
+    rows16 part[2];
+} sums;
+
+INLINE rows16 close_sums(const sums *s)
+{
+    rows16 r;
+    for (int h = 0; h < 2; h++) r.half[h] = _mm256_add_ps(s->part[0].half[h], s->part[1].half[h]);
+    return r;
+}
+
+INLINE void clear(sums *s, const int T)
+{
+    for (int t = 0; t < T; t++)
+        for (int i = 0; i < 4; i++) s[t].part[i >> 1].half[i & 1] = _mm256_setzero_ps();
+}
+
+INLINE __m256 look_up(__m256i codes, const int shift, __m256 low, __m256 high)
+{
+    __m256i at = _mm256_srli_epi32(codes, shift);
+    __m256 top = _mm256_castsi256_ps(_mm256_slli_epi32(at, 28)); // bit 3 to the sign
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, at), _mm256_permutevar8x32_ps(high, at), top);
+}
+
+INLINE void add_column(sums *s, const int part, rows16 w, const float *const *x, uint32_t column, const int T)
+{
+    for (int t = 0; t < T; t++) {
+        __m256 v = _mm256_broadcast_ss(&x[t][column]);
+        for (int h = 0; h < 2; h++)
+            s[t].part[part].half[h] = _mm256_fmadd_ps(w.half[h], v, s[t].part[part].half[h]);
+    }
+}
+
+INLINE void tile(const char *data, __m256 low, __m256 high, const float *const *x, uint32_t column,
+                 const int T, sums *s)
+{
+    static const int shifts[8] = {0, 8, 16, 24, 4, 12, 20, 28};
+    __m256i codes[2] = {_mm256_load_si256((const __m256i *)data),
+                        _mm256_load_si256((const __m256i *)(data + 32))};
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++) {
+        rows16 w;
+        for (int h = 0; h < 2; h++) w.half[h] = look_up(codes[h], shifts[j], low, high);
+        add_column(s, j & 1, w, x, column + (uint32_t)j, T);
+    }
+}
+
+INLINE void panel_q4(const tc_matrix *w, uint32_t panel, const float *const *x, const int T, rows16 *out)
+{
+    const __m256 low = _mm256_loadu_ps(w->levels), high = _mm256_loadu_ps(w->levels + 8);
+    const char *record = tc_panel_data(w, panel);
+    const uint32_t group = w->group;
+    const size_t scales_bytes = TC_Q4_SPAN_COLS / group * 64;
+    for (int t = 0; t < T; t++) out[t].half[0] = out[t].half[1] = _mm256_setzero_ps();
+    for (uint32_t base = 0; base < w->cols; base += TC_Q4_SPAN_COLS, record += scales_bytes + 512) {
+        for (uint32_t g = 0; g < TC_Q4_SPAN_COLS / group; g++) {
+            const char *tiles = record + scales_bytes + (size_t)g * group * 8;
+            sums s[TOKENS_MAX];
+            clear(s, T);
+            for (uint32_t i = 0; i < group / 8; i++) {
+                _mm_prefetch(tiles + i * 64 + PREFETCH_BYTES, _MM_HINT_T0);
+                tile(tiles + i * 64, low, high, x, base + g * group + i * 8, T, s);
+            }
+            for (int t = 0; t < T; t++) {
+                rows16 sum = close_sums(&s[t]);
+                for (int h = 0; h < 2; h++)
+                    out[t].half[h] = _mm256_fmadd_ps(_mm256_load_ps((const float *)(record + g * 64) + 8 * h),
+                                                     sum.half[h], out[t].half[h]);
+            }
+        }
+    }
+}
+
+INLINE rows16 dense_column(const char *data, tc_matrix_type type, uint32_t c)
+{
+    rows16 r;
+    for (int h = 0; h < 2; h++) {
+        if (type == TC_M_F32) {
+            r.half[h] = _mm256_load_ps((const float *)data + (size_t)c * 16 + 8 * h);
+            continue;
+        }
+        __m128i halves = _mm_load_si128((const __m128i *)(data + (size_t)c * 32 + 16 * h));
+        r.half[h] = type == TC_M_F16
+                        ? _mm256_cvtph_ps(halves)
+                        : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+    }
+    return r;
+}
+
+INLINE void panel_dense(const tc_matrix *w, uint32_t panel, const float *const *x, const int T,
+                        const tc_matrix_type type, rows16 *out)
+{
+    const char *data = tc_panel_data(w, panel);
+    sums s[TOKENS_MAX];
+    uint32_t c = 0;
+    clear(s, T);
+    for (; c + 2 <= w->cols; c += 2)
+        for (uint32_t j = 0; j < 2; j++) add_column(s, (int)j, dense_column(data, type, c + j), x, c + j, T);
+    if (c < w->cols) add_column(s, 0, dense_column(data, type, c), x, c, T);
+    for (int t = 0; t < T; t++) out[t] = close_sums(&s[t]);
+}
+
+typedef struct sink {
+    float *const *y;
+    int64_t *const *acc;
+    const float *scale;
+    bool fine;
+} sink;
+
+INLINE void put(sink *to, const tc_matrix *w, uint32_t panel, uint32_t first, const int T, const rows16 *sum)
+{
+    const uint32_t rows = tc_panel_rows(w, panel);
+    const size_t at = (size_t)panel * TC_PANEL_ROWS;
+    for (int t = 0; t < T; t++) {
+        float values[TC_PANEL_ROWS];
+        _mm256_storeu_ps(values, sum[t].half[0]);
+        _mm256_storeu_ps(values + 8, sum[t].half[1]);
+        if (to->y) {
+            memcpy(to->y[first + (uint32_t)t] + at, values, rows * sizeof *values);
+            continue;
+        }
+        int64_t *acc = to->acc[first + (uint32_t)t] + at;
+        float scale = to->scale[first + (uint32_t)t];
+        for (uint32_t r = 0; r < rows; r++) {
+            float v = values[r] * scale;
+            if (!(fabsf(v) < TC_FIXED_PART_MAX))
+                to->fine = false;
+            else
+                acc[r] +=
+                    _mm_cvtss_si64(_mm_set_ss(v * TC_FIXED_ONE)); // rounds to nearest even, as AVX-512 does
+        }
+    }
+}
+
+INLINE void panel_any(const tc_matrix *w, uint32_t panel, const float *const *x, const int T,
+                      const tc_matrix_type type, rows16 *out)
+{
+    if (type == TC_M_Q4)
+        panel_q4(w, panel, x, T, out);
+    else
+        panel_dense(w, panel, x, T, type, out);
+}
+
+INLINE void run(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const float *const *x, uint32_t n,
+                const tc_matrix_type type, sink *to)
+{
+    rows16 sum[TOKENS_MAX];
+    for (uint32_t p = panel0; p < panel1; p++) {
+        uint32_t t = 0;
+        for (; t + 2 <= n; t += 2) {
+            panel_any(w, p, x + t, 2, type, sum);
+            put(to, w, p, t, 2, sum);
+        }
+        if (t < n) {
+            panel_any(w, p, x + t, 1, type, sum);
+            put(to, w, p, t, 1, sum);
+        }
+    }
+}
+
+#define KERNELS(name, type)                                                                                  \
+    static void matmul_##name(const tc_matrix *w, uint32_t p0, uint32_t p1, const float *const *x,           \
+                              uint32_t n, float *const *y)                                                   \
+    {                                                                                                        \
+        sink to = {.y = y, .fine = true};                                                                    \
+        run(w, p0, p1, x, n, type, &to);                                                                     \
+    }                                                                                                        \
+    static bool fixed_##name(const tc_matrix *w, uint32_t p0, uint32_t p1, const float *const *x,            \
+                             const float *scale, uint32_t n, int64_t *const *acc)                            \
+    {                                                                                                        \
+        sink to = {.acc = acc, .scale = scale, .fine = true};                                                \
+        run(w, p0, p1, x, n, type, &to);                                                                     \
+        return to.fine;                                                                                      \
+    }
+
+KERNELS(q4, TC_M_Q4)
+KERNELS(bf16, TC_M_BF16)
+KERNELS(f16, TC_M_F16)
+KERNELS(f32, TC_M_F32)
+
+// e^x as in avx512.c, with the exponent put together by an integer shift.
+INLINE __m256 exponential(__m256 x)
+{
+    static const float c[6] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f};
+    x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.0f)), _mm256_set1_ps(88.0f));
+    __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),
+                               _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
+    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
+    __m256 p = _mm256_set1_ps(c[0]);
+    for (int i = 1; i < 6; i++) p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c[i]));
+    p = _mm256_fmadd_ps(p, _mm256_mul_ps(r, r), _mm256_add_ps(r, _mm256_set1_ps(1.0f)));
+    __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    return _mm256_mul_ps(p, _mm256_castsi256_ps(power));
+}
+
+INLINE __m256 silu_mul8(__m256 g, __m256 u)
+{
+    __m256 e = exponential(_mm256_sub_ps(_mm256_setzero_ps(), g));
+    return _mm256_mul_ps(_mm256_div_ps(g, _mm256_add_ps(_mm256_set1_ps(1.0f), e)), u);
+}
+
+static void silu_mul(const float *gate, const float *up, float *out, uint32_t n)
+{
+    uint32_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(out + i, silu_mul8(_mm256_loadu_ps(gate + i), _mm256_loadu_ps(up + i)));
+    if (i == n) return;
+    float g[8] = {0}, u[8] = {0}; // the tail goes through the same lanes
+    memcpy(g, gate + i, (n - i) * sizeof *g);
+    memcpy(u, up + i, (n - i) * sizeof *u);
+    _mm256_storeu_ps(g, silu_mul8(_mm256_loadu_ps(g), _mm256_loadu_ps(u)));
+    memcpy(out + i, g, (n - i) * sizeof *g);
+}
+
+static float dot(const float *a, const float *b, uint32_t n)
+{
+    __m256 s[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
+    uint32_t i = 0;
+    for (; i + 32 <= n; i += 32)
+        for (uint32_t j = 0; j < 4; j++)
+            s[j] = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 8 * j), _mm256_loadu_ps(b + i + 8 * j), s[j]);
+    for (; i + 8 <= n; i += 8) s[0] = _mm256_fmadd_ps(_mm256_loadu_ps(a + i), _mm256_loadu_ps(b + i), s[0]);
+    float lanes[8], sum = 0;
+    _mm256_storeu_ps(lanes, _mm256_add_ps(_mm256_add_ps(s[0], s[1]), _mm256_add_ps(s[2], s[3])));
+    for (int j = 0; j < 8; j++) sum += lanes[j];
+    for (; i < n; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+static void axpy(float alpha, const float *x, float *y, uint32_t n)
+{
+    __m256 factor = _mm256_set1_ps(alpha);
+    uint32_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(y + i, _mm256_fmadd_ps(factor, _mm256_loadu_ps(x + i), _mm256_loadu_ps(y + i)));
+    for (; i < n; i++) y[i] = fmaf(alpha, x[i], y[i]);
+}
+
+const tc_kernels tc_kernels_avx2 = {
+    "avx2",
+    {matmul_q4, matmul_bf16, matmul_f16, matmul_f32},
+    {fixed_q4, fixed_bf16, fixed_f16, fixed_f32},
+    silu_mul,
+    dot,
+    axpy,
+};

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the kernels for AVX-512 F+BW+DQ+VL. One register holds the 16 rows of a panel. A look-up is one
+// permute: it reads only the low four bits of each lane, so a tile needs a shift a column and no mask. Each
+// sum runs in four interleaved parts (column mod 4), because one chain of fused multiply-adds would wait for
+// its own latency; the parts are added in one fixed order, the same for any number of tokens.
+#include "common/kernels/impl.h"
+
+#include <immintrin.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { TOKENS_MAX = 4, PREFETCH_BYTES = 4096 };
+
+typedef struct sums {
+    __m512 part[4];
+} sums;
+
+INLINE __m512 close_sums(const sums *s)
+{
+    return _mm512_add_ps(_mm512_add_ps(s->part[0], s->part[1]), _mm512_add_ps(s->part[2], s->part[3]));
+}
+
+// One tile: 8 columns of 16 rows, for T tokens.
+INLINE void tile(__m512i codes, __m512 levels, const float *const *x, uint32_t column, const int T, sums *s)
+{
+    static const int shifts[8] = {0, 8, 16, 24, 4, 12, 20, 28};
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++) {
+        __m512 w = _mm512_permutexvar_ps(_mm512_srli_epi32(codes, (unsigned)shifts[j]), levels);
+#pragma GCC unroll 4
+        for (int t = 0; t < T; t++)
+            s[t].part[j & 3] =
+                _mm512_fmadd_ps(w, _mm512_set1_ps(x[t][column + (uint32_t)j]), s[t].part[j & 3]);
+    }
+}
+
+INLINE void panel_q4(const tc_matrix *w, uint32_t panel, const float *const *x, const int T,
+                     const uint32_t group, __m512 *out)
+{
+    const __m512 levels = _mm512_loadu_ps(w->levels);
+    const char *record = tc_panel_data(w, panel);
+    const size_t scales_bytes = TC_Q4_SPAN_COLS / group * 64;
+    for (int t = 0; t < T; t++) out[t] = _mm512_setzero_ps();
+    for (uint32_t base = 0; base < w->cols; base += TC_Q4_SPAN_COLS, record += scales_bytes + 512) {
+        for (uint32_t g = 0; g < TC_Q4_SPAN_COLS / group; g++) {
+            const char *tiles = record + scales_bytes + (size_t)g * group * 8;
+            sums s[TOKENS_MAX];
+            for (int t = 0; t < T; t++)
+                for (int i = 0; i < 4; i++) s[t].part[i] = _mm512_setzero_ps();
+            for (uint32_t i = 0; i < group / 8; i++) {
+                _mm_prefetch(tiles + i * 64 + PREFETCH_BYTES, _MM_HINT_T0);
+                tile(_mm512_load_si512(tiles + i * 64), levels, x, base + g * group + i * 8, T, s);
+            }
+            __m512 scale = _mm512_load_ps(record + g * 64);
+            for (int t = 0; t < T; t++) out[t] = _mm512_fmadd_ps(scale, close_sums(&s[t]), out[t]);
+        }
+    }
+}
+
+INLINE __m512 dense_column(const char *data, tc_matrix_type type, uint32_t c)
+{
+    if (type == TC_M_F32) return _mm512_load_ps(data + (size_t)c * 64);
+    __m256i halves = _mm256_load_si256((const __m256i *)(data + (size_t)c * 32));
+    if (type == TC_M_F16) return _mm512_cvtph_ps(halves);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
+INLINE void panel_dense(const tc_matrix *w, uint32_t panel, const float *const *x, const int T,
+                        const tc_matrix_type type, __m512 *out)
+{
+    const char *data = tc_panel_data(w, panel);
+    sums s[TOKENS_MAX];
+    uint32_t c = 0;
+    for (int t = 0; t < T; t++)
+        for (int i = 0; i < 4; i++) s[t].part[i] = _mm512_setzero_ps();
+    for (; c + 4 <= w->cols; c += 4) {
+#pragma GCC unroll 4
+        for (uint32_t j = 0; j < 4; j++) {
+            __m512 v = dense_column(data, type, c + j);
+            for (int t = 0; t < T; t++)
+                s[t].part[j] = _mm512_fmadd_ps(v, _mm512_set1_ps(x[t][c + j]), s[t].part[j]);
+        }
+    }
+    for (; c < w->cols; c++) {
+        __m512 v = dense_column(data, type, c);
+        for (int t = 0; t < T; t++) s[t].part[0] = _mm512_fmadd_ps(v, _mm512_set1_ps(x[t][c]), s[t].part[0]);
+    }
+    for (int t = 0; t < T; t++) out[t] = close_sums(&s[t]);
+}
+
+INLINE void panel_any(const tc_matrix *w, uint32_t panel, const float *const *x, const int T,
+                      const tc_matrix_type type, __m512 *out)
+{
+    if (type != TC_M_Q4)
+        panel_dense(w, panel, x, T, type, out);
+    else if (w->group == 64)
+        panel_q4(w, panel, x, T, 64, out);
+    else
+        panel_q4(w, panel, x, T, 32, out);
+}
+
+// Where the sums of one panel go.
+typedef struct sink {
+    float *const *y;
+    int64_t *const *acc;
+    const float *scale;
+    bool fine;
+} sink;
+
+INLINE void put(sink *to, const tc_matrix *w, uint32_t panel, uint32_t first, const int T, const __m512 *sum)
+{
+    const uint32_t rows = tc_panel_rows(w, panel);
+    const __mmask16 mask = (__mmask16)((1u << rows) - 1);
+    const size_t at = (size_t)panel * TC_PANEL_ROWS;
+    for (int t = 0; t < T; t++) {
+        if (to->y) {
+            _mm512_mask_storeu_ps(to->y[first + (uint32_t)t] + at, mask, sum[t]);
+            continue;
+        }
+        int64_t *acc = to->acc[first + (uint32_t)t] + at;
+        __m512 v = _mm512_maskz_mul_ps(mask, sum[t], _mm512_set1_ps(to->scale[first + (uint32_t)t]));
+        __mmask16 good = _mm512_cmp_ps_mask(_mm512_abs_ps(v), _mm512_set1_ps(TC_FIXED_PART_MAX), _CMP_LT_OQ);
+        if (good != 0xffff) to->fine = false;
+        v = _mm512_mul_ps(v, _mm512_set1_ps(TC_FIXED_ONE));
+        __m512i low = _mm512_cvtps_epi64(_mm512_castps512_ps256(v));
+        __m512i high = _mm512_cvtps_epi64(_mm512_extractf32x8_ps(v, 1));
+        __mmask8 mask_low = (__mmask8)mask, mask_high = (__mmask8)(mask >> 8);
+        low = _mm512_add_epi64(low, _mm512_maskz_loadu_epi64(mask_low, acc));
+        _mm512_mask_storeu_epi64(acc, mask_low, low);
+        if (!mask_high) continue;
+        high = _mm512_add_epi64(high, _mm512_maskz_loadu_epi64(mask_high, acc + 8));
+        _mm512_mask_storeu_epi64(acc + 8, mask_high, high);
+    }
+}
+
+INLINE void run(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const float *const *x, uint32_t n,
+                const tc_matrix_type type, sink *to)
+{
+    __m512 sum[TOKENS_MAX];
+    for (uint32_t p = panel0; p < panel1; p++) {
+        uint32_t t = 0;
+        for (; t + 4 <= n; t += 4) {
+            panel_any(w, p, x + t, 4, type, sum);
+            put(to, w, p, t, 4, sum);
+        }
+        if (t + 2 <= n) {
+            panel_any(w, p, x + t, 2, type, sum);
+            put(to, w, p, t, 2, sum);
+            t += 2;
+        }
+        if (t < n) {
+            panel_any(w, p, x + t, 1, type, sum);
+            put(to, w, p, t, 1, sum);
+        }
+    }
+}
+
+#define KERNELS(name, type)                                                                                  \
+    static void matmul_##name(const tc_matrix *w, uint32_t p0, uint32_t p1, const float *const *x,           \
+                              uint32_t n, float *const *y)                                                   \
+    {                                                                                                        \
+        sink to = {.y = y, .fine = true};                                                                    \
+        run(w, p0, p1, x, n, type, &to);                                                                     \
+    }                                                                                                        \
+    static bool fixed_##name(const tc_matrix *w, uint32_t p0, uint32_t p1, const float *const *x,            \
+                             const float *scale, uint32_t n, int64_t *const *acc)                            \
+    {                                                                                                        \
+        sink to = {.acc = acc, .scale = scale, .fine = true};                                                \
+        run(w, p0, p1, x, n, type, &to);                                                                     \
+        return to.fine;                                                                                      \
+    }
+
+KERNELS(q4, TC_M_Q4)
+KERNELS(bf16, TC_M_BF16)
+KERNELS(f16, TC_M_F16)
+KERNELS(f32, TC_M_F32)
+
+// e^x: x = n ln 2 + r, |r| <= ln 2 / 2; Taylor to r^7 (relative error below 2^-23); times 2^n. Clamped to the
+// finite range.
+INLINE __m512 exponential(__m512 x)
+{
+    static const float c[6] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f};
+    x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-87.0f)), _mm512_set1_ps(88.0f));
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
+                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+    __m512 p = _mm512_set1_ps(c[0]);
+    for (int i = 1; i < 6; i++) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c[i]));
+    p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
+    return _mm512_scalef_ps(p, n);
+}
+
+static void silu_mul(const float *gate, const float *up, float *out, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i += 16) {
+        __mmask16 mask = n - i >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << (n - i)) - 1);
+        __m512 g = _mm512_maskz_loadu_ps(mask, gate + i), u = _mm512_maskz_loadu_ps(mask, up + i);
+        __m512 e = exponential(_mm512_sub_ps(_mm512_setzero_ps(), g));
+        __m512 s = _mm512_div_ps(g, _mm512_add_ps(_mm512_set1_ps(1.0f), e));
+        _mm512_mask_storeu_ps(out + i, mask, _mm512_mul_ps(s, u));
+    }
+}
+
+static float dot(const float *a, const float *b, uint32_t n)
+{
+    sums s;
+    uint32_t i = 0;
+    for (int j = 0; j < 4; j++) s.part[j] = _mm512_setzero_ps();
+    for (; i + 64 <= n; i += 64)
+        for (uint32_t j = 0; j < 4; j++)
+            s.part[j] =
+                _mm512_fmadd_ps(_mm512_loadu_ps(a + i + 16 * j), _mm512_loadu_ps(b + i + 16 * j), s.part[j]);
+    for (; i < n; i += 16) {
+        __mmask16 mask = n - i >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << (n - i)) - 1);
+        s.part[0] = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(mask, a + i), _mm512_maskz_loadu_ps(mask, b + i),
+                                    s.part[0]);
+    }
+    return _mm512_reduce_add_ps(close_sums(&s));
+}
+
+static void axpy(float alpha, const float *x, float *y, uint32_t n)
+{
+    __m512 factor = _mm512_set1_ps(alpha);
+    for (uint32_t i = 0; i < n; i += 16) {
+        __mmask16 mask = n - i >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << (n - i)) - 1);
+        __m512 v =
+            _mm512_fmadd_ps(factor, _mm512_maskz_loadu_ps(mask, x + i), _mm512_maskz_loadu_ps(mask, y + i));
+        _mm512_mask_storeu_ps(y + i, mask, v);
+    }
+}
+
+const tc_kernels tc_kernels_avx512 = {
+    "avx512",
+    {matmul_q4, matmul_bf16, matmul_f16, matmul_f32},
+    {fixed_q4, fixed_bf16, fixed_f16, fixed_f32},
+    silu_mul,
+    dot,
+    axpy,
+};

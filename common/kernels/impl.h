@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: what the kernel files share: the geometry of packed data and the tables each ISA file offers.
+// Refuses: to be included outside common/kernels.
+#pragma once
+
+#include "common/kernels/kernels.h"
+
+// One panel of a Q4 matrix, and one record (64 columns) in it: scale rows, then 8 tiles of 64 bytes.
+static inline size_t tc_q4_record_bytes(uint32_t group)
+{
+    return (size_t)(TC_Q4_SPAN_COLS / group) * TC_PANEL_ROWS * sizeof(float) + 8 * 64;
+}
+
+static inline const char *tc_panel_data(const tc_matrix *w, uint32_t panel)
+{
+    static const size_t element_bytes[TC_M_TYPES] = {0, 2, 2, 4};
+    size_t bytes = w->type == TC_M_Q4 ? w->cols / TC_Q4_SPAN_COLS * tc_q4_record_bytes(w->group)
+                                      : (size_t)w->cols * TC_PANEL_ROWS * element_bytes[w->type];
+    return (const char *)w->data + panel * bytes;
+}
+
+// Rows of a panel that exist (the last panel may be short).
+static inline uint32_t tc_panel_rows(const tc_matrix *w, uint32_t panel)
+{
+    uint32_t left = w->rows - panel * TC_PANEL_ROWS;
+    return left < TC_PANEL_ROWS ? left : TC_PANEL_ROWS;
+}
+
+extern const tc_kernels tc_kernels_exact, tc_kernels_scalar;
+extern const tc_kernels tc_kernels_avx2, tc_kernels_avx512; // x86-64 only; call only where the CPU has them
