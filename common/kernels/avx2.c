@@ -196,11 +196,13 @@ KERNELS(bf16, TC_M_BF16)
 KERNELS(f16, TC_M_F16)
 KERNELS(f32, TC_M_F32)
 
-// e^x as in avx512.c, with the exponent put together by an integer shift.
+// e^x as in avx512.c, with the exponent put together by an integer shift; infinity from e^88 on.
 INLINE __m256 exponential(__m256 x)
 {
     static const float c[6] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f};
-    x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.0f)), _mm256_set1_ps(88.0f));
+    const __m256 most = _mm256_set1_ps(88.0f);
+    __m256 too_large = _mm256_cmp_ps(x, most, _CMP_GT_OQ);
+    x = _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.0f)), most);
     __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),
                                _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
@@ -209,7 +211,8 @@ INLINE __m256 exponential(__m256 x)
     for (int i = 1; i < 6; i++) p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c[i]));
     p = _mm256_fmadd_ps(p, _mm256_mul_ps(r, r), _mm256_add_ps(r, _mm256_set1_ps(1.0f)));
     __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-    return _mm256_mul_ps(p, _mm256_castsi256_ps(power));
+    return _mm256_blendv_ps(_mm256_mul_ps(p, _mm256_castsi256_ps(power)), _mm256_set1_ps(INFINITY),
+                            too_large);
 }
 
 INLINE __m256 silu_mul8(__m256 g, __m256 u)
