@@ -1,0 +1,428 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: packing and unpacking of the engine link's messages.
+#include "proto/engine_wire.h"
+
+#include "common/model/model.h"
+#include "engine.pb-c.h"
+#include <math.h>
+#include <string.h>
+
+// ---- packing ----
+static tc_status pack_client(uint64_t session, TcPb__ClientMessage__KindCase kind, void *inner,
+                             tc_wire_header *ret, tc_error *e)
+{
+    TcPb__ClientMessage m = TC_PB__CLIENT_MESSAGE__INIT;
+    m.session = session;
+    m.kind_case = kind;
+    m.hello = inner; // one place in the union, whatever the kind
+    return tc_wire_pack(&m.base, ret, e);
+}
+
+static tc_status pack_core(uint64_t session, TcPb__CoreMessage__KindCase kind, void *inner,
+                           tc_wire_header *ret, tc_error *e)
+{
+    TcPb__CoreMessage m = TC_PB__CORE_MESSAGE__INIT;
+    m.session = session;
+    m.kind_case = kind;
+    m.welcome = inner;
+    return tc_wire_pack(&m.base, ret, e);
+}
+
+tc_status tc_engine_pack_hello(uint64_t session, uint32_t version, tc_wire_header *ret, tc_error *e)
+{
+    TcPb__ClientHello m = TC_PB__CLIENT_HELLO__INIT;
+    m.protocol_version = version;
+    return pack_client(session, TC_PB__CLIENT_MESSAGE__KIND_HELLO, &m, ret, e);
+}
+
+static tc_status check_sampling(const tc_sampling *s, tc_error *e)
+{
+    const struct {
+        const char *name;
+        float value, low, high;
+    } fields[] = {
+        {"temperature", s->temperature, 0, 100},
+        {"top_p", s->top_p, 0, 1},
+        {"min_p", s->min_p, 0, 1},
+        {"repetition_penalty", s->repetition_penalty, 0.001f, 1000},
+        {"presence_penalty", s->presence_penalty, -100, 100},
+        {"frequency_penalty", s->frequency_penalty, -100, 100},
+    };
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        if (!(fields[i].value >= fields[i].low && fields[i].value <= fields[i].high))
+            return tc_fail(e, TC_ARGUMENT, "%s is %g, allowed are %g..%g", fields[i].name,
+                           (double)fields[i].value, (double)fields[i].low, (double)fields[i].high);
+    if (!(s->top_p > 0)) return tc_fail(e, TC_ARGUMENT, "top_p must be above 0");
+    return TC_OK;
+}
+
+static tc_status check_generate(const tc_generate *g, tc_error *e)
+{
+    if (g->id == 0) return tc_fail(e, TC_ARGUMENT, "request id must not be 0");
+    if (g->prompt_count == 0 || g->prompt_count > TC_PROMPT_TOKENS_MAX)
+        return tc_fail(e, TC_ARGUMENT, "prompt of %u tokens, allowed are 1..%d", g->prompt_count,
+                       TC_PROMPT_TOKENS_MAX);
+    if (g->max_tokens > TC_GENERATE_TOKENS_MAX)
+        return tc_fail(e, TC_ARGUMENT, "max_tokens is %u, allowed are 0..%d", g->max_tokens,
+                       TC_GENERATE_TOKENS_MAX);
+    if (g->stop_token_count > TC_STOP_TOKENS_MAX)
+        return tc_fail(e, TC_ARGUMENT, "%u stop tokens, allowed are %d", g->stop_token_count,
+                       TC_STOP_TOKENS_MAX);
+    return check_sampling(&g->sampling, e);
+}
+
+tc_status tc_engine_pack_generate(uint64_t session, const tc_generate *g, tc_wire_header *ret, tc_error *e)
+{
+    TC_TRY(check_generate(g, e));
+    TcPb__Generate m = TC_PB__GENERATE__INIT;
+    TcPb__Sampling s = TC_PB__SAMPLING__INIT;
+    s.temperature = g->sampling.temperature;
+    s.top_p = g->sampling.top_p;
+    s.min_p = g->sampling.min_p;
+    s.top_k = g->sampling.top_k;
+    s.repetition_penalty = g->sampling.repetition_penalty;
+    s.presence_penalty = g->sampling.presence_penalty;
+    s.frequency_penalty = g->sampling.frequency_penalty;
+    s.seeded = g->sampling.seeded;
+    s.seed = g->sampling.seed;
+    m.id = g->id;
+    m.prompt_count = g->prompt_count;
+    m.max_tokens = g->max_tokens;
+    m.sampling = &s;
+    m.n_stop_tokens = g->stop_token_count;
+    m.stop_tokens = (uint32_t *)g->stop_tokens;
+    m.ignore_eos = g->ignore_eos;
+    m.want_logits = g->want_logits;
+    m.want_experts = g->want_experts;
+    m.want_gaps = g->want_gaps;
+    m.optimize_experts = g->optimize_experts;
+    return pack_client(session, TC_PB__CLIENT_MESSAGE__KIND_GENERATE, &m, ret, e);
+}
+
+tc_status tc_engine_pack_cancel(uint64_t session, uint64_t id, tc_wire_header *ret, tc_error *e)
+{
+    TcPb__Cancel m = TC_PB__CANCEL__INIT;
+    m.id = id;
+    return pack_client(session, TC_PB__CLIENT_MESSAGE__KIND_CANCEL, &m, ret, e);
+}
+
+tc_status tc_engine_pack_ask(uint64_t session, tc_wire_header *ret, tc_error *e)
+{
+    TcPb__StatusRequest m = TC_PB__STATUS_REQUEST__INIT;
+    return pack_client(session, TC_PB__CLIENT_MESSAGE__KIND_STATUS, &m, ret, e);
+}
+
+// Fields of the same name in our struct and in the message, copied in either direction.
+#define INFO_NUMBERS(X)                                                                                      \
+    X(layers)                                                                                                \
+    X(hidden)                                                                                                \
+    X(vocab) X(experts) X(top_k) X(context) X(sessions_max) X(weights_bytes) X(experts_bytes)                \
+        X(kv_budget_bytes) X(do_sample) X(temperature) X(top_p) X(min_p) X(repetition_penalty)               \
+            X(default_top_k)
+#define INFO_STRINGS(X) X(family) X(model_hash) X(device) X(precision) X(isa)
+#define STATUS_NUMBERS(X)                                                                                    \
+    X(ready)                                                                                                 \
+    X(workers_up)                                                                                            \
+    X(workers_expected) X(running) X(waiting) X(tokens_generated) X(prompt_tokens) X(expert_calls)           \
+        X(expert_retries) X(workers_lost) X(expert_hits) X(expert_misses) X(uptime_us) X(step_us_total)      \
+            X(steps) X(attention_us) X(router_us) X(expert_us) X(wait_us) X(head_us) X(decode_allocations)
+#define USAGE_NUMBERS(X)                                                                                     \
+    X(prompt_tokens)                                                                                         \
+    X(generated_tokens) X(queue_us) X(prefill_us) X(decode_us) X(expert_hits) X(expert_misses)
+
+tc_status tc_engine_pack_welcome(uint64_t session, const tc_model_info *info, tc_wire_header *ret,
+                                 tc_error *e)
+{
+    TcPb__Welcome m = TC_PB__WELCOME__INIT;
+    m.protocol_version = TC_ENGINE_PROTOCOL_VERSION;
+#define X(f) m.f = info->f;
+    INFO_NUMBERS(X)
+#undef X
+#define X(f) m.f = (char *)info->f;
+    INFO_STRINGS(X)
+#undef X
+    return pack_core(session, TC_PB__CORE_MESSAGE__KIND_WELCOME, &m, ret, e);
+}
+
+tc_status tc_engine_pack_reject(uint64_t session, const char *reason, tc_wire_header *ret, tc_error *e)
+{
+    TcPb__Reject m = TC_PB__REJECT__INIT;
+    char text[TC_WIRE_REASON_BYTES];
+    tc_wire_reason(reason, text);
+    m.reason = text;
+    return pack_core(session, TC_PB__CORE_MESSAGE__KIND_REJECT, &m, ret, e);
+}
+
+tc_status tc_engine_pack_tokens(uint64_t session, uint32_t count, tc_wire_header *ret, tc_error *e)
+{
+    TcPb__Tokens m = TC_PB__TOKENS__INIT;
+    m.count = count;
+    return pack_core(session, TC_PB__CORE_MESSAGE__KIND_TOKENS, &m, ret, e);
+}
+
+tc_status tc_engine_pack_evaluated(uint64_t session, const tc_engine_message *shape, tc_wire_header *ret,
+                                   tc_error *e)
+{
+    TcPb__Evaluated m = TC_PB__EVALUATED__INIT;
+    m.id = shape->id;
+    m.position = shape->position;
+    m.positions = shape->positions;
+    m.vocab = shape->vocab;
+    m.layers = shape->layers;
+    m.top_k = shape->top_k;
+    return pack_core(session, TC_PB__CORE_MESSAGE__KIND_EVALUATED, &m, ret, e);
+}
+
+tc_status tc_engine_pack_finished(uint64_t session, uint64_t id, tc_finish finish, const tc_usage *usage,
+                                  tc_wire_header *ret, tc_error *e)
+{
+    TcPb__Finished m = TC_PB__FINISHED__INIT;
+    TcPb__Usage u = TC_PB__USAGE__INIT;
+    m.id = id;
+    m.finish = finish;
+    m.usage = &u;
+#define X(f) u.f = usage->f;
+    USAGE_NUMBERS(X)
+#undef X
+    return pack_core(session, TC_PB__CORE_MESSAGE__KIND_FINISHED, &m, ret, e);
+}
+
+tc_status tc_engine_pack_failed(uint64_t session, uint64_t id, tc_status status, const char *reason,
+                                tc_wire_header *ret, tc_error *e)
+{
+    TcPb__Failed m = TC_PB__FAILED__INIT;
+    char text[TC_WIRE_REASON_BYTES];
+    tc_wire_reason(reason, text);
+    m.id = id;
+    m.status = status;
+    m.reason = text;
+    return pack_core(session, TC_PB__CORE_MESSAGE__KIND_FAILED, &m, ret, e);
+}
+
+tc_status tc_engine_pack_status(uint64_t session, const tc_engine_status *status, tc_wire_header *ret,
+                                tc_error *e)
+{
+    TcPb__EngineStatus m = TC_PB__ENGINE_STATUS__INIT;
+    char text[TC_WIRE_REASON_BYTES];
+#define X(f) m.f = status->f;
+    STATUS_NUMBERS(X)
+#undef X
+    tc_wire_reason(status->reason, text);
+    m.reason = text;
+    return pack_core(session, TC_PB__CORE_MESSAGE__KIND_STATUS, &m, ret, e);
+}
+
+void tc_token_record_write(uint8_t *record, uint64_t id, uint32_t token, float gap)
+{
+    memcpy(record, &id, 8);
+    memcpy(record + 8, &token, 4);
+    memcpy(record + 12, &gap, 4);
+}
+
+void tc_token_record_read(const uint8_t *record, uint64_t *id, uint32_t *token, float *gap)
+{
+    memcpy(id, record, 8);
+    memcpy(token, record + 8, 4);
+    memcpy(gap, record + 12, 4);
+}
+
+// ---- unpacking ----
+static tc_status payload_is(const tc_frame *frame, size_t bytes, const char *what, tc_error *e)
+{
+    if (frame->payload_bytes != bytes)
+        return tc_fail(e, TC_FORMAT, "%s with %zu bytes of payload, not %zu", what, frame->payload_bytes,
+                       bytes);
+    return TC_OK;
+}
+
+static tc_status unpack_generate(const TcPb__Generate *m, const tc_frame *frame, tc_engine_message *ret,
+                                 tc_error *e)
+{
+    tc_generate *g = &ret->generate;
+    const TcPb__Sampling *s = m->sampling;
+    if (!s) return tc_fail(e, TC_FORMAT, "generate without sampling");
+    g->id = ret->id = m->id;
+    g->prompt_count = m->prompt_count;
+    g->max_tokens = m->max_tokens;
+    g->sampling = (tc_sampling){.temperature = s->temperature,
+                                .top_p = s->top_p,
+                                .min_p = s->min_p,
+                                .top_k = s->top_k,
+                                .repetition_penalty = s->repetition_penalty,
+                                .presence_penalty = s->presence_penalty,
+                                .frequency_penalty = s->frequency_penalty,
+                                .seeded = s->seeded,
+                                .seed = s->seed};
+    if (m->n_stop_tokens > TC_STOP_TOKENS_MAX)
+        return tc_fail(e, TC_FORMAT, "%zu stop tokens", m->n_stop_tokens);
+    g->stop_token_count = (uint32_t)m->n_stop_tokens;
+    for (uint32_t i = 0; i < g->stop_token_count; i++) g->stop_tokens[i] = m->stop_tokens[i];
+    g->ignore_eos = m->ignore_eos;
+    g->want_logits = m->want_logits;
+    g->want_experts = m->want_experts;
+    g->want_gaps = m->want_gaps;
+    g->optimize_experts = m->optimize_experts;
+    tc_status status = check_generate(g, e);
+    if (status != TC_OK) return e ? e->status = TC_FORMAT : TC_FORMAT;
+    TC_TRY(payload_is(frame, (size_t)g->prompt_count * sizeof(uint32_t), "generate", e));
+    g->prompt = (const uint32_t *)(const void *)frame->payload;
+    return TC_OK;
+}
+
+static tc_status unpack_from_client(const tc_frame *frame, tc_wire_arena *arena, tc_engine_message *ret,
+                                    tc_error *e)
+{
+    const TcPb__ClientMessage *m =
+        (const void *)tc_wire_unpack(&tc_pb__client_message__descriptor, frame, arena);
+    if (!m) return tc_fail(e, TC_FORMAT, "not a message of a client");
+    ret->session = m->session;
+    switch (m->kind_case) {
+    case TC_PB__CLIENT_MESSAGE__KIND_HELLO:
+        ret->kind = TC_ENGINE_M_HELLO;
+        ret->protocol_version = m->hello->protocol_version;
+        return TC_OK;
+    case TC_PB__CLIENT_MESSAGE__KIND_GENERATE:
+        ret->kind = TC_ENGINE_M_GENERATE;
+        return unpack_generate(m->generate, frame, ret, e);
+    case TC_PB__CLIENT_MESSAGE__KIND_CANCEL:
+        ret->kind = TC_ENGINE_M_CANCEL;
+        ret->id = m->cancel->id;
+        return payload_is(frame, 0, "cancel", e);
+    case TC_PB__CLIENT_MESSAGE__KIND_STATUS:
+        ret->kind = TC_ENGINE_M_ASK;
+        return payload_is(frame, 0, "status request", e);
+    default:
+        return tc_fail(e, TC_FORMAT, "not a message of a client");
+    }
+}
+
+static tc_status unpack_welcome(const TcPb__Welcome *m, const tc_frame *frame, tc_engine_message *ret,
+                                tc_error *e)
+{
+    tc_model_info *info = &ret->info;
+    ret->protocol_version = m->protocol_version;
+    if (m->protocol_version != TC_ENGINE_PROTOCOL_VERSION) return TC_OK;
+    TC_TRY(payload_is(frame, 0, "welcome", e));
+#define X(f) info->f = m->f;
+    INFO_NUMBERS(X)
+#undef X
+#define X(f)                                                                                                 \
+    if (!tc_wire_string(m->f, info->f, sizeof info->f))                                                      \
+        return tc_fail(e, TC_FORMAT, "welcome: " #f " is too long");
+    INFO_STRINGS(X)
+#undef X
+    if (info->layers == 0 || info->layers > TC_LAYERS_MAX || info->vocab == 0 || info->vocab > TC_VOCAB_MAX ||
+        info->hidden == 0 || info->hidden > TC_HIDDEN_MAX || info->experts > TC_EXPERTS_MAX ||
+        info->top_k > TC_TOP_K_MAX)
+        return tc_fail(e, TC_FORMAT,
+                       "welcome: model of %u layers, hidden %u, vocabulary %u, %u experts, top %u",
+                       info->layers, info->hidden, info->vocab, info->experts, info->top_k);
+    if (!isfinite(info->temperature) || !isfinite(info->top_p) || !isfinite(info->min_p) ||
+        !isfinite(info->repetition_penalty))
+        return tc_fail(e, TC_FORMAT, "welcome: sampling defaults are not finite");
+    return TC_OK;
+}
+
+static tc_status unpack_evaluated(const TcPb__Evaluated *m, const tc_frame *frame, tc_engine_message *ret,
+                                  tc_error *e)
+{
+    if (m->positions == 0 || m->positions > TC_PROMPT_TOKENS_MAX ||
+        m->position > TC_PROMPT_TOKENS_MAX - m->positions || m->vocab > TC_VOCAB_MAX ||
+        m->layers > TC_LAYERS_MAX || m->top_k > TC_TOP_K_MAX || (m->layers == 0) != (m->top_k == 0))
+        return tc_fail(e, TC_FORMAT, "evaluated: positions %u + %u, vocabulary %u, %u layers, top %u",
+                       m->position, m->positions, m->vocab, m->layers, m->top_k);
+    size_t logits_bytes = (size_t)m->positions * m->vocab * sizeof(float);
+    size_t experts_bytes = (size_t)m->positions * m->layers * m->top_k * sizeof(int32_t);
+    TC_TRY(payload_is(frame, logits_bytes + experts_bytes, "evaluated", e));
+    ret->id = m->id;
+    ret->position = m->position;
+    ret->positions = m->positions;
+    ret->vocab = m->vocab;
+    ret->layers = m->layers;
+    ret->top_k = m->top_k;
+    if (m->vocab > 0) ret->logits = (const float *)(const void *)frame->payload;
+    if (m->layers > 0) ret->experts = (const int32_t *)(const void *)(frame->payload + logits_bytes);
+    return TC_OK;
+}
+
+static tc_status unpack_tokens(const TcPb__Tokens *m, const tc_frame *frame, tc_engine_message *ret,
+                               tc_error *e)
+{
+    if (m->count == 0) return tc_fail(e, TC_FORMAT, "tokens: none");
+    TC_TRY(payload_is(frame, (size_t)m->count * TC_TOKEN_RECORD_BYTES, "tokens", e));
+    ret->count = m->count;
+    ret->records = frame->payload;
+    return TC_OK;
+}
+
+static tc_status unpack_finished(const TcPb__Finished *m, tc_engine_message *ret, tc_error *e)
+{
+    if (m->finish > TC_FINISH_CANCELLED || !m->usage)
+        return tc_fail(e, TC_FORMAT, "finished: unknown reason or no usage");
+    ret->id = m->id;
+    ret->finish = (tc_finish)m->finish;
+#define X(f) ret->usage.f = m->usage->f;
+    USAGE_NUMBERS(X)
+#undef X
+    return TC_OK;
+}
+
+static void unpack_status(const TcPb__EngineStatus *m, tc_engine_message *ret)
+{
+#define X(f) ret->engine.f = m->f;
+    STATUS_NUMBERS(X)
+#undef X
+    tc_wire_reason(m->reason, ret->engine.reason);
+}
+
+static tc_status unpack_from_core(const tc_frame *frame, tc_wire_arena *arena, tc_engine_message *ret,
+                                  tc_error *e)
+{
+    const TcPb__CoreMessage *m = (const void *)tc_wire_unpack(&tc_pb__core_message__descriptor, frame, arena);
+    if (!m) return tc_fail(e, TC_FORMAT, "not a message of a core");
+    ret->session = m->session;
+    switch (m->kind_case) {
+    case TC_PB__CORE_MESSAGE__KIND_WELCOME:
+        ret->kind = TC_ENGINE_M_WELCOME;
+        return unpack_welcome(m->welcome, frame, ret, e);
+    case TC_PB__CORE_MESSAGE__KIND_REJECT:
+        ret->kind = TC_ENGINE_M_REJECT;
+        tc_wire_reason(m->reject->reason, ret->reason);
+        return payload_is(frame, 0, "rejection", e);
+    case TC_PB__CORE_MESSAGE__KIND_TOKENS:
+        ret->kind = TC_ENGINE_M_TOKENS;
+        return unpack_tokens(m->tokens, frame, ret, e);
+    case TC_PB__CORE_MESSAGE__KIND_EVALUATED:
+        ret->kind = TC_ENGINE_M_EVALUATED;
+        return unpack_evaluated(m->evaluated, frame, ret, e);
+    case TC_PB__CORE_MESSAGE__KIND_FINISHED:
+        ret->kind = TC_ENGINE_M_FINISHED;
+        TC_TRY(payload_is(frame, 0, "finished", e));
+        return unpack_finished(m->finished, ret, e);
+    case TC_PB__CORE_MESSAGE__KIND_FAILED:
+        ret->kind = TC_ENGINE_M_FAILED;
+        ret->id = m->failed->id;
+        ret->status = m->failed->status > TC_OK && m->failed->status < TC_STATUS_COUNT
+                          ? (tc_status)m->failed->status
+                          : TC_INTERNAL;
+        tc_wire_reason(m->failed->reason, ret->reason);
+        return payload_is(frame, 0, "failed", e);
+    case TC_PB__CORE_MESSAGE__KIND_STATUS:
+        ret->kind = TC_ENGINE_M_STATUS;
+        unpack_status(m->status, ret);
+        return payload_is(frame, 0, "status", e);
+    default:
+        return tc_fail(e, TC_FORMAT, "not a message of a core");
+    }
+}
+
+tc_status tc_engine_unpack(const void *message, size_t bytes, bool from_client, tc_engine_message *ret,
+                           tc_error *e)
+{
+    tc_frame frame;
+    tc_wire_arena arena;
+    memset(ret, 0, sizeof *ret);
+    TC_TRY(tc_frame_parse(message, bytes, &frame, e));
+    return from_client ? unpack_from_client(&frame, &arena, ret, e)
+                       : unpack_from_core(&frame, &arena, ret, e);
+}

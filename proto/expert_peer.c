@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the worker's end of the expert link.
+//
+//   UP: hello sent --welcome--> WELCOME: calls are taken --DOWN--> LOST, nng redials
+//                  --reject---> REJECTED: no further hello is sent
+#include "proto/expert_wire.h"
+#include "proto/link.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { GOODBYE_WAIT_US = 200000, SEND_WAIT_US = 5000000 };
+
+struct tc_expert_peer {
+    tc_link *link;
+    tc_worker_hello hello;
+    uint32_t pipe; // 0: not connected
+    bool welcome, rejected;
+    tc_link_message *held;  // the call taken last
+    tc_link_message *reply; // begun by tc_expert_peer_sum
+    tc_wire_header reply_header;
+    uint32_t reply_tokens, reply_hidden;
+};
+
+tc_status tc_expert_peer_open(const char *url, const tc_worker_hello *hello, tc_expert_peer **ret,
+                              tc_error *e)
+{
+    tc_expert_peer *peer = calloc(1, sizeof *peer);
+    if (!peer) return tc_fail(e, TC_NOMEM, "expert peer: out of memory");
+    peer->hello = *hello;
+    peer->hello.model_hash[sizeof peer->hello.model_hash - 1] = 0;
+    tc_status status = tc_link_open(TC_LINK_PEER, url, &peer->link, e);
+    if (status != TC_OK) {
+        free(peer);
+        return status;
+    }
+    *ret = peer;
+    return TC_OK;
+}
+
+static tc_status send_message(tc_expert_peer *peer, tc_link_message *message)
+{
+    tc_status status =
+        peer->pipe == 0 ? TC_CLOSED : tc_link_send(peer->link, peer->pipe, message, SEND_WAIT_US);
+    if (status != TC_OK) tc_link_message_free(message);
+    return status;
+}
+
+static tc_status send_header(tc_expert_peer *peer, const tc_wire_header *header)
+{
+    tc_link_message *message;
+    uint8_t *payload;
+    TC_TRY(tc_link_message_new(header, 0, &message, &payload, NULL));
+    return send_message(peer, message);
+}
+
+// Says goodbye and gives the hub a moment to hang up, so that it has read everything before.
+void tc_expert_peer_close(tc_expert_peer *peer)
+{
+    tc_wire_header header;
+    if (!peer) return;
+    if (peer->welcome && tc_expert_pack_goodbye(&header, NULL) == TC_OK &&
+        send_header(peer, &header) == TC_OK) {
+        tc_link_item item;
+        tc_status status;
+        uint64_t deadline_us = tc_link_deadline(GOODBYE_WAIT_US);
+        do {
+            status = tc_link_next(peer->link, deadline_us, &item);
+            if (status == TC_OK && item.kind == TC_LINK_MESSAGE) tc_link_message_free(item.message);
+        } while (status == TC_CANCELLED || (status == TC_OK && item.kind != TC_LINK_DOWN));
+    }
+    tc_link_message_free(peer->held);
+    tc_link_message_free(peer->reply);
+    tc_link_close(peer->link);
+    free(peer);
+}
+
+void tc_expert_peer_wake(tc_expert_peer *peer)
+{
+    tc_link_wake(peer->link);
+}
+
+static void say_hello(tc_expert_peer *peer)
+{
+    tc_wire_header header;
+    if (peer->rejected) return;
+    if (tc_expert_pack_hello(&peer->hello, &header, NULL) != TC_OK || send_header(peer, &header) != TC_OK)
+        tc_link_cut(peer->link, peer->pipe);
+}
+
+static bool take_message(tc_expert_peer *peer, tc_link_message *message, tc_peer_event *ret)
+{
+    tc_error error;
+    tc_expert_message m;
+    size_t bytes;
+    const void *body = tc_link_message_body(message, &bytes);
+    tc_status status = tc_expert_unpack(body, bytes, false, &m, &error);
+
+    if (status == TC_ARGUMENT && peer->welcome) {
+        ret->kind = TC_PEER_BAD_CALL;
+        ret->seq = m.seq;
+        tc_wire_reason(error.text, ret->reason);
+        tc_expert_peer_fail(peer, m.seq, ret->reason);
+        return true;
+    }
+    if (status == TC_OK && m.kind == TC_EXPERT_WELCOME && !peer->welcome) {
+        peer->welcome = true;
+        tc_link_trust(peer->link, peer->pipe);
+        ret->kind = TC_PEER_WELCOME;
+        return true;
+    }
+    if (status == TC_OK && m.kind == TC_EXPERT_REJECT && !peer->welcome) {
+        peer->rejected = true;
+        ret->kind = TC_PEER_REJECTED;
+        tc_wire_reason(m.reason, ret->reason);
+        tc_link_cut(peer->link, peer->pipe);
+        return true;
+    }
+    if (status == TC_OK && m.kind == TC_EXPERT_CALL && peer->welcome) {
+        ret->kind = TC_PEER_CALL;
+        ret->seq = m.seq;
+        ret->call = m.call;
+        return true;
+    }
+    tc_link_cut(peer->link, peer->pipe); // this hub does not speak our protocol; LOST follows
+    return false;
+}
+
+static bool take_item(tc_expert_peer *peer, const tc_link_item *item, tc_peer_event *ret)
+{
+    switch (item->kind) {
+    case TC_LINK_UP:
+        peer->pipe = item->pipe;
+        peer->welcome = false;
+        say_hello(peer);
+        return false;
+    case TC_LINK_DOWN: {
+        bool was_welcome = peer->welcome;
+        peer->pipe = 0;
+        peer->welcome = false;
+        ret->kind = TC_PEER_LOST;
+        snprintf(ret->reason, sizeof ret->reason, "connection closed");
+        return was_welcome;
+    }
+    default:
+        return take_message(peer, item->message, ret);
+    }
+}
+
+tc_status tc_expert_peer_next(tc_expert_peer *peer, uint64_t timeout_us, tc_peer_event *ret)
+{
+    uint64_t deadline_us = tc_link_deadline(timeout_us);
+    tc_peer_event event;
+    tc_link_message_free(peer->held);
+    peer->held = NULL;
+    for (;;) {
+        tc_link_item item;
+        TC_TRY(tc_link_next(peer->link, deadline_us, &item));
+        memset(&event, 0, sizeof event);
+        bool found = take_item(peer, &item, &event);
+        if (found && event.kind == TC_PEER_CALL)
+            peer->held = item.message;
+        else if (item.kind == TC_LINK_MESSAGE)
+            tc_link_message_free(item.message);
+        if (found) break;
+    }
+    *ret = event;
+    return TC_OK;
+}
+
+// The header is packed once more in reply, with the numbers known only then: the space for it is that of the
+// largest.
+int64_t *tc_expert_peer_sum(tc_expert_peer *peer, uint32_t tokens, uint32_t hidden, tc_error *e)
+{
+    uint8_t *payload;
+    tc_link_message_free(peer->reply);
+    peer->reply = NULL;
+    if (tc_expert_pack_result(UINT64_MAX, tokens, hidden, UINT64_MAX, &peer->reply_header, e) != TC_OK)
+        return NULL;
+    if (tc_link_message_new(&peer->reply_header, (size_t)tokens * hidden * sizeof(int64_t), &peer->reply,
+                            &payload, e) != TC_OK)
+        return NULL;
+    peer->reply_tokens = tokens;
+    peer->reply_hidden = hidden;
+    return (int64_t *)(void *)payload;
+}
+
+tc_status tc_expert_peer_reply(tc_expert_peer *peer, uint64_t seq, uint64_t compute_us, tc_error *e)
+{
+    tc_wire_header header;
+    tc_link_message *message = peer->reply;
+    if (!message) return tc_fail(e, TC_ARGUMENT, "reply without a sum");
+    TC_TRY(tc_expert_pack_result(seq, peer->reply_tokens, peer->reply_hidden, compute_us, &header, e));
+    peer->reply = NULL;
+    tc_link_message_set_header(message, &peer->reply_header, &header);
+    tc_status status = send_message(peer, message);
+    return status == TC_OK ? TC_OK : tc_fail(e, status, "reply: %s", tc_status_text(status));
+}
+
+tc_status tc_expert_peer_fail(tc_expert_peer *peer, uint64_t seq, const char *reason)
+{
+    tc_wire_header header;
+    TC_TRY(tc_expert_pack_failure(seq, reason, &header, NULL));
+    return send_header(peer, &header);
+}

@@ -1,0 +1,501 @@
+// SPDX-License-Identifier: Apache-2.0
+// Hub and workers over real ipc sockets: who is taken in, what happens to liars, and that nobody waits for
+// the dead.
+#include "common.h"
+#include "common/kernels/ffn.h"
+#include "proto/expert_wire.h"
+#include "proto/link.h"
+#include <nng/protocol/pair1/pair.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+static tc_worker_hello hello_of(const char *hash)
+{
+    tc_worker_hello hello = {
+        .protocol_version = TC_EXPERT_PROTOCOL_VERSION, .index = 0, .of = 1, .threads = 1, .pid = getpid()};
+    memcpy(hello.model_hash, hash, 33);
+    return hello;
+}
+
+static tc_expert_hub *open_hub(const char *url)
+{
+    tc_expert_hub *hub = NULL;
+    tc_error error;
+    if (tc_expert_hub_open(url, HASH_A, &hub, &error) != TC_OK) fail_msg("%s", error.text);
+    return hub;
+}
+
+static tc_expert_peer *open_peer(const char *url)
+{
+    tc_expert_peer *peer = NULL;
+    tc_worker_hello hello = hello_of(HASH_A);
+    assert_int_equal(tc_expert_peer_open(url, &hello, &peer, NULL), TC_OK);
+    return peer;
+}
+
+static tc_hub_event hub_expect(tc_expert_hub *hub, tc_hub_event_kind kind)
+{
+    tc_hub_event event;
+    assert_int_equal(tc_expert_hub_next(hub, WAIT_US, &event), TC_OK);
+    if (event.kind != kind) fail_msg("event %d, not %d: %s", event.kind, kind, event.reason);
+    return event;
+}
+
+static tc_peer_event peer_expect(tc_expert_peer *peer, tc_peer_event_kind kind)
+{
+    tc_peer_event event;
+    assert_int_equal(tc_expert_peer_next(peer, WAIT_US, &event), TC_OK);
+    if (event.kind != kind) fail_msg("event %d, not %d: %s", event.kind, kind, event.reason);
+    return event;
+}
+
+// Lets both ends run until the worker is taken in.
+static tc_hub_event meet(tc_expert_hub *hub, tc_expert_peer *peer)
+{
+    uint64_t deadline_us = tc_now_us() + WAIT_US;
+    tc_hub_event up;
+    tc_peer_event event;
+    tc_status status;
+    do {
+        assert_int_equal(tc_expert_peer_next(peer, 0, &event), TC_TIMEOUT);
+        status = tc_expert_hub_next(hub, 5000, &up);
+    } while (status == TC_TIMEOUT && tc_now_us() < deadline_us);
+    assert_int_equal(status, TC_OK);
+    assert_int_equal(up.kind, TC_HUB_WORKER_UP);
+    peer_expect(peer, TC_PEER_WELCOME);
+    return up;
+}
+
+static void no_hub_event(tc_expert_hub *hub, uint64_t wait_us)
+{
+    tc_hub_event event;
+    assert_int_equal(tc_expert_hub_next(hub, wait_us, &event), TC_TIMEOUT);
+}
+
+// One call there and back: x[i] = i comes home as sum[i] = i * 2^32 + pairs.
+static void round_trip(tc_expert_hub *hub, uint32_t worker, tc_expert_peer *peer, uint32_t tokens,
+                       uint32_t hidden, uint32_t pair_count)
+{
+    size_t n = (size_t)tokens * hidden;
+    float *x = malloc(n * sizeof *x);
+    tc_expert_pair *pairs = calloc(pair_count + 1, sizeof *pairs);
+    for (size_t i = 0; i < n; i++) x[i] = (float)(i % 65521);
+    for (uint32_t i = 0; i < pair_count; i++) pairs[i] = (tc_expert_pair){i, i % tokens, 0.5f};
+    tc_expert_call call = {.layer = 1,
+                           .unit_end = 8,
+                           .precision = TC_EXACT,
+                           .tokens = tokens,
+                           .hidden = hidden,
+                           .x = x,
+                           .pair_count = pair_count,
+                           .pairs = pairs};
+    static uint64_t seq = 1000;
+    seq++;
+    assert_int_equal(tc_expert_hub_call(hub, worker, seq, &call, NULL), TC_OK);
+    assert_int_equal(tc_expert_hub_call(hub, worker, seq + 1, &call, NULL), TC_BUSY);
+
+    tc_peer_event taken = peer_expect(peer, TC_PEER_CALL);
+    assert_int_equal(taken.seq, seq);
+    assert_int_equal(taken.call.unit_end, 8);
+    assert_int_equal(taken.call.precision, TC_EXACT);
+    assert_memory_equal(taken.call.x, x, n * sizeof *x);
+    assert_memory_equal(taken.call.pairs, pairs, pair_count * sizeof *pairs);
+    int64_t *sum = tc_expert_peer_sum(peer, tokens, hidden, NULL);
+    assert_non_null(sum);
+    assert_int_equal((uintptr_t)sum % 8, 0);
+    for (size_t i = 0; i < n; i++) sum[i] = ((int64_t)taken.call.x[i] << 32) + pair_count;
+    assert_int_equal(tc_expert_peer_reply(peer, seq, 123, NULL), TC_OK);
+
+    tc_hub_event result = hub_expect(hub, TC_HUB_RESULT);
+    assert_int_equal(result.worker, worker);
+    assert_int_equal(result.seq, seq);
+    assert_int_equal(result.compute_us, 123);
+    assert_int_equal((uintptr_t)result.sum % 8, 0);
+    for (size_t i = 0; i < n; i++)
+        if (result.sum[i] != ((int64_t)(i % 65521) << 32) + pair_count) fail_msg("sum[%zu] is wrong", i);
+    free(x);
+    free(pairs);
+}
+
+static void calls_of_all_sizes(void **state)
+{
+    const char *url = fresh_url();
+    tc_expert_peer *peer = open_peer(url); // dials before anyone listens
+    tc_expert_hub *hub = open_hub(url);
+    tc_hub_event up = meet(hub, peer);
+    assert_string_equal(up.hello.model_hash, HASH_A);
+    assert_int_equal(up.hello.pid, getpid());
+    const struct {
+        uint32_t tokens, hidden, pairs;
+    } cases[] = {{1, 1, 0},
+                 {1, 3, 1},
+                 {1, 2048, 10},
+                 {5, 77, 300},
+                 {TC_CALL_TOKENS_MAX, 2048, TC_CALL_TOKENS_MAX * TC_TOP_K_MAX},
+                 {TC_CALL_TOKENS_MAX, TC_HIDDEN_MAX, 64}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        round_trip(hub, up.worker, peer, cases[i].tokens, cases[i].hidden, cases[i].pairs);
+    tc_expert_peer_close(peer);
+    tc_hub_event down = hub_expect(hub, TC_HUB_WORKER_DOWN);
+    assert_int_equal(down.worker, up.worker);
+    assert_string_equal(down.reason, "said goodbye");
+    tc_expert_hub_close(hub);
+}
+
+static void bad_sizes_stay_home(void **state)
+{
+    const char *url = fresh_url();
+    tc_expert_hub *hub = open_hub(url);
+    tc_expert_peer *peer = open_peer(url);
+    uint32_t worker = meet(hub, peer).worker;
+    float x[4] = {0};
+    tc_expert_call call = {.unit_end = 1, .tokens = TC_CALL_TOKENS_MAX + 1, .hidden = 4, .x = x};
+    assert_int_equal(tc_expert_hub_call(hub, worker, 1, &call, NULL), TC_ARGUMENT);
+    call.tokens = 1;
+    assert_int_equal(tc_expert_hub_call(hub, worker + 1, 1, &call, NULL), TC_CLOSED);
+    assert_int_equal(tc_expert_hub_call(hub, 0, 1, &call, NULL), TC_CLOSED);
+    assert_int_equal(tc_expert_hub_call(hub, worker, 1, &call, NULL), TC_OK);
+    peer_expect(peer, TC_PEER_CALL);
+    assert_int_equal(tc_expert_peer_fail(peer, 1, "cannot"), TC_OK);
+    tc_hub_event failure = hub_expect(hub, TC_HUB_FAILURE);
+    assert_int_equal(failure.seq, 1);
+    assert_string_equal(failure.reason, "cannot");
+    assert_null(tc_expert_peer_sum(peer, UINT32_MAX, UINT32_MAX, NULL));
+    assert_int_equal(tc_expert_peer_reply(peer, 1, 1, NULL), TC_ARGUMENT); // no sum was begun
+    tc_expert_peer_close(peer);
+    tc_expert_hub_close(hub);
+}
+
+static void strangers_are_turned_away(void **state)
+{
+    const char *url = fresh_url();
+    tc_expert_hub *hub = open_hub(url);
+    for (int i = 0; i < 2; i++) {
+        tc_worker_hello hello = hello_of(i == 0 ? HASH_B : HASH_A);
+        tc_expert_peer *peer;
+        if (i == 1) hello.protocol_version++;
+        assert_int_equal(tc_expert_peer_open(url, &hello, &peer, NULL), TC_OK);
+        tc_peer_event none;
+        for (int j = 0; j < 20; j++) tc_expert_peer_next(peer, 5000, &none); // connects and says hello
+        tc_hub_event event = hub_expect(hub, TC_HUB_REJECTED);
+        assert_non_null(strstr(event.reason, i == 0 ? HASH_B : "version"));
+        tc_peer_event rejected = peer_expect(peer, TC_PEER_REJECTED);
+        assert_string_equal(rejected.reason, event.reason);
+        no_hub_event(hub, 200000); // it does not come back
+        tc_expert_peer_close(peer);
+    }
+    tc_expert_hub_close(hub);
+}
+
+static nng_socket raw_peer(const char *url)
+{
+    nng_socket socket;
+    assert_int_equal(nng_pair1_open(&socket), 0);
+    assert_int_equal(nng_socket_set_ms(socket, NNG_OPT_RECVTIMEO, 5000), 0);
+    assert_int_equal(nng_dial(socket, url, NULL, 0), 0);
+    return socket;
+}
+
+static uint32_t raw_worker(tc_expert_hub *hub, nng_socket socket)
+{
+    tc_wire_header header;
+    nng_msg *message;
+    tc_worker_hello hello = hello_of(HASH_A);
+    assert_int_equal(tc_expert_pack_hello(&hello, &header, NULL), TC_OK);
+    raw_send_header(socket, &header, 0);
+    uint32_t worker = hub_expect(hub, TC_HUB_WORKER_UP).worker;
+    assert_int_equal(nng_recvmsg(socket, &message, 0), 0);
+    nng_msg_free(message);
+    return worker;
+}
+
+static void liars_are_cut_off(void **state)
+{
+    const char *url = fresh_url();
+    tc_expert_hub *hub = open_hub(url);
+    float x[8] = {0};
+    tc_expert_call call = {.unit_end = 1, .tokens = 2, .hidden = 4, .x = x};
+    for (int i = 0; i < 6; i++) {
+        nng_socket socket = raw_peer(url);
+        uint32_t worker = raw_worker(hub, socket);
+        tc_wire_header header;
+        assert_int_equal(tc_expert_hub_call(hub, worker, 7, &call, NULL), TC_OK);
+        tc_worker_hello hello = hello_of(HASH_A);
+        switch (i) {
+        case 0:
+            raw_send(socket, "garbage garbage garbage", 23);
+            break;
+        case 1:
+            raw_send(socket, "", 0);
+            break;
+        case 2: // fewer bytes than it says
+            tc_expert_pack_result(7, 2, 4, 1, &header, NULL);
+            raw_send_header(socket, &header, 63);
+            break;
+        case 3: // another shape than was asked for
+            tc_expert_pack_result(7, 1, 8, 1, &header, NULL);
+            raw_send_header(socket, &header, 64);
+            break;
+        case 4:
+            tc_expert_pack_hello(&hello, &header, NULL);
+            raw_send_header(socket, &header, 0);
+            break;
+        case 5: // a message of the other direction
+            tc_expert_pack_welcome(&header, NULL);
+            raw_send_header(socket, &header, 0);
+            break;
+        }
+        tc_hub_event down = hub_expect(hub, TC_HUB_WORKER_DOWN);
+        assert_int_equal(down.worker, worker);
+        assert_string_not_equal(down.reason, "connection closed"); // it says what was wrong
+        assert_int_equal(tc_expert_hub_call(hub, worker, 8, &call, NULL), TC_CLOSED);
+        nng_close(socket);
+    }
+    nng_socket socket = raw_peer(url); // garbage instead of a hello
+    raw_send(socket, "\xff\xff\xff\xff", 4);
+    hub_expect(hub, TC_HUB_REJECTED);
+    nng_close(socket);
+    tc_expert_hub_close(hub);
+}
+
+static void late_answers_are_dropped(void **state)
+{
+    const char *url = fresh_url();
+    tc_expert_hub *hub = open_hub(url);
+    nng_socket socket = raw_peer(url);
+    tc_wire_header header;
+    assert_int_equal(tc_expert_pack_result(7, 1, 1, 1, &header, NULL), TC_OK);
+    raw_send_header(socket, &header, 8); // before its hello: left over from an older hub
+    uint32_t worker = raw_worker(hub, socket);
+    raw_send_header(socket, &header, 8); // nothing was asked
+    no_hub_event(hub, 100000);
+    float x = 0;
+    tc_expert_call call = {.unit_end = 1, .tokens = 1, .hidden = 1, .x = &x};
+    assert_int_equal(tc_expert_hub_call(hub, worker, 8, &call, NULL), TC_OK);
+    raw_send_header(socket, &header, 8); // seq 7, not 8
+    no_hub_event(hub, 100000);
+    tc_expert_pack_result(8, 1, 1, 1, &header, NULL);
+    raw_send_header(socket, &header, 8);
+    hub_expect(hub, TC_HUB_RESULT);
+    nng_close(socket);
+    tc_expert_hub_close(hub);
+}
+
+// nng counts pair1's 4 bytes: a body of the limit less 4 arrives, one more byte never does.
+static void receive_limit(void **state)
+{
+    const char *url = fresh_url();
+    tc_expert_hub *hub = open_hub(url);
+    for (int more = 0; more < 2; more++) {
+        nng_socket socket = raw_peer(url);
+        uint32_t worker = raw_worker(hub, socket);
+        nng_msg *message;
+        assert_int_equal(nng_msg_alloc(&message, (size_t)TC_WIRE_MESSAGE_BYTES_MAX - 4 + (size_t)more), 0);
+        assert_int_equal(nng_sendmsg(socket, message, 0), 0);
+        tc_hub_event down = hub_expect(hub, TC_HUB_WORKER_DOWN);
+        assert_int_equal(down.worker, worker);
+        // Read and found malformed, against never read at all.
+        if (more)
+            assert_string_equal(down.reason, "connection closed");
+        else
+            assert_non_null(strstr(down.reason, "header"));
+        nng_close(socket);
+    }
+    tc_expert_hub_close(hub);
+}
+
+static void vanishing_worker(void **state)
+{
+    const char *url = fresh_url();
+    tc_expert_hub *hub = open_hub(url);
+    nng_socket socket = raw_peer(url);
+    uint32_t worker = raw_worker(hub, socket);
+    float x = 0;
+    tc_expert_call call = {.unit_end = 1, .tokens = 1, .hidden = 1, .x = &x};
+    assert_int_equal(tc_expert_hub_call(hub, worker, 1, &call, NULL), TC_OK);
+    nng_close(socket);
+    uint64_t start_us = tc_now_us();
+    hub_expect(hub, TC_HUB_WORKER_DOWN);
+    assert_in_range(tc_now_us() - start_us, 0, 100000);
+    assert_int_equal(tc_expert_hub_call(hub, worker, 2, &call, NULL), TC_CLOSED);
+    tc_expert_hub_close(hub);
+}
+
+static void dropped_worker_comes_back(void **state)
+{
+    const char *url = fresh_url();
+    tc_expert_hub *hub = open_hub(url);
+    tc_expert_peer *peer = open_peer(url);
+    uint32_t worker = meet(hub, peer).worker;
+    tc_expert_hub_drop(hub, worker, "missed its deadline");
+    tc_expert_hub_drop(hub, worker, "second reason");
+    tc_hub_event down = hub_expect(hub, TC_HUB_WORKER_DOWN);
+    assert_string_equal(down.reason, "missed its deadline");
+    tc_expert_hub_drop(hub, worker, "long gone");
+    peer_expect(peer, TC_PEER_LOST);
+    uint32_t again = meet(hub, peer).worker;
+    assert_int_not_equal(again, worker);
+    round_trip(hub, again, peer, 1, 16, 1);
+    tc_expert_peer_close(peer);
+    tc_expert_hub_close(hub);
+}
+
+static void hub_restart(void **state)
+{
+    const char *url = fresh_url();
+    tc_expert_hub *hub = open_hub(url), *second = NULL;
+    tc_expert_peer *peer = open_peer(url);
+    tc_error error;
+    meet(hub, peer);
+    assert_int_equal(tc_expert_hub_open(url, HASH_A, &second, &error), TC_IO); // the address is taken
+    assert_non_null(strstr(error.text, url));
+    tc_expert_hub_close(hub);
+    peer_expect(peer, TC_PEER_LOST);
+    int64_t *sum = tc_expert_peer_sum(peer, 1, 1, NULL);
+    assert_non_null(sum);
+    assert_int_equal(tc_expert_peer_reply(peer, 1, 1, NULL), TC_CLOSED);
+    hub = open_hub(url);
+    uint32_t worker = meet(hub, peer).worker;
+    round_trip(hub, worker, peer, 2, 16, 1);
+    tc_expert_peer_close(peer);
+    tc_expert_hub_close(hub);
+}
+
+// A hub that was killed leaves its socket's file behind.
+static void stale_socket_file(void **state)
+{
+    const char *url = fresh_url();
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    strcpy(address.sun_path, url + strlen("ipc://"));
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    assert_int_equal(bind(fd, (void *)&address, sizeof address), 0);
+    close(fd);
+    tc_expert_hub_close(open_hub(url));
+}
+
+static void count_removed(nng_pipe pipe, nng_pipe_ev event, void *arg)
+{
+    atomic_fetch_add((atomic_int *)arg, 1);
+}
+
+static void silent_peers_are_hung_up_on(void **state)
+{
+    const char *url = fresh_url();
+    tc_expert_hub *hub = open_hub(url);
+    static atomic_int removed;
+    nng_socket socket;
+    assert_int_equal(nng_pair1_open(&socket), 0);
+    assert_int_equal(nng_pipe_notify(socket, NNG_PIPE_EV_REM_POST, count_removed, &removed), 0);
+    assert_int_equal(nng_dial(socket, url, NULL, 0), 0);
+    uint64_t start_us = tc_now_us();
+    while (atomic_load(&removed) == 0 && tc_now_us() - start_us < WAIT_US) usleep(20000);
+    assert_in_range(tc_now_us() - start_us, TC_LINK_SILENT_MS_MAX * 1000, WAIT_US - 1);
+    no_hub_event(hub, 0); // it never was a worker
+    nng_close(socket);
+    tc_expert_hub_close(hub);
+}
+
+static void many_workers(void **state)
+{
+    const char *url = fresh_url();
+    tc_expert_hub *hub = open_hub(url);
+    static nng_socket sockets[TC_WORKERS_MAX + 1];
+    static uint32_t workers[TC_WORKERS_MAX];
+    for (int i = 0; i < TC_WORKERS_MAX; i++) {
+        sockets[i] = raw_peer(url);
+        workers[i] = raw_worker(hub, sockets[i]);
+        for (int j = 0; j < i; j++) assert_int_not_equal(workers[i], workers[j]);
+    }
+    tc_wire_header header;
+    tc_worker_hello hello = hello_of(HASH_A);
+    tc_expert_pack_hello(&hello, &header, NULL);
+    sockets[TC_WORKERS_MAX] = raw_peer(url);
+    raw_send_header(sockets[TC_WORKERS_MAX], &header, 0);
+    hub_expect(hub, TC_HUB_REJECTED);
+    float x = 0;
+    tc_expert_call call = {.unit_end = 1, .tokens = 1, .hidden = 1, .x = &x};
+    for (int i = 0; i < TC_WORKERS_MAX; i++)
+        assert_int_equal(tc_expert_hub_call(hub, workers[i], 1, &call, NULL), TC_OK);
+    tc_expert_pack_result(1, 1, 1, 1, &header, NULL);
+    for (int i = 0; i < TC_WORKERS_MAX; i++) raw_send_header(sockets[i], &header, 8);
+    for (int i = 0; i < TC_WORKERS_MAX; i++) hub_expect(hub, TC_HUB_RESULT);
+    for (int i = 0; i <= TC_WORKERS_MAX; i++) nng_close(sockets[i]);
+    for (int i = 0; i < TC_WORKERS_MAX; i++) hub_expect(hub, TC_HUB_WORKER_DOWN);
+    tc_expert_hub_close(hub);
+}
+
+static void *wake_soon(void *arg)
+{
+    usleep(50000);
+    tc_expert_peer_wake(arg);
+    return NULL;
+}
+
+static void waking_and_polling(void **state)
+{
+    const char *url = fresh_url();
+    tc_expert_peer *peer = open_peer(url);
+    tc_peer_event event;
+    pthread_t thread;
+    assert_int_equal(tc_expert_peer_next(peer, 0, &event), TC_TIMEOUT);
+    pthread_create(&thread, NULL, wake_soon, peer);
+    assert_int_equal(tc_expert_peer_next(peer, UINT64_MAX, &event), TC_CANCELLED);
+    pthread_join(thread, NULL);
+    tc_expert_peer_wake(peer); // nobody waits: the next wait ends at once, once
+    assert_int_equal(tc_expert_peer_next(peer, WAIT_US, &event), TC_CANCELLED);
+    assert_int_equal(tc_expert_peer_next(peer, 1000, &event), TC_TIMEOUT);
+
+    tc_expert_hub *hub = open_hub(url);
+    struct pollfd fd = {.fd = tc_expert_hub_fd(hub), .events = POLLIN};
+    assert_int_equal(poll(&fd, 1, 0), 0);
+    for (int i = 0; i < 1000 && poll(&fd, 1, 0) == 0; i++) tc_expert_peer_next(peer, 5000, &event);
+    assert_int_equal(poll(&fd, 1, 5000), 1);
+    hub_expect(hub, TC_HUB_WORKER_UP);
+    no_hub_event(hub, 0);
+    assert_int_equal(poll(&fd, 1, 0), 0);
+    tc_expert_peer_close(peer);
+    tc_expert_hub_close(hub);
+    tc_expert_hub_close(NULL);
+    tc_expert_peer_close(NULL);
+}
+
+static void addresses(void **state)
+{
+    tc_expert_hub *hub = NULL;
+    tc_error error;
+    char longer[TC_URL_BYTES_MAX + 2];
+    memset(longer, 'a', sizeof longer);
+    memcpy(longer, "ipc:///", 7);
+    longer[TC_URL_BYTES_MAX] = 0;
+    const char *bad[] = {"", "ipc:/x", "ws://127.0.0.1:1", "inproc://x", longer};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_int_equal(tc_expert_hub_open(bad[i], HASH_A, &hub, &error), TC_ARGUMENT);
+    assert_int_equal(tc_expert_hub_open("ipc:///nonexistent/folder/x", HASH_A, &hub, &error), TC_IO);
+    assert_int_equal(tc_expert_hub_open(fresh_url(), "short", &hub, &error), TC_ARGUMENT);
+    assert_null(hub);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(calls_of_all_sizes),
+        cmocka_unit_test(bad_sizes_stay_home),
+        cmocka_unit_test(strangers_are_turned_away),
+        cmocka_unit_test(liars_are_cut_off),
+        cmocka_unit_test(late_answers_are_dropped),
+        cmocka_unit_test(receive_limit),
+        cmocka_unit_test(vanishing_worker),
+        cmocka_unit_test(dropped_worker_comes_back),
+        cmocka_unit_test(hub_restart),
+        cmocka_unit_test(stale_socket_file),
+        cmocka_unit_test(many_workers),
+        cmocka_unit_test(waking_and_polling),
+        cmocka_unit_test(addresses),
+        cmocka_unit_test(silent_peers_are_hung_up_on),
+    };
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

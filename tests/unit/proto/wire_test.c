@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: Apache-2.0
+// Frames, the arena, and every check of the two decoders, without a socket.
+#include "common.h"
+#include "proto/engine_wire.h"
+#include "proto/expert_wire.h"
+
+static void frames(void **state)
+{
+    const struct {
+        uint32_t header_bytes;
+        size_t bytes;
+        bool good;
+    } cases[] = {
+        {0, 64, false},      {1, 11, false},
+        {1, 12, true},       {8, 12, true},
+        {9, 12, false},      {9, 19, false},
+        {9, 20, true},       {2048, 2052, true},
+        {2049, 4096, false}, {UINT32_MAX, 4096, false},
+        {2048, 2051, false},
+    };
+    uint8_t data[4096] = {0};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tc_frame frame;
+        memcpy(data, &cases[i].header_bytes, 4);
+        tc_status status = tc_frame_parse(data, cases[i].bytes, &frame, NULL);
+        assert_int_equal(status, cases[i].good ? TC_OK : TC_FORMAT);
+        if (status == TC_OK) {
+            assert_int_equal((frame.payload - data) % 8, 4);
+            assert_ptr_equal(frame.payload + frame.payload_bytes, data + cases[i].bytes);
+        }
+    }
+    for (size_t bytes = 0; bytes < 4; bytes++) {
+        tc_frame frame;
+        assert_int_equal(tc_frame_parse(data, bytes, &frame, NULL), TC_FORMAT);
+    }
+}
+
+static void strings(void **state)
+{
+    char to[8], reason[TC_WIRE_REASON_BYTES], longer[1000];
+    assert_true(tc_wire_string("1234567", to, sizeof to));
+    assert_string_equal(to, "1234567");
+    assert_false(tc_wire_string("12345678", to, sizeof to));
+    assert_true(tc_wire_string("a\nb\x7f", to, sizeof to));
+    assert_string_equal(to, "a?b?");
+    memset(longer, 'x', sizeof longer);
+    longer[999] = 0;
+    tc_wire_reason(longer, reason);
+    assert_int_equal(strlen(reason), TC_WIRE_REASON_BYTES - 1);
+}
+
+// Assembles a message the way the links do, on the border where int64 payloads are aligned.
+static _Alignas(16) uint8_t space[(20 << 20) + 4];
+static uint8_t *const message = space + 4;
+
+static size_t assemble(const tc_wire_header *header, size_t payload_bytes)
+{
+    uint8_t *payload = tc_frame_begin(message, header);
+    memset(payload, 0, payload_bytes);
+    return tc_frame_bytes(header->bytes, payload_bytes);
+}
+
+// A header with many unknown fields needs more memory than the arena has: refused, nothing taken from the
+// heap.
+static void balloon(void **state)
+{
+    tc_wire_header header = {.bytes = TC_WIRE_HEADER_BYTES_MAX};
+    tc_engine_message m;
+    for (uint32_t i = 0; i + 2 <= header.bytes; i += 2) { // field 15, varint 0
+        header.data[i] = 15 << 3;
+        header.data[i + 1] = 0;
+    }
+    size_t bytes = assemble(&header, 0);
+    assert_int_equal(tc_engine_unpack(message, bytes, true, &m, NULL), TC_FORMAT);
+    assert_int_equal(tc_engine_unpack(message, bytes, false, &m, NULL), TC_FORMAT);
+}
+
+static tc_worker_hello good_hello(void)
+{
+    return (tc_worker_hello){.protocol_version = TC_EXPERT_PROTOCOL_VERSION,
+                             .model_hash = HASH_A,
+                             .index = 1,
+                             .of = 2,
+                             .shard = TC_SHARD_SLICE,
+                             .threads = 3,
+                             .pid = 4711,
+                             .resident_bytes = 1ull << 40};
+}
+
+static void hellos(void **state)
+{
+    tc_expert_message m;
+    tc_wire_header header;
+    tc_worker_hello hello = good_hello();
+    assert_int_equal(tc_expert_pack_hello(&hello, &header, NULL), TC_OK);
+    assert_int_equal(tc_expert_unpack(message, assemble(&header, 0), true, &m, NULL), TC_OK);
+    assert_int_equal(m.kind, TC_EXPERT_HELLO);
+    assert_memory_equal(&m.hello.model_hash, HASH_A, 33);
+    assert_int_equal(m.hello.index, 1);
+    assert_int_equal(m.hello.of, 2);
+    assert_int_equal(m.hello.shard, TC_SHARD_SLICE);
+    assert_int_equal(m.hello.threads, 3);
+    assert_int_equal(m.hello.pid, 4711);
+    assert_true(m.hello.resident_bytes == 1ull << 40);
+
+    for (int i = 0; i < 8; i++) {
+        hello = good_hello();
+        switch (i) {
+        case 0:
+            hello.index = 2;
+            break;
+        case 1:
+            hello.of = 0;
+            break;
+        case 2:
+            hello.of = TC_WORKERS_MAX + 1;
+            break;
+        case 3:
+            hello.shard = (tc_shard)2;
+            break;
+        case 4:
+            hello.threads = 0;
+            break;
+        case 5:
+            hello.threads = TC_TEAM_THREADS_MAX + 1;
+            break;
+        case 6:
+            hello.model_hash[31] = 0;
+            break;
+        case 7:
+            hello.model_hash[5] = 'G';
+            break;
+        }
+        assert_int_equal(tc_expert_pack_hello(&hello, &header, NULL), TC_OK);
+        assert_int_equal(tc_expert_unpack(message, assemble(&header, 0), true, &m, NULL), TC_FORMAT);
+    }
+    hello = good_hello();
+    assert_int_equal(tc_expert_pack_hello(&hello, &header, NULL), TC_OK);
+    assert_int_equal(tc_expert_unpack(message, assemble(&header, 1), true, &m, NULL), TC_FORMAT); // payload
+    assert_int_equal(tc_expert_unpack(message, assemble(&header, 0), false, &m, NULL),
+                     TC_FORMAT); // wrong direction
+    hello.of = TC_WORKERS_MAX;
+    hello.threads = TC_TEAM_THREADS_MAX;
+    assert_int_equal(tc_expert_pack_hello(&hello, &header, NULL), TC_OK);
+    assert_int_equal(tc_expert_unpack(message, assemble(&header, 0), true, &m, NULL), TC_OK);
+}
+
+static void calls(void **state)
+{
+    static const tc_expert_call base = {.layer = 3,
+                                        .unit_begin = 1,
+                                        .unit_end = 4,
+                                        .precision = TC_DEFAULT,
+                                        .tokens = 2,
+                                        .hidden = 8,
+                                        .pair_count = 3};
+    enum { GOOD, NOT_SENT, NOT_TAKEN };
+    for (int i = 0; i < 16; i++) {
+        tc_expert_call call = base;
+        int expect = NOT_SENT, extra = 0;
+        switch (i) {
+        case 0:
+            expect = GOOD;
+            break;
+        case 1:
+            call.tokens = 0;
+            break;
+        case 2:
+            call.tokens = TC_CALL_TOKENS_MAX;
+            expect = GOOD;
+            break;
+        case 3:
+            call.tokens = TC_CALL_TOKENS_MAX + 1;
+            break;
+        case 4:
+            call.hidden = 0;
+            break;
+        case 5:
+            call.hidden = TC_HIDDEN_MAX;
+            expect = GOOD;
+            break;
+        case 6:
+            call.hidden = TC_HIDDEN_MAX + 1;
+            break;
+        case 7:
+            call.pair_count = 2 * TC_TOP_K_MAX;
+            expect = GOOD;
+            break;
+        case 8:
+            call.pair_count = 2 * TC_TOP_K_MAX + 1;
+            break;
+        case 9:
+            call.unit_begin = 4;
+            break;
+        case 10:
+            call.unit_end = TC_WIDTH_MAX + 1;
+            break;
+        case 11:
+            call.layer = TC_LAYERS_MAX;
+            break;
+        case 12:
+            call.precision = (tc_precision)2;
+            break;
+        case 13:
+            extra = 1;
+            expect = NOT_TAKEN;
+            break;
+        case 14:
+            extra = -1;
+            expect = NOT_TAKEN;
+            break;
+        case 15:
+            call.pair_count = 0;
+            expect = GOOD;
+            break;
+        }
+        tc_wire_header header;
+        tc_expert_message m;
+        tc_status status = tc_expert_pack_call(77, &call, &header, NULL);
+        assert_int_equal(status, expect == NOT_SENT ? TC_ARGUMENT : TC_OK);
+        if (status != TC_OK) continue;
+        size_t bytes = assemble(&header, tc_expert_call_payload_bytes(&call)) + (size_t)extra;
+        assert_int_equal(tc_expert_unpack(message, bytes, false, &m, NULL),
+                         expect == GOOD ? TC_OK : TC_ARGUMENT);
+        assert_int_equal(m.seq, 77);
+        if (expect != GOOD) continue;
+        assert_int_equal(m.call.tokens, call.tokens);
+        assert_int_equal(m.call.pair_count, call.pair_count);
+        assert_ptr_equal(m.call.pairs, m.call.x + (size_t)call.tokens * call.hidden);
+    }
+}
+
+static void results(void **state)
+{
+    const struct {
+        uint32_t tokens, hidden;
+        int extra;
+        bool good;
+    } cases[] = {{1, 1, 0, true},
+                 {TC_CALL_TOKENS_MAX, 16, 0, true},
+                 {TC_CALL_TOKENS_MAX + 1, 16, 0, false},
+                 {1, TC_HIDDEN_MAX, 0, true},
+                 {1, TC_HIDDEN_MAX + 1, 0, false},
+                 {0, 16, 0, false},
+                 {4, 0, 0, false},
+                 {4, 16, 8, false},
+                 {4, 16, -8, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tc_wire_header header;
+        tc_expert_message m;
+        assert_int_equal(tc_expert_pack_result(5, cases[i].tokens, cases[i].hidden, 6, &header, NULL), TC_OK);
+        size_t bytes =
+            assemble(&header, (size_t)cases[i].tokens * cases[i].hidden * 8) + (size_t)cases[i].extra;
+        assert_int_equal(tc_expert_unpack(message, bytes, true, &m, NULL), cases[i].good ? TC_OK : TC_FORMAT);
+        if (cases[i].good) assert_int_equal((uintptr_t)m.sum % 8, 0);
+    }
+}
+
+static tc_generate good_generate(void)
+{
+    static const uint32_t prompt[] = {1, 2, 3};
+    return (tc_generate){.id = 9,
+                         .prompt = prompt,
+                         .prompt_count = 3,
+                         .max_tokens = 4,
+                         .sampling = {.temperature = 1, .top_p = 1, .repetition_penalty = 1}};
+}
+
+static void generates(void **state)
+{
+    static uint32_t many[TC_PROMPT_TOKENS_MAX + 1];
+    for (int i = 0; i < 16; i++) {
+        tc_generate g = good_generate();
+        bool good = false;
+        switch (i) {
+        case 0:
+            good = true;
+            break;
+        case 1:
+            g.id = 0;
+            break;
+        case 2:
+            g.prompt_count = 0;
+            break;
+        case 3:
+            g.prompt = many;
+            g.prompt_count = TC_PROMPT_TOKENS_MAX;
+            good = true;
+            break;
+        case 4:
+            g.prompt = many;
+            g.prompt_count = TC_PROMPT_TOKENS_MAX + 1;
+            break;
+        case 5:
+            g.max_tokens = TC_GENERATE_TOKENS_MAX + 1;
+            break;
+        case 6:
+            g.max_tokens = TC_GENERATE_TOKENS_MAX;
+            good = true;
+            break;
+        case 7:
+            g.stop_token_count = TC_STOP_TOKENS_MAX;
+            good = true;
+            break;
+        case 8:
+            g.stop_token_count = TC_STOP_TOKENS_MAX + 1;
+            break;
+        case 9:
+            g.sampling.temperature = -0.1f;
+            break;
+        case 10:
+            g.sampling.temperature = __builtin_nanf("");
+            break;
+        case 11:
+            g.sampling.top_p = 0;
+            break;
+        case 12:
+            g.sampling.top_p = 1.01f;
+            break;
+        case 13:
+            g.sampling.min_p = 1.01f;
+            break;
+        case 14:
+            g.sampling.repetition_penalty = 0;
+            break;
+        case 15:
+            g.sampling.presence_penalty = __builtin_inff();
+            break;
+        }
+        tc_wire_header header;
+        tc_engine_message m;
+        assert_int_equal(tc_engine_pack_generate(1, &g, &header, NULL), good ? TC_OK : TC_ARGUMENT);
+        if (!good) continue;
+        size_t bytes = assemble(&header, (size_t)g.prompt_count * 4);
+        assert_int_equal(tc_engine_unpack(message, bytes, true, &m, NULL), TC_OK);
+        assert_int_equal(tc_engine_unpack(message, bytes - 1, true, &m, NULL), TC_FORMAT);
+        assert_int_equal(tc_engine_unpack(message, bytes + 4, true, &m, NULL), TC_FORMAT);
+    }
+}
+
+static void core_messages(void **state)
+{
+    tc_wire_header header;
+    tc_engine_message m,
+        shape = {.id = 1, .position = 5, .positions = 2, .vocab = 10, .layers = 3, .top_k = 2};
+    assert_int_equal(tc_engine_pack_evaluated(1, &shape, &header, NULL), TC_OK);
+    assert_int_equal(tc_engine_unpack(message, assemble(&header, 2 * (10 + 6) * 4), false, &m, NULL), TC_OK);
+    assert_ptr_equal(m.experts, m.logits + 20);
+    assert_int_equal(tc_engine_unpack(message, assemble(&header, 2 * (10 + 6) * 4 - 4), false, &m, NULL),
+                     TC_FORMAT);
+    shape.position = UINT32_MAX;
+    assert_int_equal(tc_engine_pack_evaluated(1, &shape, &header, NULL), TC_OK);
+    assert_int_equal(tc_engine_unpack(message, assemble(&header, 2 * (10 + 6) * 4), false, &m, NULL),
+                     TC_FORMAT);
+    assert_int_equal(tc_engine_pack_tokens(1, 2, &header, NULL), TC_OK);
+    assert_int_equal(tc_engine_unpack(message, assemble(&header, 32), false, &m, NULL), TC_OK);
+    assert_int_equal(tc_engine_unpack(message, assemble(&header, 31), false, &m, NULL), TC_FORMAT);
+    assert_int_equal(tc_engine_pack_tokens(1, 0, &header, NULL), TC_OK);
+    assert_int_equal(tc_engine_unpack(message, assemble(&header, 0), false, &m, NULL), TC_FORMAT);
+    assert_int_equal(tc_engine_pack_tokens(1, UINT32_MAX, &header, NULL), TC_OK);
+    assert_int_equal(tc_engine_unpack(message, assemble(&header, 16), false, &m, NULL), TC_FORMAT);
+    assert_int_equal(tc_engine_pack_failed(1, 2, (tc_status)99, "why", &header, NULL), TC_OK);
+    assert_int_equal(tc_engine_unpack(message, assemble(&header, 0), false, &m, NULL), TC_OK);
+    assert_int_equal(m.status, TC_INTERNAL); // a status of a later version
+    assert_string_equal(m.reason, "why");
+    tc_usage usage = {0};
+    assert_int_equal(tc_engine_pack_finished(1, 2, (tc_finish)3, &usage, &header, NULL), TC_OK);
+    assert_int_equal(tc_engine_unpack(message, assemble(&header, 0), false, &m, NULL), TC_FORMAT);
+    tc_model_info info = {.family = "f", .layers = 1, .hidden = 1, .vocab = 1};
+    assert_int_equal(tc_engine_pack_welcome(1, &info, &header, NULL), TC_OK);
+    assert_int_equal(tc_engine_unpack(message, assemble(&header, 0), false, &m, NULL), TC_OK);
+    info.vocab = TC_VOCAB_MAX + 1;
+    assert_int_equal(tc_engine_pack_welcome(1, &info, &header, NULL), TC_OK);
+    assert_int_equal(tc_engine_unpack(message, assemble(&header, 0), false, &m, NULL), TC_FORMAT);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(frames),    cmocka_unit_test(strings),       cmocka_unit_test(balloon),
+        cmocka_unit_test(hellos),    cmocka_unit_test(calls),         cmocka_unit_test(results),
+        cmocka_unit_test(generates), cmocka_unit_test(core_messages),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
