@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: polling the client's descriptor, the table of live generations, status and cancels.
+#include "gateway/engine_link.h"
+
+#include "common/base/log.h"
+#include "gateway/request.h"
+#include <stdlib.h>
+#include <string.h>
+
+// An id is (serial << 16) | slot: found at once, and never taken for an older one of the same slot.
+enum { SLOT_BITS = 16, SLOT_MASK = (1 << SLOT_BITS) - 1 };
+_Static_assert((int)TC_LIVE_GENERATIONS_MAX <= (int)SLOT_MASK, "a slot number fits its bits");
+
+typedef struct slot {
+    uint64_t id;         // 0: free
+    tc_request *request; // NULL: orphan
+    bool cancel_owed;    // the core could not be told yet
+} slot;
+
+struct tc_core_link {
+    tc_gateway *gateway;
+    tc_engine_client *client;
+    uv_poll_t poll;
+    uv_timer_t timer;
+    uint32_t open_handles;
+    void (*closed)(void *arg);
+    void *closed_arg;
+
+    bool up, closing, has_status, cancels_owed;
+    tc_model_info info;
+    tc_engine_status status;
+    uint64_t status_ms;
+    char reason[320];
+    uint64_t serial;
+    uint32_t first_free; // where to look for a free slot
+    slot slots[TC_LIVE_GENERATIONS_MAX];
+};
+
+static slot *find(tc_core_link *link, uint64_t id)
+{
+    uint64_t at = id & SLOT_MASK;
+    return id && at < TC_LIVE_GENERATIONS_MAX && link->slots[at].id == id ? &link->slots[at] : NULL;
+}
+
+static tc_request *release(slot *s)
+{
+    tc_request *request = s->request;
+    *s = (slot){0};
+    return request;
+}
+
+static void go_down(tc_core_link *link, const char *reason)
+{
+    if (link->up) tc_warn("the core is gone: %s", reason);
+    link->up = link->has_status = link->cancels_owed = false;
+    snprintf(link->reason, sizeof link->reason, "the core is not connected: %s",
+             *reason ? reason : "no reason given");
+    for (size_t i = 0; i < TC_LIVE_GENERATIONS_MAX; i++) {
+        if (link->slots[i].id == 0) continue;
+        tc_request *request = release(&link->slots[i]);
+        if (request)
+            tc_request_lost(request, TC_CLOSED, "the core went away while it was generating; try again");
+    }
+}
+
+static void dispatch(tc_core_link *link, const tc_engine_event *event)
+{
+    slot *s = find(link, event->id);
+    switch (event->kind) {
+    case TC_ENGINE_UP:
+        link->info = *event->info;
+        link->up = true;
+        link->status_ms = uv_now(link->gateway->loop);
+        snprintf(link->reason, sizeof link->reason, "the core has not told its state yet");
+        tc_info("the core is connected: %s, %u layers, %u experts, context %u", link->info.family,
+                link->info.layers, link->info.experts, link->info.context);
+        tc_engine_client_ask_status(link->client);
+        break;
+    case TC_ENGINE_DOWN:
+        go_down(link, event->reason);
+        break;
+    case TC_ENGINE_STATUS:
+        link->status = *event->engine;
+        link->status.reason[sizeof link->status.reason - 1] = 0;
+        link->has_status = true;
+        link->status_ms = uv_now(link->gateway->loop);
+        break;
+    case TC_ENGINE_TOKEN:
+        if (s && s->request) tc_request_event(s->request, event);
+        break;
+    case TC_ENGINE_FINISHED:
+    case TC_ENGINE_FAILED:
+        if (s) {
+            tc_request *request = release(s);
+            if (request) tc_request_event(request, event);
+        }
+        break;
+    case TC_ENGINE_EVALUATED:
+        break; // never asked for
+    }
+}
+
+static void on_readable(uv_poll_t *poll, int status, int events)
+{
+    tc_core_link *link = poll->data;
+    tc_engine_event event;
+    if (status < 0) return;
+    // A bounded number, so that sockets get their turn too: the descriptor stays readable.
+    for (int i = 0; i < TC_LINK_EVENTS_PER_TURN && !link->closing; i++) {
+        if (tc_engine_client_next(link->client, 0, &event) != TC_OK) break;
+        dispatch(link, &event);
+    }
+}
+
+static void pay_cancels(tc_core_link *link)
+{
+    if (!link->cancels_owed) return;
+    link->cancels_owed = false;
+    for (size_t i = 0; i < TC_LIVE_GENERATIONS_MAX; i++) {
+        slot *s = &link->slots[i];
+        if (s->id == 0 || !s->cancel_owed) continue;
+        s->cancel_owed = tc_engine_client_cancel(link->client, s->id) == TC_BUSY;
+        if (s->cancel_owed) link->cancels_owed = true;
+    }
+}
+
+static void on_timer(uv_timer_t *timer)
+{
+    tc_core_link *link = timer->data;
+    if (!link->up) return;
+    pay_cancels(link);
+    tc_engine_client_ask_status(link->client); // when its queue is full the next turn asks again
+}
+
+tc_status tc_core_link_open(tc_gateway *gateway, const char *url, tc_core_link **ret, tc_error *e)
+{
+    tc_core_link *link = calloc(1, sizeof *link);
+    if (!link) return tc_fail(e, TC_NOMEM, "engine link: out of memory");
+    link->gateway = gateway;
+    snprintf(link->reason, sizeof link->reason, "the core is not connected yet");
+    tc_status status = tc_engine_client_open(url, &link->client, e);
+    if (status != TC_OK) {
+        free(link);
+        return status;
+    }
+    int error = uv_poll_init(gateway->loop, &link->poll, tc_engine_client_fd(link->client));
+    if (error) {
+        tc_engine_client_close(link->client);
+        free(link);
+        return tc_fail(e, TC_IO, "engine link: %s", uv_strerror(error));
+    }
+    uint64_t every = gateway->options.limits.status_ms;
+    uv_timer_init(gateway->loop, &link->timer);
+    link->poll.data = link->timer.data = link;
+    uv_poll_start(&link->poll, UV_READABLE, on_readable);
+    uv_timer_start(&link->timer, on_timer, every, every);
+    link->open_handles = 2;
+    *ret = link;
+    return TC_OK;
+}
+
+static void on_handle_closed(uv_handle_t *handle)
+{
+    tc_core_link *link = handle->data;
+    if (--link->open_handles) return;
+    void (*closed)(void *arg) = link->closed;
+    void *arg = link->closed_arg;
+    tc_engine_client_close(link->client);
+    free(link);
+    closed(arg);
+}
+
+void tc_core_link_close(tc_core_link *link, void (*closed)(void *arg), void *arg)
+{
+    link->closing = true;
+    link->closed = closed;
+    link->closed_arg = arg;
+    if (link->up) pay_cancels(link);
+    uv_close((uv_handle_t *)&link->poll, on_handle_closed);
+    uv_close((uv_handle_t *)&link->timer, on_handle_closed);
+}
+
+tc_status tc_core_link_submit(tc_core_link *link, tc_request *request, tc_generate *generate, tc_error *e)
+{
+    if (!link || !link->up)
+        return tc_fail(e, TC_CLOSED, "%s", link ? link->reason : "the server is stopping");
+    slot *free_slot = NULL;
+    uint32_t at = link->first_free;
+    for (uint32_t i = 0; i < TC_LIVE_GENERATIONS_MAX && !free_slot;
+         i++, at = (at + 1) % TC_LIVE_GENERATIONS_MAX)
+        if (link->slots[at].id == 0) free_slot = &link->slots[at];
+    if (!free_slot)
+        return tc_fail(e, TC_BUSY, "%d generations are running or waiting already", TC_LIVE_GENERATIONS_MAX);
+    generate->id = ++link->serial << SLOT_BITS | (uint64_t)(free_slot - link->slots);
+    TC_TRY(tc_engine_client_generate(link->client, generate, e));
+    link->first_free = at;
+    *free_slot = (slot){.id = generate->id, .request = request};
+    return TC_OK;
+}
+
+void tc_core_link_stop(tc_core_link *link, uint64_t id)
+{
+    slot *s = link ? find(link, id) : NULL;
+    if (!s) return;
+    if (tc_engine_client_cancel(link->client, id) == TC_BUSY) s->cancel_owed = link->cancels_owed = true;
+}
+
+void tc_core_link_cancel(tc_core_link *link, uint64_t id)
+{
+    slot *s = link ? find(link, id) : NULL;
+    if (!s) return;
+    s->request = NULL;
+    tc_core_link_stop(link, id);
+}
+
+bool tc_core_link_is_up(const tc_core_link *link)
+{
+    return link && link->up;
+}
+const tc_model_info *tc_core_link_info(const tc_core_link *link)
+{
+    return tc_core_link_is_up(link) ? &link->info : NULL;
+}
+
+bool tc_core_link_status(const tc_core_link *link, const tc_engine_status **ret, const char **ret_reason)
+{
+    if (!link || !link->up || !link->has_status) {
+        *ret_reason = link ? link->reason : "the server is stopping";
+        return false;
+    }
+    if (uv_now(link->gateway->loop) - link->status_ms > link->gateway->options.limits.stale_ms) {
+        *ret_reason = "the core does not answer";
+        return false;
+    }
+    *ret = &link->status;
+    return true;
+}

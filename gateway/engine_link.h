@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the gateway's one connection to the core, on the libuv loop: it hands events to the request with
+// their id, asks for the core's status now and then, and remembers cancels until the core has taken them.
+//
+//   slot: FREE --submit--> LIVE --finished / failed / core down--> FREE
+//                            \--cancel--> ORPHAN --finished / failed / core down--> FREE
+#pragma once
+
+#include "gateway/server.h"
+
+typedef struct tc_request tc_request;
+
+// Starts dialling. The link lives on gateway->loop.
+tc_status tc_core_link_open(tc_gateway *gateway, const char *url, tc_core_link **ret, tc_error *e);
+// `closed` is called when the loop holds nothing of it any more; its memory is gone by then.
+void tc_core_link_close(tc_core_link *link, void (*closed)(void *arg), void *arg);
+
+// Gives generate->id and queues it. Events go to tc_request_event until the request has ended or is
+// cancelled.
+tc_status tc_core_link_submit(tc_core_link *link, tc_request *request, tc_generate *generate, tc_error *e);
+void tc_core_link_stop(tc_core_link *link,
+                       uint64_t id); // the core should end it; its last event is still awaited
+void tc_core_link_cancel(tc_core_link *link, uint64_t id); // the core should end it; nobody listens any more
+
+bool tc_core_link_is_up(const tc_core_link *link);
+const tc_model_info *tc_core_link_info(const tc_core_link *link); // NULL while the core is down
+// What the core last said; false with why where there is no fresh word of it.
+bool tc_core_link_status(const tc_core_link *link, const tc_engine_status **ret, const char **ret_reason);

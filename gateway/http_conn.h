@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: one client's connection: reading, keep-alive, pipelining (answers in order, one request at a time),
+// deadlines, the bounded write queue, and an orderly close. Refuses: to know what is asked. A complete
+// request goes to routes.c, which answers at once or later.
+//
+//   RECEIVE --request complete--> ANSWER --respond / stream_end--> RECEIVE            (keep-alive)
+//      |                            |                         \--> FLUSH --> LINGER --> CLOSED
+//      +--malformed, too large------+--client gone: `gone`, CLOSED
+#pragma once
+
+#include "gateway/server.h"
+
+typedef enum tc_conn_state {
+    TC_CONN_RECEIVE,
+    TC_CONN_ANSWER,
+    TC_CONN_FLUSH,  // the last answer is on its way out
+    TC_CONN_LINGER, // all sent and our side shut: waiting for the client to close, so that it can read the
+                    // answer
+    TC_CONN_CLOSED, // uv_close under way
+} tc_conn_state;
+
+struct tc_http_conn {
+    tc_gateway *gateway;
+    tc_http_conn *prev, *next;
+    union {
+        uv_handle_t handle;
+        uv_stream_t stream;
+        uv_tcp_t tcp;
+        uv_pipe_t pipe;
+    } io;
+    tc_conn_state state;
+    bool is_refusal; // one too many: only told so
+    tc_http_parser parser;
+    tc_buffer in; // read, not yet parsed
+    bool reading, pumping, peer_done;
+    uint64_t deadline_ms; // of the state, 0: none
+    size_t body_counted;  // bytes of parser.body counted in gateway->bodies_bytes
+
+    // The answer. An owner that answers later hears through `gone` that nobody listens any more.
+    void *owner;
+    void (*gone)(void *owner);
+    bool keep_alive, streaming, chunked, truncated;
+    int status;
+    uint64_t asked_ms;
+
+    // Bytes out: `out` gathers while `flying` is being written.
+    tc_buffer out, flying;
+    uv_write_t write;
+    uv_shutdown_t shutdown;
+    bool writing;
+    size_t write_left;
+    uint64_t write_progress_ms;
+};
+
+// Takes one connection off the listener. With `refusal` it is told 503 and closed.
+void tc_http_conn_accept(tc_gateway *gateway, bool refusal);
+void tc_http_conn_sweep(tc_http_conn *conn, uint64_t now_ms); // deadlines; may close it
+void tc_http_conn_close(tc_http_conn *conn);                  // now
+bool tc_http_conn_is_idle(const tc_http_conn *conn);          // between requests
+
+// For handlers. Exactly one answer for each request: respond, fail, or stream_begin ... stream_end.
+void tc_http_own(tc_http_conn *conn, void *owner, void (*gone)(void *owner));
+void tc_http_drop_body(tc_http_conn *conn); // the handler needs it no more
+// `body` is copied. `extra`: more header lines, each ending in CRLF, or NULL.
+void tc_http_respond(tc_http_conn *conn, int status, const char *type, const char *extra, const char *body,
+                     size_t bytes);
+void tc_http_fail(tc_http_conn *conn, const tc_http_error *error);
+void tc_http_stream_begin(tc_http_conn *conn, const char *type);
+// May call `gone` and close, when the client lets too much pile up.
+void tc_http_stream_write(tc_http_conn *conn, const char *data, size_t bytes);
+void tc_http_stream_end(tc_http_conn *conn);
+
+// For http_response.c.
+void tc_http_conn_flush(tc_http_conn *conn);
+void tc_http_conn_answered(tc_http_conn *conn);

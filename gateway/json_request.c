@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the depth check, lookup without duplicates, types and ranges.
+#include "gateway/json_request.h"
+
+#include "gateway/limits.h"
+#include <math.h>
+#include <string.h>
+
+static bool check_depth(const char *body, size_t bytes)
+{
+    unsigned depth = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < bytes; i++) {
+        char c = body[i];
+        if (in_string) {
+            if (c == '\\')
+                i++;
+            else if (c == '"')
+                in_string = false;
+        } else if (c == '"') {
+            in_string = true;
+        } else if (c == '{' || c == '[') {
+            if (++depth > TC_JSON_DEPTH_MAX) return false;
+        } else if ((c == '}' || c == ']') && depth) {
+            depth--;
+        }
+    }
+    return true;
+}
+
+bool tc_fields_open(const char *body, size_t bytes, yyjson_doc **ret, tc_http_error *error)
+{
+    if (bytes == 0)
+        return tc_http_refuse(error, 400, "invalid_json", NULL,
+                              "the body is empty: a JSON object is expected");
+    if (!check_depth(body, bytes))
+        return tc_http_refuse(error, 400, "invalid_json", NULL, "the JSON is nested more than %d deep",
+                              TC_JSON_DEPTH_MAX);
+    yyjson_read_err why;
+    // Without the in-situ flag yyjson only reads the text; its type has no const.
+    yyjson_doc *doc = yyjson_read_opts((char *)(uintptr_t)body, bytes, YYJSON_READ_NOFLAG, NULL, &why);
+    if (!doc && why.code == YYJSON_READ_ERROR_MEMORY_ALLOCATION)
+        return tc_http_refuse(error, 503, "unavailable", NULL, "out of memory");
+    if (!doc)
+        return tc_http_refuse(error, 400, "invalid_json", NULL, "the body is not valid JSON: %s at byte %zu",
+                              why.msg, why.pos);
+    if (!yyjson_is_obj(yyjson_doc_get_root(doc))) {
+        yyjson_doc_free(doc);
+        return tc_http_refuse(error, 400, "invalid_json", NULL, "the body must be a JSON object");
+    }
+    *ret = doc;
+    return true;
+}
+
+bool tc_field_find(yyjson_val *object, const char *name, yyjson_val **ret, tc_http_error *error)
+{
+    yyjson_val *found = NULL, *key;
+    yyjson_obj_iter iter = yyjson_obj_iter_with(object);
+    while ((key = yyjson_obj_iter_next(&iter))) {
+        if (!yyjson_equals_str(key, name)) continue;
+        if (found) return tc_http_refuse(error, 400, "duplicate_field", name, "%s is given twice", name);
+        found = yyjson_obj_iter_get_val(key);
+    }
+    *ret = found && !yyjson_is_null(found) ? found : NULL;
+    return true;
+}
+
+static bool wrong_type(tc_http_error *error, const char *name, const char *expected, yyjson_val *value)
+{
+    return tc_http_refuse(error, 400, "invalid_type", name, "%s must be %s, not %s", name, expected,
+                          yyjson_get_type_desc(value));
+}
+
+bool tc_field_bool(yyjson_val *object, const char *name, bool *ret, tc_http_error *error)
+{
+    yyjson_val *value;
+    if (!tc_field_find(object, name, &value, error)) return false;
+    if (!value) return true;
+    if (!yyjson_is_bool(value)) return wrong_type(error, name, "true or false", value);
+    *ret = yyjson_get_bool(value);
+    return true;
+}
+
+bool tc_field_u32(yyjson_val *object, const char *name, uint32_t min, uint32_t max, uint32_t *ret,
+                  tc_http_error *error)
+{
+    yyjson_val *value;
+    if (!tc_field_find(object, name, &value, error)) return false;
+    if (!value) return true;
+    if (!yyjson_is_int(value)) return wrong_type(error, name, "an integer", value);
+    // A negative number is a signed one; positive ones are unsigned.
+    if (yyjson_is_sint(value) || yyjson_get_uint(value) < min || yyjson_get_uint(value) > max)
+        return tc_http_refuse(error, 400, "out_of_range", name, "%s must be from %u to %u", name, min, max);
+    *ret = (uint32_t)yyjson_get_uint(value);
+    return true;
+}
+
+bool tc_field_float(yyjson_val *object, const char *name, double min, double max, bool above, float *ret,
+                    tc_http_error *error)
+{
+    yyjson_val *value;
+    if (!tc_field_find(object, name, &value, error)) return false;
+    if (!value) return true;
+    if (!yyjson_is_num(value)) return wrong_type(error, name, "a number", value);
+    double number = yyjson_get_num(value);
+    // A positive number too small for a float must not become 0 where 0 is refused.
+    if (!isfinite(number) || number < min || number > max ||
+        (above && (number <= min || (float)number <= (float)min)))
+        return tc_http_refuse(error, 400, "out_of_range", name, "%s must be %s %g to %g", name,
+                              above ? "above" : "from", min, max);
+    *ret = (float)number;
+    return true;
+}

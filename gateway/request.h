@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: one generation: prompt ids in, text out as it becomes final, stop strings, counts.
+// Refuses: output shapes and HTTP. A job (job.h) owns one or more requests.
+#pragma once
+
+#include "common/text/stream.h"
+#include "gateway/engine_link.h"
+#include "gateway/error.h"
+
+typedef struct tc_request_hooks {
+    // Text that is now final. False: the request is gone (its memory too), the caller must not touch it.
+    bool (*text)(tc_request *request, const char *text, size_t bytes);
+    // It has ended: `failed` with `error`, or finish, usage and counts. The memory may be gone afterwards.
+    void (*end)(tc_request *request);
+} tc_request_hooks;
+
+struct tc_request {
+    tc_core_link *link;
+    const tc_request_hooks *hooks;
+    void *owner;
+    uint32_t index; // among the owner's
+
+    tc_ids prompt;          // owner: the request; released once it is submitted
+    tc_text_stream *stream; // owner: the request
+    uint64_t id;            // 0: not at the core
+    bool submitted, stopped, ended, failed;
+    tc_http_error error;
+    tc_finish finish;
+    tc_usage usage;
+    uint32_t prompt_tokens, tokens; // tokens: up to the one that ended it
+    uint64_t start_us, end_us;
+    tc_buffer text; // for the owner's use
+};
+
+// `generate` holds everything but id and prompt.
+tc_status tc_request_start(tc_request *request, tc_generate *generate, const tc_tokenizer *tokenizer,
+                           const char *const *stops, size_t stop_count, tc_error *e);
+void tc_request_free(tc_request *request); // cancels it where it runs
+
+// From the link.
+void tc_request_event(tc_request *request, const tc_engine_event *event);
+void tc_request_lost(tc_request *request, tc_status status, const char *reason);

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the route table and the answers for what is not in it.
+#include "gateway/routes.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const struct route {
+    llhttp_method_t method;
+    const char *path; // ending in '/' (but for "/" itself): a prefix
+    tc_route_handler *handler;
+    bool open; // needs no key
+} routes[] = {
+    {HTTP_POST, "/api/v1/generate", tc_api_generate, false},
+    {HTTP_POST, "/api/v1/generate/batch", tc_api_generate_batch, false},
+    {HTTP_POST, "/v1/completions", tc_api_completions, false},
+    {HTTP_GET, "/api/v1/health", tc_api_health, true},
+    {HTTP_GET, "/api/v1/model-info", tc_api_model_info, false},
+    {HTTP_GET, "/v1/models", tc_api_models, false},
+    {HTTP_GET, "/v1/models/", tc_api_model, false},
+    {HTTP_GET, "/", tc_api_index, false},
+};
+
+static bool path_fits(const struct route *route, const char *path, size_t bytes)
+{
+    size_t n = strlen(route->path);
+    bool prefix = n > 1 && route->path[n - 1] == '/';
+    return (prefix ? bytes > n : bytes == n) && memcmp(path, route->path, n) == 0;
+}
+
+static bool method_fits(const struct route *route, llhttp_method_t method)
+{
+    return method == route->method || (method == HTTP_HEAD && route->method == HTTP_GET);
+}
+
+static const struct route *find(const tc_http_parser *request, tc_http_error *error)
+{
+    const struct route *other = NULL;
+    for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
+        if (!path_fits(&routes[i], request->path.data, request->path.count)) continue;
+        if (method_fits(&routes[i], request->method)) return &routes[i];
+        other = &routes[i];
+    }
+    if (!other) {
+        int shown = request->path.count > 200 ? 200 : (int)request->path.count;
+        tc_http_refuse(error, 404, "not_found", NULL, "there is nothing at %.*s", shown, request->path.data);
+        return NULL;
+    }
+    tc_http_refuse(error, 405, "method_not_allowed", NULL, "%s cannot be asked of %s",
+                   llhttp_method_name(request->method), other->path);
+    snprintf(error->allow, sizeof error->allow, "%s", other->method == HTTP_GET ? "GET, HEAD" : "POST");
+    return NULL;
+}
+
+bool tc_routes_check_head(tc_gateway *gateway, const tc_http_parser *request, tc_http_error *error)
+{
+    tc_http_error ignored;
+    const struct route *route = find(request, &ignored);
+    if (gateway->options.keys && !(route && route->open))
+        return tc_auth_check_key(gateway->options.keys, request, error);
+    if (!gateway->options.keys && !gateway->is_unix) return tc_auth_check_local(request, error);
+    return true;
+}
+
+static int hex(char c)
+{
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
+}
+
+// False for a '%' without two digits, for NUL, and where the result is too long.
+static bool percent_decode(const char *text, size_t bytes, char *ret, size_t ret_bytes)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < bytes; i++) {
+        char c = text[i];
+        if (c == '%') {
+            if (bytes - i < 3 || hex(text[i + 1]) < 0 || hex(text[i + 2]) < 0) return false;
+            c = (char)(hex(text[i + 1]) * 16 + hex(text[i + 2]));
+            i += 2;
+        }
+        if (c == 0 || n + 1 >= ret_bytes) return false;
+        ret[n++] = c;
+    }
+    ret[n] = 0;
+    return true;
+}
+
+void tc_routes_dispatch(tc_gateway *gateway, tc_http_conn *conn)
+{
+    const tc_http_parser *request = &conn->parser;
+    tc_http_error error;
+    char rest[TC_MODEL_NAME_BYTES_MAX + 1] = "";
+    const struct route *route = find(request, &error);
+    if (!route) {
+        tc_http_fail(conn, &error);
+        return;
+    }
+    size_t n = strlen(route->path);
+    if (!percent_decode(request->path.data + n, request->path.count - n, rest, sizeof rest)) {
+        tc_http_refuse(&error, 404, "not_found", NULL, "the end of this path is no name");
+        tc_http_fail(conn, &error);
+        return;
+    }
+    route->handler(gateway, conn, rest);
+}

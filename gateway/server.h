@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the gateway as a whole: one libuv loop that listens, accepts, keeps the deadlines of all connections
+// and ends cleanly. Everything here runs on that loop's thread, but the tokenising of long prompts.
+#pragma once
+
+#include "common/text/tokenizer.h"
+#include "gateway/auth.h"
+#include "gateway/limits.h"
+#include "proto/engine.h"
+#include <uv.h>
+
+typedef struct tc_gateway tc_gateway;
+typedef struct tc_core_link tc_core_link;
+typedef struct tc_http_conn tc_http_conn;
+
+// What the gateway itself must know about the model.
+typedef struct tc_gateway_model {
+    char name[TC_MODEL_NAME_BYTES_MAX + 1];
+    uint32_t context; // until the core has said its own
+    uint32_t vocab;
+    tc_sampling defaults;
+} tc_gateway_model;
+
+typedef struct tc_gateway_options {
+    const char *listen; // "127.0.0.1:8080", "[::1]:8080", "localhost:8080", "unix:/path"; port 0: any
+    const char *engine_url;
+    const tc_tokenizer *tokenizer; // borrowed, must outlive the gateway
+    const tc_api_keys *keys;       // borrowed; NULL: no keys, and then only loopback and unix addresses
+    tc_gateway_model model;
+    tc_gateway_limits limits;
+} tc_gateway_options;
+
+// Listens and starts dialling the core. The handles live on `loop`, which the caller runs.
+tc_status tc_gateway_open(uv_loop_t *loop, const tc_gateway_options *options, tc_gateway **ret, tc_error *e);
+// Where it listens, with the port that was chosen: "http://127.0.0.1:41234" or "unix:/path".
+const char *tc_gateway_address(const tc_gateway *gateway);
+// Stops accepting, lets running requests finish for at most drain_ms, then closes everything. Again: at once.
+// `done` is called when nothing of the gateway is left on the loop; then tc_gateway_free.
+void tc_gateway_drain(tc_gateway *gateway, uint64_t drain_ms, void (*done)(void *arg), void *arg);
+void tc_gateway_free(tc_gateway *gateway); // NULL is legal
+
+// For the files of this folder.
+struct tc_gateway {
+    uv_loop_t *loop;
+    tc_gateway_options options;
+    tc_core_link *link;
+    char address[300], socket_path[256];
+    bool is_unix;
+    union {
+        uv_handle_t handle;
+        uv_stream_t stream;
+        uv_tcp_t tcp;
+        uv_pipe_t pipe;
+    } listener;
+    uv_timer_t sweep;
+    tc_http_conn *conns; // doubly linked
+    uint32_t conn_count, refusal_count, jobs;
+    uint64_t bodies_bytes; // held by all connections
+    int64_t started_at;    // wall clock, for "created"
+    bool draining;
+    uint64_t drain_until_ms;
+    void (*drained)(void *arg);
+    void *drained_arg;
+    uint32_t handles; // of our own (listener, sweep, link) that are still open
+    char read_buffer[TC_HTTP_READ_BYTES];
+};
+
+void tc_gateway_maybe_drained(tc_gateway *gateway); // after a connection or a job has ended
