@@ -3,6 +3,9 @@
 #include "common/kernels/impl.h"
 
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 typedef struct isa {
     const char *name;
@@ -16,10 +19,17 @@ static bool always(void)
 }
 
 #if defined(__x86_64__)
+// Not every compiler's builtin knows this one by name.
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
 // __builtin_cpu_supports also asks the operating system (XCR0) whether it saves the registers.
 static bool has_avx2(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 }
 
 static bool has_avx512(void)
