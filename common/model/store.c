@@ -1,174 +1,101 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: opening and reading a packed store. The header is checked field by field before anything is mapped;
-// offsets inside are computed here, never read.
-#include "common/base/mem.h"
+// Owns: a store open for reading: the map, the views of units, making them resident, verifying the content.
+// Writing one: store_pack.c.
 #include "common/model/store_format.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
+#include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22 // Linux 5.14
+#endif
+
+enum { PREFAULT_BYTES = 16 << 20, VERIFY_BYTES = 1 << 20, HEADER_BYTES_MAX = 128 << 10, PAGE_BYTES = 4096 };
+
 struct tc_store {
     int fd;
-    char path[TC_STORE_PATH_BYTES];
-    tc_store_header header;
-    tc_store_layer *table;
-    tc_store_geometry *geometry; // [layers]
+    char *path;
+    const uint8_t *map;
+    tc_store_header *header; // header_bytes bytes, the layer table behind it
+    const tc_store_layer *layers;
+    struct {
+        uint64_t stride, at[TC_STORE_PARTS];
+    } unit[TC_LAYERS_MAX];
     tc_store_info info;
-    const char *map;
 };
 
-void tc_store_role_shape(const tc_store_header *h, uint32_t role, uint32_t *ret_rows, uint32_t *ret_cols)
+static tc_status read_header(tc_store *s, uint64_t file_bytes, tc_error *e)
 {
-    *ret_rows = role == 2 ? h->hidden : h->unit;
-    *ret_cols = role == 2 ? h->unit : h->hidden;
-}
-
-void tc_store_geometry_of(const tc_store_header *h, const tc_store_layer *layer, tc_store_geometry *ret)
-{
-    tc_store_geometry g = {0};
-    for (uint32_t r = 0; r < TC_STORE_ROLES; r++) {
-        uint32_t rows, cols;
-        tc_store_role_shape(h, r, &rows, &cols);
-        g.matrix_offset[r] = g.unit_bytes;
-        g.matrix_bytes[r] =
-            tc_matrix_bytes((tc_matrix_type)layer->role[r].type, rows, cols, layer->role[r].group);
-        g.unit_bytes += (g.matrix_bytes[r] + 63) & ~(uint64_t)63;
-    }
-    g.expert_bytes = g.unit_bytes * h->units;
-    g.region_bytes = g.expert_bytes * h->experts;
-    *ret = g;
-}
-
-uint64_t tc_store_header_hash(const tc_store_header *header, const tc_store_layer *table)
-{
-    tc_store_header copy = *header;
-    copy.hash = 0;
-    uint64_t first = XXH3_64bits(&copy, sizeof copy);
-    return XXH3_64bits_withSeed(table, header->layers * sizeof *table, first);
-}
-
-static tc_status read_all(const tc_store *s, void *to, size_t bytes, off_t at, tc_error *e)
-{
-    while (bytes) {
-        ssize_t n = pread(s->fd, to, bytes, at);
+    size_t bytes = file_bytes < HEADER_BYTES_MAX ? (size_t)file_bytes : HEADER_BYTES_MAX, got = 0;
+    s->header = calloc(1, HEADER_BYTES_MAX);
+    if (!s->header) return tc_fail(e, TC_NOMEM, "%s: no memory for its header", s->path);
+    while (got < bytes) {
+        ssize_t n = pread(s->fd, (char *)s->header + got, bytes - got, (off_t)got);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return tc_fail_errno(e, TC_IO, "%s", s->path);
-        if (n == 0) return tc_fail(e, TC_FORMAT, "%s: the file ends inside its header", s->path);
-        to = (char *)to + n;
-        bytes -= (size_t)n;
-        at += n;
+        if (n == 0) return tc_fail(e, TC_IO, "%s: the file has become shorter", s->path);
+        got += (size_t)n;
     }
+    TC_TRY(tc_store_header_check(s->path, s->header, bytes, file_bytes, e));
+    s->layers = (const tc_store_layer *)(s->header + 1);
     return TC_OK;
 }
 
-static tc_status check_header(const tc_store *s, uint64_t file_bytes, tc_error *e)
+static void fill_info(tc_store *s)
 {
-    const tc_store_header *h = &s->header;
-    const struct {
-        const char *name;
-        uint32_t value, least, most;
-    } fields[] = {
-        {"layers", h->layers, 1, TC_LAYERS_MAX}, {"experts", h->experts, 1, TC_EXPERTS_MAX},
-        {"top_k", h->top_k, 1, TC_TOP_K_MAX},    {"hidden", h->hidden, 1, TC_HIDDEN_MAX},
-        {"width", h->width, 1, TC_WIDTH_MAX},    {"unit", h->unit, 1, TC_WIDTH_MAX},
-        {"units", h->units, 1, TC_WIDTH_MAX},
-    };
-    if (memcmp(h->magic, TC_STORE_MAGIC, sizeof h->magic) != 0)
-        return tc_fail(e, TC_FORMAT, "%s: not a packed expert store", s->path);
-    if (h->layout_version != TC_STORE_LAYOUT_VERSION || h->header_bytes != sizeof *h)
-        return tc_fail(e, TC_FORMAT, "%s: layout version %u, this program reads %d; pack the model again",
-                       s->path, h->layout_version, TC_STORE_LAYOUT_VERSION);
-    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
-        if (fields[i].value < fields[i].least || fields[i].value > fields[i].most)
-            return tc_fail(e, TC_FORMAT, "%s: %s is %u", s->path, fields[i].name, fields[i].value);
-    if ((uint64_t)h->unit * h->units != h->width)
-        return tc_fail(e, TC_FORMAT, "%s: %u units of %u are not the width %u", s->path, h->units, h->unit,
-                       h->width);
-    if (h->file_bytes != file_bytes)
-        return tc_fail(e, TC_FORMAT, "%s: the file has %llu bytes, its header says %llu", s->path,
-                       (unsigned long long)file_bytes, (unsigned long long)h->file_bytes);
-    if (!memchr(h->model_hash, 0, 33) || !memchr(h->family, 0, sizeof h->family))
-        return tc_fail(e, TC_FORMAT, "%s: a name in the header has no end", s->path);
-    return TC_OK;
-}
-
-static tc_status check_role(const tc_store *s, uint32_t layer, uint32_t role, tc_error *e)
-{
-    const tc_store_role *r = &s->table[layer].role[role];
-    uint32_t rows, cols;
-    tc_store_role_shape(&s->header, role, &rows, &cols);
-    bool fine = r->type < TC_M_TYPES;
-    if (fine && r->type == TC_M_Q4)
-        fine = (r->group == 32 || r->group == 64) && cols % TC_Q4_SPAN_COLS == 0 && r->round <= TC_BF16;
-    if (!fine)
-        return tc_fail(e, TC_FORMAT, "%s: layer %u, matrix %u: type %u, group %u, rounding %u", s->path,
-                       layer, role, r->type, r->group, r->round);
-    return TC_OK;
-}
-
-static tc_status read_table(tc_store *s, tc_error *e)
-{
-    const tc_store_header *h = &s->header;
-    size_t bytes = h->layers * sizeof *s->table;
-    uint64_t end = sizeof *h + bytes;
-    s->table = tc_alloc(TC_MEM_OTHER, h->layers, sizeof *s->table);
-    s->geometry = tc_alloc(TC_MEM_OTHER, h->layers, sizeof *s->geometry);
-    if (!s->table || !s->geometry) return tc_fail(e, TC_NOMEM, "%s: out of memory for its table", s->path);
-    TC_TRY(read_all(s, s->table, bytes, sizeof *h, e));
-    if (tc_store_header_hash(h, s->table) != h->hash)
-        return tc_fail(e, TC_FORMAT, "%s: the header's hash does not fit", s->path);
-    for (uint32_t n = 0; n < h->layers; n++) {
-        const tc_store_layer *layer = &s->table[n];
-        if (!layer->offset) continue;
-        for (uint32_t r = 0; r < TC_STORE_ROLES; r++) TC_TRY(check_role(s, n, r, e));
-        tc_store_geometry_of(h, layer, &s->geometry[n]);
-        if (layer->offset % TC_STORE_PAGE_BYTES || layer->offset < end || layer->offset > h->file_bytes ||
-            s->geometry[n].region_bytes > h->file_bytes - layer->offset)
-            return tc_fail(e, TC_FORMAT, "%s: layer %u lies outside the file or over another layer", s->path,
-                           n);
-        end = layer->offset + s->geometry[n].region_bytes;
-        if (s->geometry[n].expert_bytes > s->info.expert_bytes)
-            s->info.expert_bytes = s->geometry[n].expert_bytes;
+    const tc_store_header *h = s->header;
+    s->info = (tc_store_info){.layers = h->layers,
+                              .experts = h->experts,
+                              .top_k = h->top_k,
+                              .hidden = h->hidden,
+                              .width = h->width,
+                              .unit = h->unit,
+                              .units = h->width / h->unit,
+                              .bytes = h->file_bytes};
+    memcpy(s->info.model_hash, h->model_hash, sizeof s->info.model_hash);
+    memcpy(s->info.family, h->family, sizeof s->info.family);
+    for (uint32_t l = 0; l < h->layers; l++) {
+        if (!s->layers[l].has_experts) continue;
+        s->unit[l].stride = tc_store_unit_layout(h, &s->layers[l], s->unit[l].at);
+        if (s->layers[l].expert_stride > s->info.expert_bytes)
+            s->info.expert_bytes = s->layers[l].expert_stride;
     }
+}
+
+static tc_status open_file(tc_store *s, tc_error *e)
+{
+    struct stat st;
+    s->fd = open(s->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (s->fd < 0) return tc_fail_errno(e, errno == ENOENT ? TC_NOT_FOUND : TC_IO, "%s", s->path);
+    if (fstat(s->fd, &st) != 0) return tc_fail_errno(e, TC_IO, "%s", s->path);
+    if (!S_ISREG(st.st_mode)) return tc_fail(e, TC_FORMAT, "%s: not a regular file", s->path);
+    TC_TRY(read_header(s, (uint64_t)st.st_size, e));
+    void *map = mmap(NULL, s->header->file_bytes, PROT_READ, MAP_SHARED, s->fd, 0);
+    if (map == MAP_FAILED) return tc_fail_errno(e, TC_NOMEM, "%s: cannot map", s->path);
+    s->map = map;
+    fill_info(s);
     return TC_OK;
 }
 
 tc_status tc_store_open(const char *path, tc_store **ret, tc_error *e)
 {
-    tc_status status;
-    struct stat st;
-    tc_store *s = tc_alloc(TC_MEM_OTHER, 1, sizeof *s);
-    if (!s) return tc_fail(e, TC_NOMEM, "out of memory for the store");
-    snprintf(s->path, sizeof s->path, "%s", path);
-    s->fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (s->fd < 0 || fstat(s->fd, &st) < 0) TC_GOTO(tc_fail_errno(e, TC_IO, "%s", path));
-    if (!S_ISREG(st.st_mode)) TC_GOTO(tc_fail(e, TC_FORMAT, "%s: not a regular file", path));
-    TC_GOTO(read_all(s, &s->header, sizeof s->header, 0, e));
-    TC_GOTO(check_header(s, (uint64_t)st.st_size, e));
-    TC_GOTO(read_table(s, e));
-    const tc_store_header *h = &s->header;
-    memcpy(s->info.model_hash, h->model_hash, sizeof s->info.model_hash);
-    memcpy(s->info.family, h->family, sizeof s->info.family);
-    s->info.layers = h->layers;
-    s->info.experts = h->experts;
-    s->info.top_k = h->top_k;
-    s->info.hidden = h->hidden;
-    s->info.width = h->width;
-    s->info.unit = h->unit;
-    s->info.units = h->units;
-    s->info.bytes = h->file_bytes;
-    void *map = mmap(NULL, (size_t)h->file_bytes, PROT_READ, MAP_SHARED, s->fd, 0);
-    if (map == MAP_FAILED) TC_GOTO(tc_fail_errno(e, TC_IO, "%s: mapping it", path));
-    s->map = map;
+    tc_store *s = calloc(1, sizeof *s);
+    tc_status status = TC_OK;
+    if (!s) return tc_fail(e, TC_NOMEM, "%s: no memory", path);
+    s->fd = -1;
+    s->path = strdup(path);
+    if (!s->path) TC_GOTO(tc_fail(e, TC_NOMEM, "%s: no memory", path));
+    TC_GOTO(open_file(s, e));
     *ret = s;
-    return TC_OK;
+    s = NULL;
 out:
     tc_store_free(s);
     return status;
@@ -177,11 +104,11 @@ out:
 void tc_store_free(tc_store *s)
 {
     if (!s) return;
-    if (s->map) munmap((void *)s->map, (size_t)s->header.file_bytes);
+    if (s->map) munmap((void *)(uintptr_t)s->map, s->header->file_bytes);
     if (s->fd >= 0) close(s->fd);
-    tc_free(s->table);
-    tc_free(s->geometry);
-    tc_free(s);
+    free(s->header);
+    free(s->path);
+    free(s);
 }
 
 const tc_store_info *tc_store_get_info(const tc_store *s)
@@ -191,44 +118,69 @@ const tc_store_info *tc_store_get_info(const tc_store *s)
 
 bool tc_store_layer_has_experts(const tc_store *s, uint32_t layer)
 {
-    return layer < s->header.layers && s->table[layer].offset != 0;
+    return layer < s->info.layers && s->layers[layer].has_experts;
 }
 
 void tc_store_get_unit(const tc_store *s, uint32_t layer, uint32_t expert, uint32_t unit, tc_store_unit *ret)
 {
-    const tc_store_header *h = &s->header;
-    assert(tc_store_layer_has_experts(s, layer) && expert < h->experts && unit < h->units);
-    const tc_store_geometry *g = &s->geometry[layer];
-    const char *data = s->map + s->table[layer].offset + expert * g->expert_bytes + unit * g->unit_bytes;
-    tc_matrix *matrices[TC_STORE_ROLES] = {&ret->gate, &ret->up, &ret->down};
-    for (uint32_t r = 0; r < TC_STORE_ROLES; r++) {
-        const tc_store_role *role = &s->table[layer].role[r];
-        tc_matrix *m = matrices[r];
-        m->type = (tc_matrix_type)role->type;
-        m->group = role->group;
-        m->round = (tc_dtype)role->round;
-        memcpy(m->levels, role->levels, sizeof m->levels);
-        tc_store_role_shape(h, r, &m->rows, &m->cols);
-        m->data = data + g->matrix_offset[r];
+    assert(tc_store_layer_has_experts(s, layer) && expert < s->info.experts && unit < s->info.units);
+    const tc_store_layer *l = &s->layers[layer];
+    const uint8_t *data = s->map + l->offset + expert * l->expert_stride + unit * s->unit[layer].stride;
+    tc_matrix *matrices[TC_STORE_PARTS] = {&ret->gate, &ret->up, &ret->down};
+    for (uint32_t p = 0; p < TC_STORE_PARTS; p++) {
+        const tc_store_part *part = &l->part[p];
+        tc_matrix *m = matrices[p];
+        m->type = (tc_matrix_type)part->type;
+        tc_store_part_shape(s->header, p, &m->rows, &m->cols);
+        m->group = part->group;
+        m->round = (tc_dtype)part->round;
+        memcpy(m->levels, part->levels, sizeof m->levels);
+        m->data = data + s->unit[layer].at[p];
     }
 }
 
-// Makes [begin, end) of the mapping resident. The size is looked at again first: a file cut since it was
-// opened is an error here and not a SIGBUS later.
-static tc_status populate(const tc_store *s, uint64_t begin, uint64_t end, tc_error *e)
+// ---- residency ----
+
+static tc_status check_size(const tc_store *s, tc_error *e)
 {
     struct stat st;
-    if (fstat(s->fd, &st) < 0) return tc_fail_errno(e, TC_IO, "%s", s->path);
-    if ((uint64_t)st.st_size != s->header.file_bytes)
-        return tc_fail(e, TC_FORMAT, "%s: the file has changed its size", s->path);
-    begin &= ~(uint64_t)(TC_STORE_PAGE_BYTES - 1);
-#ifdef MADV_POPULATE_READ
-    if (madvise((void *)(s->map + begin), (size_t)(end - begin), MADV_POPULATE_READ) == 0) return TC_OK;
-    if (errno != EINVAL) return tc_fail_errno(e, TC_IO, "%s: reading it into memory", s->path);
-#endif
-    volatile char sink;
-    for (uint64_t at = begin; at < end; at += TC_STORE_PAGE_BYTES) sink = s->map[at];
-    (void)sink;
+    if (fstat(s->fd, &st) != 0) return tc_fail_errno(e, TC_IO, "%s", s->path);
+    if ((uint64_t)st.st_size != s->info.bytes)
+        return tc_fail(e, TC_IO, "%s: has %" PRIu64 " bytes, had %" PRIu64 " when it was opened", s->path,
+                       (uint64_t)st.st_size, s->info.bytes);
+    return TC_OK;
+}
+
+static tc_status populate(const tc_store *s, uint64_t at, uint64_t bytes, tc_error *e)
+{
+    uint64_t from = at & ~(uint64_t)(PAGE_BYTES - 1);
+    TC_TRY(check_size(s, e));
+    if (madvise((void *)(uintptr_t)(s->map + from), at + bytes - from, MADV_POPULATE_READ) == 0) return TC_OK;
+    if (errno == EFAULT || errno == EHWPOISON || errno == EIO)
+        return tc_fail_errno(e, TC_IO, "%s: cannot read bytes %" PRIu64 " to %" PRIu64, s->path, at,
+                             at + bytes);
+    // An older kernel: read a byte of each page.
+    for (uint64_t page = from; page < at + bytes; page += PAGE_BYTES)
+        (void)*(volatile const uint8_t *)(s->map + page);
+    return TC_OK;
+}
+
+typedef struct walk {
+    uint64_t done, total;
+    bool (*progress)(void *arg, uint64_t done, uint64_t total);
+    void *arg;
+} walk;
+
+static tc_status populate_run(const tc_store *s, uint64_t at, uint64_t bytes, walk *w, tc_error *e)
+{
+    for (uint64_t end = at + bytes; at < end;) {
+        uint64_t part = end - at < PREFAULT_BYTES ? end - at : PREFAULT_BYTES;
+        TC_TRY(populate(s, at, part, e));
+        at += part;
+        w->done += part;
+        if (w->progress && !w->progress(w->arg, w->done, w->total))
+            return tc_fail(e, TC_CANCELLED, "%s: loading was stopped", s->path);
+    }
     return TC_OK;
 }
 
@@ -237,44 +189,59 @@ tc_status tc_store_prefault(const tc_store *s, uint32_t expert_begin, uint32_t e
                             bool (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
                             tc_error *e)
 {
-    const tc_store_header *h = &s->header;
-    uint64_t total = 0, done = 0;
-    if (expert_begin > expert_end || expert_end > h->experts || unit_begin > unit_end || unit_end > h->units)
-        return tc_fail(e, TC_ARGUMENT, "experts %u..%u of %u, units %u..%u of %u", expert_begin, expert_end,
-                       h->experts, unit_begin, unit_end, h->units);
-    bool whole = unit_begin == 0 && unit_end == h->units;
-    for (uint32_t n = 0; n < h->layers; n++)
-        total += s->geometry[n].unit_bytes * (expert_end - expert_begin) * (unit_end - unit_begin);
-    for (uint32_t n = 0; n < h->layers; n++) {
-        const tc_store_geometry *g = &s->geometry[n];
-        if (!s->table[n].offset) continue;
-        for (uint32_t x = expert_begin; x < expert_end;) {
-            // whole experts lie side by side: several at once
-            uint32_t some = whole ? 16 : 1;
-            if (some > expert_end - x) some = expert_end - x;
-            uint64_t begin = s->table[n].offset + x * g->expert_bytes + unit_begin * g->unit_bytes;
-            uint64_t bytes = whole ? some * g->expert_bytes : (unit_end - unit_begin) * g->unit_bytes;
-            TC_TRY(populate(s, begin, begin + bytes, e));
-            done += bytes;
-            x += some;
-            if (progress && !progress(arg, done, total))
-                return tc_fail(e, TC_CANCELLED, "%s: stopped", s->path);
-        }
+    if (expert_begin > expert_end || expert_end > s->info.experts || unit_begin > unit_end ||
+        unit_end > s->info.units)
+        return tc_fail(e, TC_ARGUMENT, "%s: experts %u..%u, units %u..%u are not all in it", s->path,
+                       expert_begin, expert_end, unit_begin, unit_end);
+    walk w = {.progress = progress, .arg = arg};
+    uint32_t experts = expert_end - expert_begin, units = unit_end - unit_begin;
+    bool whole = units == s->info.units; // then the experts of a layer are one run
+    for (uint32_t l = 0; l < s->info.layers; l++)
+        if (s->layers[l].has_experts) w.total += (uint64_t)experts * units * s->unit[l].stride;
+    for (uint32_t l = 0; l < s->info.layers; l++) {
+        const tc_store_layer *layer = &s->layers[l];
+        if (!layer->has_experts) continue;
+        uint64_t run = units * s->unit[l].stride * (whole ? experts : 1);
+        for (uint32_t x = expert_begin; x < expert_end; x += whole ? experts : 1)
+            TC_TRY(populate_run(s, layer->offset + x * layer->expert_stride + unit_begin * s->unit[l].stride,
+                                run, &w, e));
     }
+    return TC_OK;
+}
+
+// ---- verification ----
+
+static tc_status verify_layer(const tc_store *s, uint32_t l, XXH3_state_t *state, uint8_t *buffer,
+                              tc_error *e)
+{
+    const tc_store_layer *layer = &s->layers[l];
+    uint64_t at = layer->offset, end = at + layer->expert_stride * s->info.experts;
+    XXH3_128bits_reset(state);
+    while (at < end) {
+        size_t part = end - at < VERIFY_BYTES ? (size_t)(end - at) : VERIFY_BYTES;
+        ssize_t n = pread(s->fd, buffer, part, (off_t)at);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return tc_fail_errno(e, TC_IO, "%s", s->path);
+        if (n == 0) return tc_fail(e, TC_IO, "%s: the file has become shorter", s->path);
+        XXH3_128bits_update(state, buffer, (size_t)n);
+        at += (uint64_t)n;
+    }
+    XXH128_hash_t hash = XXH3_128bits_digest(state);
+    if (hash.low64 != layer->hash_low || hash.high64 != layer->hash_high)
+        return tc_fail(e, TC_FORMAT, "%s: layer %u does not match its hash: the file is damaged", s->path, l);
     return TC_OK;
 }
 
 tc_status tc_store_verify(const tc_store *s, tc_error *e)
 {
-    for (uint32_t n = 0; n < s->header.layers; n++) {
-        const tc_store_layer *layer = &s->table[n];
-        if (!layer->offset) continue;
-        TC_TRY(populate(s, layer->offset, layer->offset + s->geometry[n].region_bytes, e));
-        XXH128_hash_t hash = XXH3_128bits(s->map + layer->offset, (size_t)s->geometry[n].region_bytes);
-        if (hash.low64 != layer->hash[0] || hash.high64 != layer->hash[1])
-            return tc_fail(e, TC_FORMAT,
-                           "%s: layer %u is damaged (its hash does not fit); pack the model again", s->path,
-                           n);
-    }
-    return TC_OK;
+    XXH3_state_t *state = XXH3_createState();
+    uint8_t *buffer = malloc(VERIFY_BYTES);
+    tc_status status = TC_OK;
+    if (!state || !buffer) TC_GOTO(tc_fail(e, TC_NOMEM, "%s: no memory to verify it", s->path));
+    for (uint32_t l = 0; l < s->info.layers; l++)
+        if (s->layers[l].has_experts) TC_GOTO(verify_layer(s, l, state, buffer, e));
+out:
+    free(buffer);
+    XXH3_freeState(state);
+    return status;
 }

@@ -53,11 +53,12 @@ typedef struct tc_pack_options {
     bool (*progress)(void *arg, uint64_t done,
                      uint64_t total); // bytes; may be NULL; false stops (TC_CANCELLED)
     void *arg;
+    uint32_t threads; // that pack beside each other; 0: two
 } tc_pack_options;
 
 enum { TC_STORE_PATH_BYTES = 1024 };
 
-// $1/<name> of the store that packing would give: what `serve` looks for.
+// <cache_dir>/<name> of the store that packing would give: what `serve` looks for.
 tc_status tc_store_path_for(const tc_checkpoint *checkpoint, const tc_pack_options *options,
                             char ret[TC_STORE_PATH_BYTES], tc_error *e);
 // Packs (or finds) the store of a checkpoint; the path in ret. A crash or a full disk leaves no file under

@@ -1,43 +1,63 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the bytes of a packed store file: header, layer table, and the arithmetic that places units. Shared
-// by the writer (store_pack.c) and the reader (store.c). Refuses: to be included elsewhere.
+// Owns: the bytes of a store file, shared by packer and reader: [header | layer table | padding to 4096]
+// then, for each layer with experts, its experts at a fixed stride, each layer on a multiple of 4096.
+// Little-endian. Every offset follows from the counts and types, and the reader insists on exactly that; none
+// is taken on trust.
 #pragma once
 
-#include "common/model/model.h"
 #include "common/model/store.h"
 
-// File: header | layer table | padding to 4096 | layer regions, each from a multiple of 4096. Little-endian.
-#define TC_STORE_MAGIC "TCSTORE"
-enum { TC_STORE_PAGE_BYTES = 4096, TC_STORE_ROLES = 3 }; // roles: gate, up, down
+enum {
+    TC_STORE_ALIGN = 4096,
+    TC_STORE_PARTS = 3, // gate, up, down
+    TC_STORE_UNIT_WIDTH = 64,
+};
+
+typedef struct tc_store_part {
+    uint32_t type, group, round, zero; // tc_matrix_type, -, tc_dtype
+    float levels[16];
+} tc_store_part;
+
+typedef struct tc_store_layer {
+    uint64_t offset, expert_stride;
+    uint64_t hash_low, hash_high; // XXH3-128 of the layer's bytes
+    uint32_t has_experts, zero;
+    tc_store_part part[TC_STORE_PARTS];
+} tc_store_layer;
 
 typedef struct tc_store_header {
     char magic[8];
     uint32_t layout_version, header_bytes;
-    char model_hash[40], family[32];
-    uint32_t layers, experts, top_k, hidden, width, unit, units, reserved;
     uint64_t file_bytes;
-    uint64_t hash; // XXH3-64 of header (this field 0) and table
+    char model_hash[40], family[32];
+    uint32_t layers, experts, top_k, hidden, width, unit;
+    uint64_t hash_low, hash_high; // XXH3-128 of header_bytes bytes, these two taken as 0
 } tc_store_header;
 
-typedef struct tc_store_role {
-    uint32_t type, group, round, reserved;
-    float levels[16];
-} tc_store_role;
+_Static_assert(sizeof(tc_store_part) == 80 && sizeof(tc_store_layer) == 280 && sizeof(tc_store_header) == 136,
+               "the file's layout has no padding of the compiler's");
 
-typedef struct tc_store_layer {
-    uint64_t offset;  // of its region; 0: a layer without experts
-    uint64_t hash[2]; // XXH3-128 of the region
-    tc_store_role role[TC_STORE_ROLES];
-} tc_store_layer;
+static inline uint64_t tc_store_align(uint64_t bytes, uint64_t to)
+{
+    return (bytes + to - 1) / to * to;
+}
 
-// Where things lie in a unit and an expert of a layer, from its roles.
-typedef struct tc_store_geometry {
-    uint64_t matrix_offset[TC_STORE_ROLES], matrix_bytes[TC_STORE_ROLES];
-    uint64_t unit_bytes, expert_bytes, region_bytes;
-} tc_store_geometry;
-
-void tc_store_geometry_of(const tc_store_header *header, const tc_store_layer *layer, tc_store_geometry *ret);
-uint64_t tc_store_header_hash(const tc_store_header *header, const tc_store_layer *table);
-// Rows and columns of a role's matrix in one unit.
-void tc_store_role_shape(const tc_store_header *header, uint32_t role, uint32_t *ret_rows,
+uint32_t tc_store_header_bytes(uint32_t layers);
+uint32_t tc_store_unit_width(uint32_t width);
+// Rows and columns of one unit's matrix.
+void tc_store_part_shape(const tc_store_header *header, uint32_t part, uint32_t *ret_rows,
                          uint32_t *ret_cols);
+// Offsets of a unit's three matrices; returns the unit's stride.
+uint64_t tc_store_unit_layout(const tc_store_header *header, const tc_store_layer *layer,
+                              uint64_t ret_at[TC_STORE_PARTS]);
+// Fills offset and expert_stride of every layer, and returns the file's size.
+uint64_t tc_store_layout(const tc_store_header *header, tc_store_layer *layers);
+// Over header_bytes bytes; changes nothing that it does not restore.
+void tc_store_header_hash(tc_store_header *header, uint64_t *ret_low, uint64_t *ret_high);
+
+// Checks everything in `bytes` bytes of a file's start against the limits of model.h, itself and the file's
+// size. `header` is writable for the hash only.
+tc_status tc_store_header_check(const char *what, tc_store_header *header, size_t bytes, uint64_t file_bytes,
+                                tc_error *e);
+
+static const char tc_store_magic[8] = {'T', 'C', 'S', 'T', 'O', 'R', 'E', '\n'};

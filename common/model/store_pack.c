@@ -1,376 +1,298 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: writing a packed store: plan the layout, pack experts in parallel, write them in order, hash, fsync,
-// rename. A crash or a full disk leaves nothing under the final name. Two packers of one store: the second
-// waits for the first.
+// Owns: writing a store: expert by expert in bounded memory, a team packing a batch and one thread writing it
+// in order. The file appears under its name only when it is whole and on disk (store_file.c). A layer keeps
+// one type and one code book for each of gate, up and down. It takes expert 0's; should another expert
+// differ, that matrix becomes float32 for the layer, which loses nothing, and the layer is packed again.
+#include "common/model/store_pack.h"
+
 #include "common/base/clock.h"
 #include "common/base/mem.h"
 #include "common/base/team.h"
-#include "common/model/store_format.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
+#include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
-enum { PACK_THREADS_MAX = 8, PROGRESS_EVERY_US = 100000 };
+enum { PROGRESS_US = 100000, PACK_THREADS_MAX = 64, PACK_THREADS_DEFAULT = 2 };
 
-static const tc_role expert_roles[TC_STORE_ROLES] = {TC_EXPERT_GATE, TC_EXPERT_UP, TC_EXPERT_DOWN};
+static const tc_role part_role[TC_STORE_PARTS] = {TC_EXPERT_GATE, TC_EXPERT_UP, TC_EXPERT_DOWN};
+
+// What one member of the team packs.
+typedef struct slot {
+    uint8_t *expert; // expert_stride bytes
+    tc_status status;
+    tc_error error;
+    bool differs[TC_STORE_PARTS]; // from the layer's type
+} slot;
 
 typedef struct packer {
     const tc_checkpoint *checkpoint;
     const tc_model_desc *desc;
     const tc_pack_options *options;
-    char final[TC_STORE_PATH_BYTES], temporary[TC_STORE_PATH_BYTES];
-    int fd;
-    tc_store_header header;
-    tc_store_layer table[TC_LAYERS_MAX];
-    bool promote[TC_LAYERS_MAX][TC_STORE_ROLES]; // experts differ: this role is kept as float32
+    const tc_store_files *files;
+    tc_store_header *header;
+    tc_store_layer *layers;
     tc_team *team;
     uint32_t threads;
-    char *buffers[PACK_THREADS_MAX]; // one expert each
-    uint64_t done_bytes, total_bytes, last_progress_us;
-    // the batch of experts being packed
-    uint32_t layer, first_expert;
-    tc_status status[PACK_THREADS_MAX];
-    tc_error error[PACK_THREADS_MAX];
-    uint32_t differs[PACK_THREADS_MAX]; // bit r: role r of this expert is not what the layer's table says
+    slot *slots;
+    XXH3_state_t *hash;
+    uint32_t layer, first_expert; // of the batch
+    int fd;
+    uint64_t file_bytes, done_us;
 } packer;
 
-// ---- names ----
+// ---- one weight ----
 
-tc_status tc_store_cache_dir(const char *xdg_cache_home, const char *home, char ret[TC_STORE_PATH_BYTES],
-                             tc_error *e)
+static tc_status load_part(const packer *p, uint32_t layer, uint32_t expert, uint32_t part, tc_weight *ret,
+                           tc_error *e)
 {
-    int n;
-    if (xdg_cache_home && xdg_cache_home[0] == '/')
-        n = snprintf(ret, TC_STORE_PATH_BYTES, "%s/thermocline", xdg_cache_home);
-    else if (home && home[0] == '/')
-        n = snprintf(ret, TC_STORE_PATH_BYTES, "%s/.cache/thermocline", home);
-    else
-        return tc_fail(e, TC_ARGUMENT,
-                       "no cache directory: neither XDG_CACHE_HOME nor HOME is an absolute path");
-    if (n >= TC_STORE_PATH_BYTES) return tc_fail(e, TC_LIMIT, "the cache directory's name is too long");
-    return TC_OK;
-}
-
-tc_status tc_store_path_for(const tc_checkpoint *checkpoint, const tc_pack_options *options,
-                            char ret[TC_STORE_PATH_BYTES], tc_error *e)
-{
-    if (!options->cache_dir) return tc_fail(e, TC_ARGUMENT, "no cache directory given");
-    int n = snprintf(ret, TC_STORE_PATH_BYTES, "%s/%s-%s-%s-v%d.tcx", options->cache_dir,
-                     tc_checkpoint_desc(checkpoint)->family, tc_checkpoint_hash(checkpoint),
-                     options->quantise_nf4 ? "nf4" : "asis", TC_STORE_LAYOUT_VERSION);
-    if (n >= TC_STORE_PATH_BYTES - 16)
-        return tc_fail(e, TC_LIMIT, "%s: the path is too long", options->cache_dir);
-    return TC_OK;
-}
-
-// mkdir -p
-static tc_status make_directories(const char *path, tc_error *e)
-{
-    char part[TC_STORE_PATH_BYTES];
-    snprintf(part, sizeof part, "%s", path);
-    for (char *slash = part + 1;; slash++) {
-        if (*slash != '/' && *slash != 0) continue;
-        char was = *slash;
-        *slash = 0;
-        if (mkdir(part, 0700) < 0 && errno != EEXIST) return tc_fail_errno(e, TC_IO, "%s", part);
-        *slash = was;
-        if (!was) return TC_OK;
-    }
-}
-
-// ---- one expert ----
-
-static tc_status load(const packer *p, uint32_t layer, uint32_t expert, uint32_t role, tc_weight *ret,
-                      tc_error *e)
-{
-    char name[TC_TENSOR_NAME_BYTES];
+    char base[TC_TENSOR_NAME_BYTES];
     uint32_t rows, cols;
-    tc_model_tensor_name(p->desc, expert_roles[role], layer, expert, name);
-    tc_model_tensor_shape(p->desc, expert_roles[role], layer, &rows, &cols);
-    TC_TRY(tc_checkpoint_weight(p->checkpoint, name, rows, cols, ret, e));
+    tc_model_tensor_name(p->desc, part_role[part], layer, expert, base);
+    tc_model_tensor_shape(p->desc, part_role[part], layer, &rows, &cols);
+    TC_TRY(tc_checkpoint_weight(p->checkpoint, base, rows, cols, ret, e));
     if (!p->options->quantise_nf4 || ret->quantised) return TC_OK;
     tc_status status = tc_weight_quantise_nf4(ret, e);
     if (status != TC_OK) {
-        tc_error_prefix(e, "%s", name);
         tc_weight_free(ret);
+        tc_error_prefix(e, "tensor %s.weight", base);
     }
     return status;
 }
 
-// How a weight would be stored, and whether that is what the layer's table says.
-static void role_of(const packer *p, const tc_weight *w, uint32_t role, tc_store_role *ret)
+// The type that all units of a weight can have. All slices of `down` start at multiples of the unit, so the
+// first stands for them.
+static tc_store_part part_for(const packer *p, const tc_weight *w, uint32_t part)
 {
-    uint32_t unit_rows, unit_cols, group = 0;
-    tc_store_role_shape(&p->header, role, &unit_rows, &unit_cols);
-    *ret = (tc_store_role){.type = (uint32_t)tc_matrix_type_for(w, 0, unit_cols, &group)};
-    if (ret->type != TC_M_Q4) return;
-    ret->group = group;
-    ret->round = (uint32_t)w->dtype;
-    memcpy(ret->levels, w->levels, sizeof ret->levels);
+    uint32_t rows, cols, group;
+    tc_store_part_shape(p->header, part, &rows, &cols);
+    tc_store_part ret = {.type = tc_matrix_type_for(w, 0, cols, &group), .round = w->dtype};
+    ret.group = group;
+    if (ret.type == TC_M_Q4) memcpy(ret.levels, w->levels, sizeof ret.levels);
+    return ret;
 }
 
-static tc_status pack_expert(packer *p, uint32_t slot, tc_error *e)
+static void pack_part(const packer *p, const tc_weight *w, uint32_t part, uint8_t *expert)
 {
-    const tc_store_header *h = &p->header;
-    const tc_store_layer *layer = &p->table[p->layer];
-    tc_store_geometry g;
-    tc_store_geometry_of(h, layer, &g);
-    memset(p->buffers[slot], 0, g.expert_bytes);
-    for (uint32_t r = 0; r < TC_STORE_ROLES; r++) {
-        tc_weight weight = {0};
-        tc_store_role role;
-        uint32_t rows, cols;
-        TC_TRY(load(p, p->layer, p->first_expert + slot, r, &weight, e));
-        role_of(p, &weight, r, &role);
-        if (!p->promote[p->layer][r] && memcmp(&role, &layer->role[r], sizeof role) != 0) {
-            p->differs[slot] |= 1u << r;
-            tc_weight_free(&weight);
-            continue;
-        }
-        tc_store_role_shape(h, r, &rows, &cols);
-        for (uint32_t u = 0; u < h->units; u++) {
-            tc_matrix unused;
-            uint32_t row0 = r == 2 ? 0 : u * h->unit, col0 = r == 2 ? u * h->unit : 0;
-            tc_matrix_pack(&weight, row0, rows, col0, cols, (tc_matrix_type)layer->role[r].type,
-                           layer->role[r].group, p->buffers[slot] + u * g.unit_bytes + g.matrix_offset[r],
-                           &unused);
-        }
-        tc_weight_free(&weight);
+    const tc_store_layer *layer = &p->layers[p->layer];
+    uint64_t at[TC_STORE_PARTS], stride = tc_store_unit_layout(p->header, layer, at);
+    uint32_t rows, cols, unit = p->header->unit;
+    tc_store_part_shape(p->header, part, &rows, &cols);
+    for (uint32_t u = 0; u < p->header->width / unit; u++) {
+        tc_matrix unused;
+        uint32_t row0 = part == 2 ? 0 : u * unit, col0 = part == 2 ? u * unit : 0;
+        tc_matrix_pack(w, row0, rows, col0, cols, (tc_matrix_type)layer->part[part].type,
+                       layer->part[part].group, expert + u * stride + at[part], &unused);
+    }
+}
+
+static tc_status pack_expert(const packer *p, uint32_t expert, slot *s)
+{
+    const tc_store_layer *layer = &p->layers[p->layer];
+    memset(s->expert, 0, layer->expert_stride);
+    memset(s->differs, 0, sizeof s->differs);
+    for (uint32_t part = 0; part < TC_STORE_PARTS; part++) {
+        tc_weight w = {0};
+        TC_TRY(load_part(p, p->layer, expert, part, &w, &s->error));
+        tc_store_part own = part_for(p, &w, part);
+        s->differs[part] =
+            layer->part[part].type != TC_M_F32 && memcmp(&own, &layer->part[part], sizeof own) != 0;
+        if (!s->differs[part]) pack_part(p, &w, part, s->expert);
+        tc_weight_free(&w);
     }
     return TC_OK;
 }
 
-static void pack_item(void *arg, uint32_t slot, uint32_t member)
+static void pack_item(void *arg, uint32_t i, uint32_t member)
 {
-    (void)member;
     packer *p = arg;
-    p->status[slot] = pack_expert(p, slot, &p->error[slot]);
+    p->slots[i].status = pack_expert(p, p->first_expert + i, &p->slots[i]);
 }
 
-// ---- the file ----
+// ---- a layer ----
 
-static tc_status write_all(const packer *p, const void *from, size_t bytes, uint64_t at, tc_error *e)
-{
-    while (bytes) {
-        ssize_t n = pwrite(p->fd, from, bytes, (off_t)at);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return tc_fail_errno(e, TC_IO, "%s: writing", p->temporary);
-        from = (const char *)from + n;
-        bytes -= (size_t)n;
-        at += (uint64_t)n;
-    }
-    return TC_OK;
-}
-
-static tc_status report(packer *p, uint64_t bytes, tc_error *e)
+static tc_status tell(packer *p, uint64_t done, tc_error *e)
 {
     uint64_t now = tc_now_us();
-    p->done_bytes += bytes;
-    if (!p->options->progress ||
-        (now - p->last_progress_us < PROGRESS_EVERY_US && p->done_bytes < p->total_bytes))
-        return TC_OK;
-    p->last_progress_us = now;
-    if (!p->options->progress(p->options->arg, p->done_bytes, p->total_bytes))
-        return tc_fail(e, TC_CANCELLED, "packing was stopped");
+    bool last = done == p->file_bytes;
+    if (!p->options->progress || (!last && now - p->done_us < PROGRESS_US)) return TC_OK;
+    p->done_us = now;
+    if (p->options->progress(p->options->arg, done, p->file_bytes)) return TC_OK;
+    return tc_fail(e, TC_CANCELLED, "packing was stopped");
+}
+
+// Packs `count` experts and writes them. *ret_again: a matrix was promoted, start the layer anew.
+static tc_status pack_batch(packer *p, uint32_t count, bool *ret_again, tc_error *e)
+{
+    tc_store_layer *layer = &p->layers[p->layer];
+    tc_team_each(p->team, count, pack_item, p);
+    for (uint32_t i = 0; i < count; i++) {
+        slot *s = &p->slots[i];
+        if (s->status != TC_OK) {
+            if (e) *e = s->error;
+            return s->status;
+        }
+        for (uint32_t part = 0; part < TC_STORE_PARTS; part++) {
+            if (!s->differs[part]) continue;
+            layer->part[part] = (tc_store_part){.type = TC_M_F32, .round = TC_F32};
+            *ret_again = true;
+        }
+    }
+    for (uint32_t i = 0; i < count && !*ret_again; i++) {
+        uint64_t at = layer->offset + (p->first_expert + i) * layer->expert_stride;
+        TC_TRY(tc_store_write(p->files, p->fd, p->slots[i].expert, layer->expert_stride, at, e));
+        XXH3_128bits_update(p->hash, p->slots[i].expert, layer->expert_stride);
+        TC_TRY(tell(p, at + layer->expert_stride, e));
+    }
     return TC_OK;
 }
 
-// Roles from each layer's first expert, then offsets.
-static tc_status plan_layout(packer *p, tc_error *e)
+static tc_status make_room(packer *p, tc_error *e)
 {
-    uint64_t at = sizeof p->header + p->header.layers * sizeof *p->table;
-    p->total_bytes = p->done_bytes = 0;
-    for (uint32_t n = 0; n < p->desc->layers; n++) {
-        tc_store_layer *layer = &p->table[n];
-        tc_store_geometry g;
-        if (!p->desc->layer[n].moe) continue;
-        for (uint32_t r = 0; r < TC_STORE_ROLES; r++) {
-            tc_weight weight = {0};
-            layer->role[r] = (tc_store_role){.type = TC_M_F32};
-            if (p->promote[n][r]) continue;
-            TC_TRY(load(p, n, 0, r, &weight, e));
-            role_of(p, &weight, r, &layer->role[r]);
-            tc_weight_free(&weight);
-        }
-        tc_store_geometry_of(&p->header, layer, &g);
-        layer->offset = (at + TC_STORE_PAGE_BYTES - 1) / TC_STORE_PAGE_BYTES * TC_STORE_PAGE_BYTES;
-        at = layer->offset + g.region_bytes;
-        p->total_bytes += g.region_bytes;
+    for (uint32_t i = 0; i < p->threads; i++) {
+        tc_free(p->slots[i].expert);
+        p->slots[i].expert = tc_alloc(TC_MEM_OTHER, p->layers[p->layer].expert_stride, 1);
+        if (!p->slots[i].expert)
+            return tc_fail(e, TC_NOMEM, "no memory to pack experts of %" PRIu64 " bytes",
+                           p->layers[p->layer].expert_stride);
     }
-    p->header.file_bytes = at;
     return TC_OK;
 }
 
-// ret_restart: an expert did not fit its layer's roles; they were promoted and the layout has to be planned
-// anew.
-static tc_status write_layer(packer *p, uint32_t n, bool *ret_restart, tc_error *e)
+static tc_status pack_layer(packer *p, tc_error *e)
 {
-    tc_store_layer *layer = &p->table[n];
-    tc_store_geometry g;
-    XXH3_state_t *hash = XXH3_createState();
-    tc_status status = TC_OK;
-    if (!hash) return tc_fail(e, TC_NOMEM, "out of memory for a hash");
-    XXH3_128bits_reset(hash);
-    tc_store_geometry_of(&p->header, layer, &g);
-    p->layer = n;
-    for (p->first_expert = 0; p->first_expert < p->header.experts; p->first_expert += p->threads) {
-        uint32_t some = p->header.experts - p->first_expert < p->threads ? p->header.experts - p->first_expert
-                                                                         : p->threads;
-        memset(p->differs, 0, sizeof p->differs);
-        tc_team_each(p->team, some, pack_item, p);
-        for (uint32_t i = 0; i < some; i++) {
-            if (p->status[i] != TC_OK && e) *e = p->error[i];
-            TC_GOTO(p->status[i]);
-            for (uint32_t r = 0; r < TC_STORE_ROLES; r++) p->promote[n][r] |= p->differs[i] >> r & 1;
-            *ret_restart |= p->differs[i] != 0;
-        }
-        if (*ret_restart) goto out;
-        for (uint32_t i = 0; i < some; i++) {
-            uint64_t at = layer->offset + (p->first_expert + i) * g.expert_bytes;
-            XXH3_128bits_update(hash, p->buffers[i], g.expert_bytes);
-            TC_GOTO(write_all(p, p->buffers[i], g.expert_bytes, at, e));
-            TC_GOTO(report(p, g.expert_bytes, e));
+    tc_store_layer *layer = &p->layers[p->layer];
+    bool again = true;
+    while (again) { // at most once more for each of the three matrices
+        again = false;
+        p->file_bytes = tc_store_layout(p->header, p->layers);
+        TC_TRY(make_room(p, e));
+        XXH3_128bits_reset(p->hash);
+        uint32_t count;
+        for (uint32_t x = 0; x < p->header->experts && !again; x += count) {
+            count = p->header->experts - x < p->threads ? p->header->experts - x : p->threads;
+            p->first_expert = x;
+            TC_TRY(pack_batch(p, count, &again, e));
         }
     }
-    XXH128_hash_t digest = XXH3_128bits_digest(hash);
-    layer->hash[0] = digest.low64;
-    layer->hash[1] = digest.high64;
+    XXH128_hash_t hash = XXH3_128bits_digest(p->hash);
+    layer->hash_low = hash.low64;
+    layer->hash_high = hash.high64;
+    tc_store_writeback(p->fd, layer->offset, layer->expert_stride * p->header->experts);
+    return TC_OK;
+}
+
+// ---- the whole ----
+
+static tc_status plan(packer *p, tc_error *e)
+{
+    const tc_model_desc *d = p->desc;
+    tc_store_header *h = p->header;
+    memcpy(h->magic, tc_store_magic, sizeof h->magic);
+    h->layout_version = TC_STORE_LAYOUT_VERSION;
+    h->header_bytes = tc_store_header_bytes(d->layers);
+    memcpy(h->model_hash, tc_checkpoint_hash(p->checkpoint), 32);
+    memcpy(h->family, d->family, sizeof d->family);
+    h->layers = d->layers;
+    h->experts = d->experts;
+    h->top_k = d->top_k;
+    h->hidden = d->hidden;
+    h->width = d->expert_width;
+    h->unit = tc_store_unit_width(d->expert_width);
+    for (uint32_t l = 0; l < d->layers; l++) {
+        p->layers[l].has_experts = d->layer[l].moe;
+        for (uint32_t part = 0; d->layer[l].moe && part < TC_STORE_PARTS; part++) {
+            tc_weight w = {0};
+            TC_TRY(load_part(p, l, 0, part, &w, e));
+            p->layers[l].part[part] = part_for(p, &w, part);
+            tc_weight_free(&w);
+        }
+    }
+    p->file_bytes = tc_store_layout(h, p->layers);
+    return TC_OK;
+}
+
+static tc_status create(packer *p, tc_error *e)
+{
+    p->threads = p->options->threads ? p->options->threads : PACK_THREADS_DEFAULT;
+    if (p->threads > PACK_THREADS_MAX) p->threads = PACK_THREADS_MAX;
+    p->header = calloc(1, tc_store_header_bytes(p->desc->layers));
+    p->slots = calloc(p->threads, sizeof *p->slots);
+    p->hash = XXH3_createState();
+    if (!p->header || !p->slots || !p->hash) return tc_fail(e, TC_NOMEM, "no memory to pack experts");
+    p->layers = (tc_store_layer *)(p->header + 1);
+    TC_TRY(tc_team_create(&(tc_team_options){.threads = p->threads}, &p->team, e));
+    return plan(p, e);
+}
+
+static void destroy(packer *p)
+{
+    for (uint32_t i = 0; p->slots && i < p->threads; i++) tc_free(p->slots[i].expert);
+    tc_team_free(p->team);
+    XXH3_freeState(p->hash);
+    free(p->slots);
+    free(p->header);
+}
+
+static tc_status write_all(packer *p, tc_error *e)
+{
+    for (p->layer = 0; p->layer < p->header->layers; p->layer++)
+        if (p->layers[p->layer].has_experts) TC_TRY(pack_layer(p, e));
+    p->file_bytes = p->header->file_bytes = tc_store_layout(p->header, p->layers);
+    if (ftruncate(p->fd, (off_t)p->file_bytes) != 0)
+        return tc_fail_errno(e, TC_IO, "%s: cannot set its size", p->files->temporary);
+    tc_store_header_hash(p->header, &p->header->hash_low, &p->header->hash_high);
+    return tc_store_write(p->files, p->fd, p->header, p->header->header_bytes, 0, e);
+}
+
+// Under the lock: packs into a temporary file and gives it its name.
+static tc_status pack_locked(packer *p, const tc_store_files *files, tc_error *e)
+{
+    p->files = files;
+    tc_store_remove_stale(files);
+    TC_TRY(tc_store_check_space(files, p->file_bytes, e));
+    TC_TRY(tc_store_create_temporary(files, &p->fd, e));
+    tc_status status;
+    TC_GOTO(write_all(p, e));
+    TC_GOTO(tc_store_publish(files, p->fd, e));
+    (void)tell(p, p->file_bytes, NULL); // whole: too late to stop
 out:
-    XXH3_freeState(hash);
+    close(p->fd);
+    if (status != TC_OK) unlink(files->temporary);
     return status;
 }
 
-static tc_status reserve(packer *p, tc_error *e)
+// There, readable, and of this checkpoint.
+static bool present(const tc_checkpoint *checkpoint, const tc_store_files *files)
 {
-    uint64_t largest = 0;
-    for (uint32_t n = 0; n < p->desc->layers; n++) {
-        tc_store_geometry g;
-        if (!p->table[n].offset) continue;
-        tc_store_geometry_of(&p->header, &p->table[n], &g);
-        if (g.expert_bytes > largest) largest = g.expert_bytes;
-    }
-    for (uint32_t i = 0; i < p->threads; i++) {
-        tc_free(p->buffers[i]);
-        p->buffers[i] = tc_alloc(TC_MEM_SCRATCH, largest, 1);
-        if (!p->buffers[i])
-            return tc_fail(e, TC_NOMEM, "out of memory for an expert of %llu bytes",
-                           (unsigned long long)largest);
-    }
-    if (ftruncate(p->fd, 0) < 0) return tc_fail_errno(e, TC_IO, "%s", p->temporary);
-    int failed =
-        posix_fallocate(p->fd, 0, (off_t)p->header.file_bytes); // a full disk is found here, not at the end
-    if (failed) {
-        errno = failed;
-        return tc_fail_errno(e, TC_IO, "%s: %llu bytes", p->temporary,
-                             (unsigned long long)p->header.file_bytes);
-    }
-    return TC_OK;
-}
-
-static tc_status write_store(packer *p, tc_error *e)
-{
-    bool restart;
-    do {
-        restart = false;
-        TC_TRY(plan_layout(p, e));
-        TC_TRY(reserve(p, e));
-        for (uint32_t n = 0; n < p->desc->layers && !restart; n++)
-            if (p->table[n].offset) TC_TRY(write_layer(p, n, &restart, e));
-    } while (restart);
-    p->header.hash = tc_store_header_hash(&p->header, p->table);
-    TC_TRY(write_all(p, &p->header, sizeof p->header, 0, e));
-    TC_TRY(write_all(p, p->table, p->header.layers * sizeof *p->table, sizeof p->header, e));
-    if (fsync(p->fd) < 0) return tc_fail_errno(e, TC_IO, "%s: fsync", p->temporary);
-    if (rename(p->temporary, p->final) < 0) return tc_fail_errno(e, TC_IO, "%s: rename", p->final);
-    int dir = open(p->options->cache_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir >= 0) {
-        (void)fsync(dir);
-        close(dir);
-    }
-    return TC_OK;
-}
-
-static void fill_header(packer *p)
-{
-    const tc_model_desc *d = p->desc;
-    tc_store_header *h = &p->header;
-    *h = (tc_store_header){
-        .magic = TC_STORE_MAGIC,
-        .layout_version = TC_STORE_LAYOUT_VERSION,
-        .header_bytes = sizeof *h,
-        .layers = d->layers,
-        .experts = d->experts,
-        .top_k = d->top_k,
-        .hidden = d->hidden,
-        .width = d->expert_width,
-        .unit = d->expert_width % 64 == 0 ? 64 : d->expert_width,
-    };
-    h->units = h->width / h->unit;
-    snprintf(h->model_hash, sizeof h->model_hash, "%s", tc_checkpoint_hash(p->checkpoint));
-    snprintf(h->family, sizeof h->family, "%s", d->family);
-}
-
-// The temporary file is also the lock. Whoever gets it looks again whether the store is there by now.
-static tc_status lock(packer *p, bool *ret_done, tc_error *e)
-{
-    for (;;) {
-        struct stat mine, there;
-        p->fd = open(p->temporary, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-        if (p->fd < 0) return tc_fail_errno(e, TC_IO, "%s", p->temporary);
-        if (flock(p->fd, LOCK_EX) < 0) return tc_fail_errno(e, TC_IO, "%s: locking it", p->temporary);
-        if (fstat(p->fd, &mine) < 0) return tc_fail_errno(e, TC_IO, "%s", p->temporary);
-        bool same =
-            stat(p->temporary, &there) == 0 && there.st_ino == mine.st_ino && there.st_dev == mine.st_dev;
-        *ret_done = !p->options->force && access(p->final, R_OK) == 0;
-        if (same) return TC_OK;
-        close(p->fd); // the one before us renamed or removed it
-        p->fd = -1;
-        if (*ret_done) return TC_OK;
-    }
+    tc_store *store;
+    if (tc_store_open(files->path, &store, NULL) != TC_OK) return false;
+    bool same = strcmp(tc_store_get_info(store)->model_hash, tc_checkpoint_hash(checkpoint)) == 0;
+    tc_store_free(store);
+    return same;
 }
 
 tc_status tc_store_pack(const tc_checkpoint *checkpoint, const tc_pack_options *options,
                         char ret[TC_STORE_PATH_BYTES], tc_error *e)
 {
+    packer p = {
+        .checkpoint = checkpoint, .desc = tc_checkpoint_desc(checkpoint), .options = options, .fd = -1};
+    tc_store_files files;
+    int lock = -1;
     tc_status status;
-    bool done = false;
-    packer *p = tc_alloc(TC_MEM_SCRATCH, 1, sizeof *p);
-    if (!p) return tc_fail(e, TC_NOMEM, "out of memory for packing");
-    p->checkpoint = checkpoint;
-    p->desc = tc_checkpoint_desc(checkpoint);
-    p->options = options;
-    p->fd = -1;
-    TC_GOTO(tc_store_path_for(checkpoint, options, p->final, e));
-    if (!options->force && access(p->final, R_OK) == 0) done = true;
-    if (!done) {
-        const char *base = strrchr(p->final, '/') + 1;
-        snprintf(p->temporary, sizeof p->temporary, "%.*s.%s.tmp", (int)(base - p->final), p->final, base);
-        TC_GOTO(make_directories(options->cache_dir, e));
-        TC_GOTO(lock(p, &done, e));
+    TC_TRY(tc_store_files_for(checkpoint, options, &files, e));
+    if (!options->force && present(checkpoint, &files)) {
+        memcpy(ret, files.path, sizeof files.path);
+        return TC_OK;
     }
-    if (!done) {
-        if (p->desc->experts == 0) TC_GOTO(tc_fail(e, TC_UNSUPPORTED, "the model has no experts to pack"));
-        fill_header(p);
-        long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-        p->threads = cpus < 1 ? 1 : cpus > PACK_THREADS_MAX ? PACK_THREADS_MAX : (uint32_t)cpus;
-        const tc_team_options team = {.threads = p->threads};
-        TC_GOTO(tc_team_create(&team, &p->team, e));
-        TC_GOTO(write_store(p, e));
-    } else if (p->fd >= 0) {
-        (void)unlink(p->temporary); // our own empty lock file
-    }
-    memcpy(ret, p->final, TC_STORE_PATH_BYTES);
+    TC_GOTO(create(&p, e));
+    TC_GOTO(tc_store_lock(&files, options, p.file_bytes, &lock, e));
+    if (options->force || !present(checkpoint, &files)) // another packer may have finished meanwhile
+        TC_GOTO(pack_locked(&p, &files, e));
+    memcpy(ret, files.path, sizeof files.path);
 out:
-    if (status != TC_OK && p->fd >= 0) (void)unlink(p->temporary);
-    if (p->fd >= 0) close(p->fd);
-    tc_team_free(p->team);
-    for (uint32_t i = 0; i < PACK_THREADS_MAX; i++) tc_free(p->buffers[i]);
-    tc_free(p);
+    tc_store_unlock(&files, lock);
+    destroy(&p);
     return status;
 }
