@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the walk over the tensors and the size of one packed expert.
+#include "cli/footprint.h"
+#include "common/model/matrix.h"
+#include "common/model/store.h"
+
+#include <string.h>
+
+enum { UNIT_COLS = 64 }; // store.h: a unit is 64 columns of width where 64 divides it
+
+const char *const tc_part_names[TC_PARTS] = {
+    "embedding",      "head",       "full attention", "Gated DeltaNet", "routers",
+    "shared experts", "dense MLPs", "routed experts", "norms",          "ignored",
+};
+
+// The first name part that occurs decides; the order matters (".mlp.experts." before ".mlp.").
+static const struct {
+    const char *text;
+    tc_part part;
+} rules[] = {
+    {"mtp.", TC_PART_OTHER},
+    {".experts.", TC_PART_EXPERTS},
+    {".shared_expert", TC_PART_SHARED},
+    {"layernorm", TC_PART_NORMS},
+    {".mlp.gate.", TC_PART_ROUTER},
+    {".mlp.", TC_PART_MLP},
+    {".linear_attn.", TC_PART_DELTA},
+    {".self_attn.", TC_PART_ATTENTION},
+    {"embed_tokens", TC_PART_EMBEDDING},
+    {"lm_head", TC_PART_HEAD},
+    {"norm", TC_PART_NORMS},
+};
+
+static tc_part part_of(const char *name)
+{
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
+        if (strstr(name, rules[i].text)) return rules[i].part;
+    return TC_PART_OTHER;
+}
+
+static bool count(void *arg, const tc_tensor_info *info)
+{
+    tc_footprint *f = arg;
+    tc_part part = part_of(info->name);
+    f->tensors[part]++;
+    f->bytes[part] += info->bytes;
+    if (strstr(info->name, ".quant_state.bitsandbytes__")) f->quantised_tensors++;
+    return true;
+}
+
+// Packed bytes of one linear of an expert, cut into units along its rows (gate, up) or columns (down).
+static tc_status linear_bytes(const tc_checkpoint *c, tc_role role, uint32_t layer, bool quantise,
+                              uint32_t unit, uint64_t *bytes, const char **ret_type, tc_error *e)
+{
+    const tc_model_desc *desc = tc_checkpoint_desc(c);
+    static const char *const types[TC_M_TYPES] = {
+        [TC_M_Q4] = "4-bit", [TC_M_BF16] = "bf16", [TC_M_F16] = "f16", [TC_M_F32] = "f32"};
+    char name[TC_TENSOR_NAME_BYTES];
+    uint32_t rows, cols, group = 0;
+    tc_weight weight = {0};
+    bool down = role == TC_EXPERT_DOWN;
+    tc_model_tensor_name(desc, role, layer, 0, name);
+    tc_model_tensor_shape(desc, role, layer, &rows, &cols);
+    TC_TRY(tc_checkpoint_weight(c, name, rows, cols, &weight, e));
+    tc_status status = quantise && !weight.quantised ? tc_weight_quantise_nf4(&weight, e) : TC_OK;
+    if (status == TC_OK) {
+        uint32_t unit_rows = down ? rows : unit, unit_cols = down ? unit : cols;
+        tc_matrix_type type = tc_matrix_type_for(&weight, 0, unit_cols, &group);
+        *bytes += (uint64_t)tc_matrix_bytes(type, unit_rows, unit_cols, group) * (desc->expert_width / unit);
+        *ret_type = types[type];
+    }
+    tc_weight_free(&weight);
+    return status;
+}
+
+tc_status tc_footprint_of(const tc_checkpoint *c, bool quantise, tc_footprint *ret, tc_error *e)
+{
+    const tc_model_desc *desc = tc_checkpoint_desc(c);
+    tc_footprint f = {.expert_type = "none"};
+    uint32_t first = 0, unit = desc->expert_width % UNIT_COLS ? desc->expert_width : UNIT_COLS;
+    tc_checkpoint_walk(c, count, &f);
+    for (uint32_t i = desc->layers; i-- > 0;)
+        if (desc->layer[i].moe) f.moe_layers++, first = i;
+    for (int p = 0; p < TC_PARTS; p++)
+        if (p != TC_PART_EXPERTS && p != TC_PART_OTHER) f.dense_bytes += f.bytes[p];
+    if (f.moe_layers)
+        for (tc_role role = TC_EXPERT_GATE; role <= TC_EXPERT_DOWN; role++)
+            TC_TRY(linear_bytes(c, role, first, quantise, unit, &f.expert_bytes, &f.expert_type, e));
+    f.experts_bytes = f.expert_bytes * desc->experts * f.moe_layers;
+    f.token_experts_bytes = f.expert_bytes * desc->top_k * f.moe_layers;
+    f.token_dense_bytes = f.dense_bytes - (desc->tied_embeddings ? 0 : f.bytes[TC_PART_EMBEDDING]);
+    f.kv_position_bytes = tc_model_kv_bytes(desc, 1);
+    f.state_bytes = tc_model_state_bytes(desc);
+    *ret = f;
+    return TC_OK;
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: one GET /api/v1/health, read until the gateway closes the connection.
+#include "cli/health.h"
+
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+#include <yyjson.h>
+
+enum { ANSWER_BYTES_MAX = 16384 };
+
+static int dial_unix(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof address.sun_path) return -1;
+    memcpy(address.sun_path, path, strlen(path) + 1);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0) return fd;
+    if (fd >= 0) close(fd);
+    return -1;
+}
+
+static int dial_ip(const char *listen)
+{
+    char host[80];
+    const char *colon = strrchr(listen, ':');
+    const char *begin = listen[0] == '[' ? listen + 1 : listen;
+    if (!colon) return -1;
+    snprintf(host, sizeof host, "%.*s", (int)(colon - begin - (listen[0] == '[')), begin);
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found = NULL;
+    if (getaddrinfo(host, colon + 1, &hints, &found) != 0) return -1;
+    int fd = -1;
+    for (struct addrinfo *a = found; a && fd < 0; a = a->ai_next) {
+        fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol);
+        if (fd >= 0 && connect(fd, a->ai_addr, a->ai_addrlen) != 0) {
+            close(fd);
+            fd = -1;
+        }
+    }
+    freeaddrinfo(found);
+    return fd;
+}
+
+static void read_body(const char *body, tc_health *health)
+{
+    yyjson_doc *doc = yyjson_read(body, strlen(body), 0);
+    yyjson_val *root = yyjson_doc_get_root(doc), *workers = yyjson_obj_get(root, "workers");
+    const char *reason = yyjson_get_str(yyjson_obj_get(root, "reason"));
+    snprintf(health->reason, sizeof health->reason, "%s", reason ? reason : "");
+    health->workers_up = (unsigned)yyjson_get_uint(yyjson_obj_get(workers, "up"));
+    health->workers_expected = (unsigned)yyjson_get_uint(yyjson_obj_get(workers, "expected"));
+    yyjson_doc_free(doc);
+}
+
+void tc_health_ask(const char *listen, tc_health *ret)
+{
+    static const char request[] =
+        "GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    char answer[ANSWER_BYTES_MAX];
+    size_t used = 0;
+    ssize_t n = 0;
+    tc_health health = {0};
+    int fd = strncmp(listen, "unix:", 5) == 0 ? dial_unix(listen + 5) : dial_ip(listen);
+    if (fd >= 0) {
+        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){.tv_sec = 1}, sizeof(struct timeval));
+        if (send(fd, request, sizeof request - 1, MSG_NOSIGNAL) == (ssize_t)sizeof request - 1)
+            while (used < sizeof answer - 1 && (n = recv(fd, answer + used, sizeof answer - 1 - used, 0)) > 0)
+                used += (size_t)n;
+        close(fd);
+    }
+    answer[used] = 0;
+    const char *body = strstr(answer, "\r\n\r\n");
+    if (sscanf(answer, "HTTP/1.%*d %d", &health.code) == 1 && body) read_body(body + 4, &health);
+    *ret = health;
+}

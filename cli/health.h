@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: asking our own gateway over HTTP whether it is ready. Refuses: to be an HTTP client for anything
+// else.
+#pragma once
+
+#include "common/base/status.h"
+
+typedef struct tc_health {
+    int code;         // HTTP status; 0: nobody answers yet
+    char reason[256]; // why not ready
+    unsigned workers_up, workers_expected;
+} tc_health;
+
+// `listen` as given to the gateway: HOST:PORT, [V6]:PORT or unix:/path. Takes at most about a second.
+void tc_health_ask(const char *listen, tc_health *ret);

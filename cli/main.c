@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the table of verbs. Each verb is one file.
+#include "cli/cli.h"
+#include "cli/tokenize.h"
+#include "common/base/log.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static int version(int argc, char **argv)
+{
+    (void)argc, (void)argv;
+    printf("thermocline %s\n", TC_VERSION);
+    return 0;
+}
+
+static int help(int argc, char **argv);
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *arguments, *help;
+} verbs[] = {
+    {"serve", tc_cli_serve, "MODEL", "start core, workers and gateway, and keep them running"},
+    {"generate", tc_cli_generate, "MODEL \"prompt\"", "continue a text on the terminal"},
+    {"pack", tc_cli_pack, "MODEL", "write the packed expert store that serving needs"},
+    {"inspect", tc_cli_inspect, "MODEL", "what is in a model, and what fits where"},
+    {"quick-test", tc_cli_quick_test, "MODEL", "one prompt through everything, each stage reported"},
+    {"tokenize", tc_cli_tokenize, "TOKENIZER.json",
+     "JSON lines {\"text\"} to {\"ids\"}; --decode the other way"},
+    {"eval", tc_cli_eval, "MODEL --ids FILE",
+     "logits, experts and greedy tokens, for comparison with others"},
+    {"bench", tc_cli_bench, "decode|load MODEL", "speed and memory beside the machine's read bandwidth"},
+    {"version", version, "", "print the version"},
+    {"help", help, "", "print this"},
+};
+enum { VERBS = sizeof verbs / sizeof *verbs };
+
+static int help(int argc, char **argv)
+{
+    (void)argc, (void)argv;
+    printf("usage: thermocline VERB ...    (thermocline VERB --help lists its options)\n");
+    for (int i = 0; i < VERBS; i++) {
+        char left[64];
+        snprintf(left, sizeof left, "%s %s", verbs[i].name, verbs[i].arguments);
+        printf("  %-28s %s\n", left, verbs[i].help);
+    }
+    return 0;
+}
+
+int tc_cli_fail(const tc_error *e)
+{
+    fflush(stdout);
+    fprintf(stderr, "thermocline: error: %s\n", e->text);
+    return e->status == TC_CANCELLED ? TC_EXIT_INTERRUPTED : TC_EXIT_FAILURE;
+}
+
+const char *tc_cli_bytes(uint64_t bytes, char ret[TC_BYTES_TEXT])
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    double value = (double)bytes;
+    unsigned unit = 0;
+    while (value >= 1024 && unit + 1 < sizeof units / sizeof *units) value /= 1024, unit++;
+    snprintf(ret, TC_BYTES_TEXT, unit ? "%.2f %s" : "%.0f %s", value, units[unit]);
+    return ret;
+}
+
+int main(int argc, char **argv)
+{
+    tc_log_init("supervisor", TC_LOG_INFO, false);
+    const char *verb = argc > 1 ? argv[1] : "help";
+    if (!strcmp(verb, "--version")) verb = "version";
+    if (!strcmp(verb, "--help") || !strcmp(verb, "-h")) verb = "help";
+    for (int i = 0; i < VERBS; i++)
+        if (!strcmp(verbs[i].name, verb)) return verbs[i].run(argc - 1, argv + 1);
+    tc_error e;
+    tc_fail(&e, TC_ARGUMENT, "unknown verb '%s' (thermocline help lists them)", verb);
+    tc_cli_fail(&e);
+    return TC_EXIT_USAGE;
+}

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: command-line options as a table: --name value, --name=value, --flag, and positional arguments.
+// Refuses: short options, abbreviations, and numbers with anything behind them but K, M, G or T.
+#pragma once
+
+#include "common/base/status.h"
+#include <stdint.h>
+
+typedef enum tc_option_kind {
+    TC_OPTION_TEXT,   // const char *
+    TC_OPTION_CHOICE, // const char *, one of `choices` ("a|b|c")
+    TC_OPTION_NUMBER, // uint64_t in [min, max]
+    TC_OPTION_BYTES,  // uint64_t in [min, max], with K, M, G, T = 2^10, 2^20, ...
+    TC_OPTION_REAL,   // double in [min, max]
+    TC_OPTION_FLAG,   // bool
+} tc_option_kind;
+
+typedef struct tc_option {
+    const char *name; // with the dashes; a NULL name ends the table
+    tc_option_kind kind;
+    void *target;
+    const char *choices, *help; // `choices` also names the value in the help of other kinds
+    double min, max;
+    bool *given; // may be NULL
+} tc_option;
+
+enum { TC_POSITIONALS_MAX = 4 };
+
+typedef struct tc_arguments {
+    const char *positional[TC_POSITIONALS_MAX];
+    int count;
+} tc_arguments;
+
+// Returns -1 to go on; else the exit code (0 after --help, 2 after one error line). `usage` is the line after
+// "usage: thermocline ". min_count..max_count positional arguments.
+int tc_options_parse(const tc_option *table, const char *usage, int min_count, int max_count, int argc,
+                     char **argv, tc_arguments *ret);

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: command lines of the three programs, and bringing them up in order.
+#include "cli/run.h"
+#include "cli/cli.h"
+#include "cli/progress.h"
+#include "common/base/clock.h"
+
+#include <numa.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { GATEWAY_GROUP, CORE_GROUP, WORKER_GROUP }; // the order of stopping
+
+// A command line under construction; all texts live in `text`.
+typedef struct command {
+    char text[8192];
+    size_t used;
+    char *argv[TC_CHILD_ARGUMENTS_MAX + 1];
+    int argc;
+    bool full;
+} command;
+
+static void put(command *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void put(command *c, const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    int n = vsnprintf(c->text + c->used, sizeof c->text - c->used, format, ap);
+    va_end(ap);
+    if (n < 0 || (size_t)n >= sizeof c->text - c->used || c->argc == TC_CHILD_ARGUMENTS_MAX) {
+        c->full = true;
+        return;
+    }
+    c->argv[c->argc++] = c->text + c->used;
+    c->used += (size_t)n + 1;
+}
+
+static void put_text(command *c, const char *name, const char *value)
+{
+    if (!value) return;
+    put(c, "%s", name);
+    put(c, "%s", value);
+}
+
+static void put_number(command *c, const char *name, uint64_t value)
+{
+    if (!value) return; // the program's own default
+    put(c, "%s", name);
+    put(c, "%llu", (unsigned long long)value);
+}
+
+static tc_status launch(tc_supervisor *s, const char *name, unsigned group, command *c, tc_error *e)
+{
+    put_number(c, "--parent-pid", (uint64_t)getpid());
+    if (c->full) return tc_fail(e, TC_LIMIT, "%s: its command line is too long", name);
+    return tc_supervisor_add(s, name, group, c->argv, e);
+}
+
+static uint32_t online_cpus(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 1;
+}
+
+static uint32_t numa_nodes(void)
+{
+    int nodes = numa_available() < 0 ? 1 : numa_num_configured_nodes();
+    return nodes < 1 ? 1 : (uint32_t)nodes;
+}
+
+static void fill_defaults(tc_run_options *o)
+{
+    uint32_t cpus = online_cpus();
+    if (!o->workers_given) o->workers = numa_nodes();
+    if (!o->threads) o->threads = cpus > 256 ? 256 : cpus;
+    if (!o->worker_threads) {
+        // On a small machine core and workers take turns: while the experts run the core waits.
+        o->worker_threads = o->workers ? cpus / o->workers : 1;
+        if (!o->worker_threads) o->worker_threads = 1;
+        if (o->worker_threads > 256) o->worker_threads = 256;
+    }
+    if (!o->shard) o->shard = "partition";
+    if (!o->log_level) o->log_level = "warn";
+}
+
+// "0-3,8" of the node's CPUs, or nothing when this process may not use all of them.
+static bool node_cpus(uint32_t node, char *ret, size_t bytes)
+{
+    struct bitmask *mask = numa_allocate_cpumask();
+    size_t used = 0;
+    bool good = mask && numa_node_to_cpus((int)node, mask) == 0;
+    ret[0] = 0;
+    for (unsigned cpu = 0; good && cpu < mask->size; cpu++) {
+        if (!numa_bitmask_isbitset(mask, cpu)) continue;
+        int n = snprintf(ret + used, bytes - used, "%s%u", used ? "," : "", cpu);
+        good = numa_bitmask_isbitset(numa_all_cpus_ptr, cpu) && n > 0 && (size_t)n < bytes - used;
+        used += good ? (size_t)n : 0;
+    }
+    if (mask) numa_free_cpumask(mask);
+    return good && used;
+}
+
+void tc_run_engine_url(const tc_supervisor *s, char *ret, size_t bytes)
+{
+    snprintf(ret, bytes, "ipc://%s/engine", tc_supervisor_dir(s));
+}
+
+static tc_status start_core(tc_supervisor *s, const tc_run_options *o, const char *model, const char *store,
+                            const char *engine, const char *experts, tc_error *e)
+{
+    command c = {0};
+    put(&c, "thermocline-core");
+    put_text(&c, "--model", model);
+    put_text(&c, "--store", store);
+    put_text(&c, "--engine", engine);
+    put_text(&c, "--expert-source", o->workers ? "workers" : "inprocess");
+    if (o->workers) put_text(&c, "--experts", experts);
+    put_number(&c, "--workers", o->workers);
+    put_text(&c, "--shard", o->shard);
+    put_text(&c, "--device", o->device);
+    put_number(&c, "--threads", o->threads);
+    put_text(&c, "--precision", o->precision);
+    put_text(&c, "--isa", o->isa);
+    put_number(&c, "--context", o->context);
+    put_number(&c, "--sessions", o->sessions);
+    put_number(&c, "--kv-budget", o->kv_budget);
+    put_text(&c, "--log-level", o->log_level);
+    return launch(s, "core", CORE_GROUP, &c, e);
+}
+
+static tc_status start_worker(tc_supervisor *s, const tc_run_options *o, uint32_t index, const char *store,
+                              const char *experts, tc_error *e)
+{
+    command c = {0};
+    char name[24], cpus[4096];
+    put(&c, "thermocline-worker");
+    put_text(&c, "--connect", experts);
+    put_text(&c, "--store", store);
+    put(&c, "--index");
+    put(&c, "%u", index);
+    put_number(&c, "--of", o->workers);
+    put_text(&c, "--shard", o->shard);
+    put_number(&c, "--threads", o->worker_threads);
+    put_text(&c, "--isa", o->isa);
+    put_text(&c, "--log-level", o->log_level);
+    if (o->workers > 1 && o->workers == numa_nodes() && node_cpus(index, cpus, sizeof cpus))
+        put_text(&c, "--cpus", cpus);
+    snprintf(name, sizeof name, "worker %u", index);
+    return launch(s, name, WORKER_GROUP, &c, e);
+}
+
+static tc_status start_gateway(tc_supervisor *s, const tc_run_options *o, const char *model,
+                               const char *engine, const char *listen, tc_error *e)
+{
+    command c = {0};
+    put(&c, "thermocline-gateway");
+    put_text(&c, "--engine", engine);
+    put_text(&c, "--model", model);
+    put_text(&c, "--listen", listen);
+    put_text(&c, "--model-name", o->model_name);
+    put_text(&c, "--log-level", o->log_level);
+    return launch(s, "gateway", GATEWAY_GROUP, &c, e);
+}
+
+tc_status tc_run_start(tc_supervisor *s, tc_run_options *o, const char *model, const char *store,
+                       const char *listen, tc_error *e)
+{
+    char engine[128], experts[128];
+    fill_defaults(o);
+    tc_run_engine_url(s, engine, sizeof engine);
+    snprintf(experts, sizeof experts, "ipc://%s/experts", tc_supervisor_dir(s));
+    TC_TRY(start_core(s, o, model, store, engine, experts, e));
+    for (uint32_t i = 0; i < o->workers; i++) TC_TRY(start_worker(s, o, i, store, experts, e));
+    return listen ? start_gateway(s, o, model, engine, listen, e) : TC_OK;
+}
+
+tc_status tc_run_prepare(const char *model, const char *cache_dir, const char *quantise, bool force,
+                         bool *ret_packed, char ret_path[TC_STORE_PATH_BYTES], tc_error *e)
+{
+    tc_checkpoint *checkpoint = NULL;
+    tc_progress progress;
+    char path[TC_STORE_PATH_BYTES];
+    TC_TRY(tc_checkpoint_open(model, &checkpoint, e));
+    tc_pack_options options = {
+        .cache_dir = cache_dir,
+        .quantise_nf4 = quantise != NULL,
+        .force = force,
+        .progress = tc_progress_step,
+        .arg = &progress,
+    };
+    tc_status status = tc_store_path_for(checkpoint, &options, path, e);
+    bool packs = status == TC_OK && (force || access(path, R_OK) != 0);
+    if (packs) fprintf(stderr, "thermocline: packing the experts of %s into %s\n", model, path);
+    if (status == TC_OK) {
+        tc_progress_begin(&progress, "packing");
+        status = tc_store_pack(checkpoint, &options, path, e);
+        tc_progress_end(&progress);
+    }
+    tc_checkpoint_free(checkpoint);
+    if (status != TC_OK) return status;
+    memcpy(ret_path, path, sizeof path);
+    *ret_packed = packs;
+    return TC_OK;
+}

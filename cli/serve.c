@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the verb `serve`: everything up, one block of text when it is ready, everything down on Ctrl-C.
+#include "cli/cli.h"
+#include "cli/health.h"
+#include "cli/run.h"
+#include "common/base/clock.h"
+
+#include <libgen.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ASK_EVERY_US = 100000 };
+
+static void print_block(const char *listen, const char *name, uint64_t begin_us, const tc_health *health)
+{
+    bool is_unix = strncmp(listen, "unix:", 5) == 0;
+    char base[160], flag[160] = "";
+    if (is_unix) {
+        snprintf(base, sizeof base, "http://localhost");
+        snprintf(flag, sizeof flag, " --unix-socket %s", listen + 5);
+    } else {
+        bool any = strncmp(listen, "0.0.0.0:", 8) == 0;
+        snprintf(base, sizeof base, "http://%s%s", any ? "127.0.0.1" : listen, any ? listen + 7 : "");
+    }
+    printf("\nThermocline serves %s on %s (%u worker%s, ready in %.1f s). Try:\n\n"
+           "  curl -N%s %s/api/v1/generate -d '{\"prompt\": \"In the beginning\", \"max_tokens\": 64, "
+           "\"stream\": true}'\n\n"
+           "Ctrl-C stops everything.\n",
+           name, is_unix ? listen : base, health->workers_up, health->workers_up == 1 ? "" : "s",
+           (double)(tc_now_us() - begin_us) / 1e6, flag, base);
+    fflush(stdout);
+}
+
+static tc_status keep_running(tc_supervisor *supervisor, const char *listen, const char *name, tc_error *e)
+{
+    char last[256] = "";
+    bool ready = false;
+    uint64_t begin_us = tc_now_us();
+    for (;;) {
+        tc_status status = tc_supervisor_wait(supervisor, -1, ready ? 3600000000u : ASK_EVERY_US, e);
+        if (status != TC_OK && status != TC_TIMEOUT) return status;
+        if (ready) continue;
+        tc_health health;
+        tc_health_ask(listen, &health);
+        if (health.code == 200) {
+            ready = true;
+            tc_supervisor_ready(supervisor);
+            print_block(listen, name, begin_us, &health);
+        } else if (health.reason[0] && strcmp(last, health.reason) != 0) {
+            snprintf(last, sizeof last, "%s", health.reason);
+            fprintf(stderr, "thermocline: waiting: %s\n", last);
+        }
+    }
+}
+
+// The folder's name, for clients that ask which model this is.
+static char *folder_name(const char *model)
+{
+    char *path = realpath(model, NULL), *name = path ? strdup(basename(path)) : NULL;
+    free(path);
+    return name;
+}
+
+static tc_status serve(const char *model, const char *listen, tc_run_options *o, tc_error *e)
+{
+    char store[TC_STORE_PATH_BYTES];
+    bool packed;
+    char *name = NULL;
+    tc_supervisor *supervisor = NULL;
+    tc_status status;
+    TC_GOTO(tc_run_prepare(model, o->cache_dir, o->quantise, false, &packed, store, e));
+    if (!o->model_name) o->model_name = name = folder_name(model);
+    TC_GOTO(tc_supervisor_create(&supervisor, e));
+    TC_GOTO(tc_run_start(supervisor, o, model, store, listen, e));
+    status = keep_running(supervisor, listen, o->model_name, e);
+    if (status == TC_CANCELLED) {
+        fprintf(stderr, "thermocline: stopping\n");
+        status = TC_OK; // being asked to stop is how serving ends
+    }
+out:
+    tc_supervisor_free(supervisor);
+    free(name);
+    return status;
+}
+
+int tc_cli_serve(int argc, char **argv)
+{
+    tc_run_options o = {.log_level = "info"};
+    const char *listen = "127.0.0.1:8080";
+    tc_arguments arguments;
+    tc_error e;
+    const tc_option table[] = {
+        {.name = "--listen",
+         .kind = TC_OPTION_TEXT,
+         .target = &listen,
+         .choices = "ADDRESS",
+         .help = "HOST:PORT, [V6]:PORT or unix:/path (default 127.0.0.1:8080)"},
+        {.name = "--model-name",
+         .kind = TC_OPTION_TEXT,
+         .target = &o.model_name,
+         .choices = "NAME",
+         .help = "what clients call it (default: the folder's name)"},
+        TC_RUN_OPTIONS(o),
+        {0},
+    };
+    int code = tc_options_parse(table, "serve MODEL [options]", 1, 1, argc, argv, &arguments);
+    if (code >= 0) return code;
+    return serve(arguments.positional[0], listen, &o, &e) == TC_OK ? 0 : tc_cli_fail(&e);
+}
