@@ -183,7 +183,11 @@ tc_status tc_run_prepare(const char *model, const char *cache_dir, const char *q
 {
     tc_checkpoint *checkpoint = NULL;
     tc_progress progress;
-    char path[TC_STORE_PATH_BYTES];
+    char path[TC_STORE_PATH_BYTES], users_cache[TC_STORE_PATH_BYTES];
+    if (!cache_dir) {
+        TC_TRY(tc_store_cache_dir(getenv("XDG_CACHE_HOME"), getenv("HOME"), users_cache, e));
+        cache_dir = users_cache;
+    }
     TC_TRY(tc_checkpoint_open(model, &checkpoint, e));
     tc_pack_options options = {
         .cache_dir = cache_dir,
