@@ -64,7 +64,7 @@ tc_status tc_serve(const tc_serve_options *o, tc_error *e)
             tc_info("connected to the core at %s", o->url);
             break;
         case TC_PEER_LOST:
-            tc_warn("the core is gone (%s); waiting for it", event.reason);
+            tc_info("the core is gone (%s); waiting for it", event.reason);
             break;
         case TC_PEER_BAD_CALL:
             tc_warn("a message was not understood: %s", event.reason);
