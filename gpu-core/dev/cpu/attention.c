@@ -111,9 +111,9 @@ void tc_cpu_attention(tc_dev *dev, const tc_attention_args *args)
     tc_dev_cpu *cpu = tc_cpu(dev);
     attention_job job = {cpu, args, args->gated ? 2 * dev->geometry.head_dim : dev->geometry.head_dim};
     uint32_t n = cpu->batch.tokens;
-    if (n == 1)
-        prepare_item(&job, 0, 0);
-    else
-        tc_team_each(cpu->team, n, prepare_item, &job);
-    tc_team_each(cpu->team, n * dev->geometry.heads, attend_item, &job);
+    uint64_t heads = dev->geometry.heads + dev->geometry.kv_heads, work = 0;
+    for (uint32_t t = 0; t < n; t++)
+        work += (uint64_t)(cpu->batch.position[t] + 1) * dev->geometry.heads * dev->geometry.head_dim;
+    tc_cpu_each(cpu, n, n * heads * dev->geometry.head_dim * 4, prepare_item, &job);
+    tc_cpu_each(cpu, n * dev->geometry.heads, 2 * work, attend_item, &job);
 }

@@ -43,6 +43,19 @@ static void unmap_floats(float *p, size_t bytes)
     if (p) munmap(p, bytes ? bytes : 4096);
 }
 
+// About 10 us of work: what waking a parked member costs. Members that still spin are cheaper, but who spins
+// is not known.
+enum { TEAM_FROM_MULTIPLY_ADDS = 1 << 18 };
+
+void tc_cpu_each(tc_dev_cpu *cpu, uint32_t items, uint64_t multiply_adds, tc_team_item *item, void *arg)
+{
+    if (items > 1 && multiply_adds >= TEAM_FROM_MULTIPLY_ADDS) {
+        tc_team_each(cpu->team, items, item, arg);
+        return;
+    }
+    for (uint32_t i = 0; i < items; i++) item(arg, i, 0);
+}
+
 static void cpu_free(tc_dev *dev)
 {
     tc_dev_cpu *cpu = tc_cpu(dev);
@@ -128,20 +141,11 @@ static void norm_item(void *arg, uint32_t t, uint32_t member)
     for (uint32_t i = 0; i < job->dim; i++) y[i] = x[i] * scale * job->multiplier[i];
 }
 
-// One token is not worth waking the team for.
-static void each_token(tc_dev_cpu *cpu, uint32_t n, tc_team_item *item, void *arg)
-{
-    if (n == 1)
-        item(arg, 0, 0);
-    else
-        tc_team_each(cpu->team, n, item, arg);
-}
-
 static void cpu_rmsnorm(tc_dev *dev, const float *x, const float *multiplier, uint32_t n, uint32_t dim,
                         float *y)
 {
     norm_job job = {x, multiplier, dim, dev->geometry.rms_eps, y};
-    each_token(tc_cpu(dev), n, norm_item, &job);
+    tc_cpu_each(tc_cpu(dev), n, (uint64_t)n * dim * 4, norm_item, &job);
 }
 
 // A matmul call is cut into items of a few panels each, over all its jobs.
@@ -180,7 +184,11 @@ static void cpu_matmul(tc_dev *dev, const tc_matmul_job *jobs, uint32_t count, u
     tc_dev_cpu *cpu = tc_cpu(dev);
     matmul_call call = {.kernels = cpu->kernels, .jobs = jobs, .count = count, .n = n};
     uint32_t panels = 0, size = tc_team_size(cpu->team);
-    for (uint32_t j = 0; j < count; j++) panels += tc_panels(jobs[j].w->rows);
+    uint64_t work = 0;
+    for (uint32_t j = 0; j < count; j++) {
+        panels += tc_panels(jobs[j].w->rows);
+        work += (uint64_t)jobs[j].w->rows * jobs[j].w->cols * n;
+    }
     call.panels_per_item =
         panels / (size * 8); // about eight items a member: a slow core does not stall the rest
     if (call.panels_per_item < 1) call.panels_per_item = 1;
@@ -188,7 +196,7 @@ static void cpu_matmul(tc_dev *dev, const tc_matmul_job *jobs, uint32_t count, u
         call.first_item[j + 1] =
             call.first_item[j] +
             (tc_panels(jobs[j].w->rows) + call.panels_per_item - 1) / call.panels_per_item;
-    tc_team_each(cpu->team, call.first_item[count], matmul_item, &call);
+    tc_cpu_each(cpu, call.first_item[count], work, matmul_item, &call);
 }
 
 typedef struct elements_job {
@@ -211,7 +219,7 @@ static void cpu_silu_mul(tc_dev *dev, const float *gate, const float *up, uint32
                          float *out)
 {
     elements_job job = {.x = out, .a = gate, .b = up, .dim = dim, .kernels = tc_cpu(dev)->kernels};
-    each_token(tc_cpu(dev), n, silu_mul_item, &job);
+    tc_cpu_each(tc_cpu(dev), n, (uint64_t)n * dim * 8, silu_mul_item, &job);
 }
 
 static void add_item(void *arg, uint32_t t, uint32_t member)
@@ -225,7 +233,7 @@ static void add_item(void *arg, uint32_t t, uint32_t member)
 static void cpu_add(tc_dev *dev, float *x, const float *y, uint32_t n, uint32_t dim)
 {
     elements_job job = {.x = x, .a = y, .dim = dim};
-    each_token(tc_cpu(dev), n, add_item, &job);
+    tc_cpu_each(tc_cpu(dev), n, (uint64_t)n * dim, add_item, &job);
 }
 
 static void combine_item(void *arg, uint32_t t, uint32_t member)
@@ -245,7 +253,7 @@ static void cpu_combine(tc_dev *dev, float *x, const int64_t *sum, const float *
                         const float *shared_gate, uint32_t ld_gate, uint32_t n, uint32_t dim)
 {
     elements_job job = {.x = x, .a = shared, .b = shared_gate, .sum = sum, .dim = dim, .ld = ld_gate};
-    each_token(tc_cpu(dev), n, combine_item, &job);
+    tc_cpu_each(tc_cpu(dev), n, (uint64_t)n * dim * 4, combine_item, &job);
 }
 
 static const tc_dev_ops cpu_ops = {

@@ -26,6 +26,10 @@ static inline tc_dev_cpu *tc_cpu(tc_dev *dev)
     return (tc_dev_cpu *)dev;
 }
 
+// Runs the items on the team, or here when they are too little work (in multiply-adds) to be worth waking it
+// for.
+void tc_cpu_each(tc_dev_cpu *cpu, uint32_t items, uint64_t multiply_adds, tc_team_item *item, void *arg);
+
 uint32_t tc_cpu_conv_channels(const tc_dev_geometry *g);
 size_t
 tc_cpu_state_floats(const tc_dev_geometry *g); // of one DeltaNet layer: recurrent state, then conv history

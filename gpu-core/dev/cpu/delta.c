@@ -140,5 +140,7 @@ void tc_cpu_delta(tc_dev *dev, const tc_delta_args *args)
 {
     tc_dev_cpu *cpu = tc_cpu(dev);
     delta_job job = {cpu, args};
-    tc_team_each(cpu->team, cpu->batch.segments * dev->geometry.dn_key_heads, delta_item, &job);
+    const tc_dev_geometry *g = &dev->geometry;
+    uint64_t work = (uint64_t)cpu->batch.tokens * g->dn_value_heads * g->dn_key_dim * g->dn_value_dim;
+    tc_cpu_each(cpu, cpu->batch.segments * g->dn_key_heads, 4 * work, delta_item, &job);
 }

@@ -46,8 +46,5 @@ void tc_cpu_route(tc_dev *dev, const float *logits, uint32_t n, uint32_t experts
                   bool renormalise, uint32_t *expert, float *weight)
 {
     route_job job = {logits, experts, top_k, expert, renormalise, weight};
-    if (n == 1)
-        route_item(&job, 0, 0);
-    else
-        tc_team_each(tc_cpu(dev)->team, n, route_item, &job);
+    tc_cpu_each(tc_cpu(dev), n, (uint64_t)n * experts * 8, route_item, &job);
 }
