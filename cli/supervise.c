@@ -77,14 +77,16 @@ tc_status tc_supervisor_add(tc_supervisor *s, const char *name, unsigned stop_gr
     return tc_child_start(child, e);
 }
 
-static void fail(tc_supervisor *s, tc_status status, const char *what, const tc_child *child)
+static void fail(tc_supervisor *s, tc_status status, const char *what, tc_child *child)
 {
     if (s->failed) return;
     s->failed = true;
-    if (child->held[0])
+    if (child->held[0]) {
         tc_fail(&s->failure, status, "%s: %s", child->name, tc_child_reason(child));
-    else
+        child->held[0] = 0; // said once
+    } else {
         tc_fail(&s->failure, status, "%s %s", child->name, what);
+    }
 }
 
 static void on_exit_of(tc_supervisor *s, tc_child *child, int how)

@@ -165,7 +165,7 @@ static tc_status run(const tc_tokenizer *t, const options *o, reader *r, tc_erro
 static int usage(const char *problem, const char *what)
 {
     fprintf(stderr,
-            "tokenize: %s%s\n"
+            "thermocline: error: tokenize: %s%s\n"
             "usage: thermocline tokenize [--no-special] TOKENIZER.json <LINES   {\"text\"} to {\"ids\"}\n"
             "       thermocline tokenize --decode [--skip-special] TOKENIZER.json <LINES   {\"ids\"} to "
             "{\"text\"}\n",
@@ -199,7 +199,7 @@ int tc_cli_tokenize(int argc, char **argv)
     tc_tokenizer *t = NULL;
     reader r = {0};
     if (tc_tokenizer_load(o.path, &t, &e) != TC_OK) {
-        fprintf(stderr, "tokenize: %s\n", e.text);
+        fprintf(stderr, "thermocline: error: tokenize: %s\n", e.text);
         return 1;
     }
     static char buffer[WRITE_BYTES]; // stdout keeps it until the process ends
@@ -208,9 +208,9 @@ int tc_cli_tokenize(int argc, char **argv)
     bool written =
         fflush(stdout) == 0 && !ferror(stdout); // what was right before a bad line is still given out
     if (code)
-        fprintf(stderr, "tokenize: line %zu: %s\n", r.line, e.text);
+        fprintf(stderr, "thermocline: error: tokenize: line %zu: %s\n", r.line, e.text);
     else if (!written) {
-        fprintf(stderr, "tokenize: writing standard output failed\n");
+        fprintf(stderr, "thermocline: error: tokenize: writing standard output failed\n");
         code = 1;
     }
     free(r.data);

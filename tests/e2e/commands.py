@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs that need no gateway."""
+import json
+import os
+import tempfile
+import unittest
+from pathlib import Path
+
+import numpy as np
+from harness import CACHE, DEMO, FIXTURES, error_lines, verb
+
+SMALL = FIXTURES / "next-nf4" / "model"
+needs_demo = unittest.skipUnless(DEMO.exists(), "demo/model is not there")
+
+
+class Commands(unittest.TestCase):
+    def ok(self, *arguments, **options):
+        done = verb(*arguments, **options)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done
+
+    @needs_demo
+    def test_generate(self):
+        first, again = (self.ok("generate", DEMO, "In the beginning", "--max-tokens", 24, "--seed", 5) for _ in range(2))
+        self.assertGreater(len(first.stdout), 10)
+        self.assertEqual(first.stdout, again.stdout)
+        self.assertIn("tokens/s", first.stderr)
+        self.assertEqual(error_lines(first.stderr), [])
+
+    @needs_demo
+    def test_generate_does_not_depend_on_workers(self):
+        texts = {self.ok("generate", DEMO, "And it came to pass", "--max-tokens", 40, "--seed", 1, "--workers", n).stdout
+                 for n in (0, 1, 2)}
+        self.assertEqual(len(texts), 1)
+
+    @needs_demo
+    def test_quick_test(self):
+        done = self.ok("quick-test", DEMO)
+        self.assertEqual(done.stdout.splitlines()[-1], "PASS")
+        for stage in ("open", "tokenize", "pack", "start", "load", "prefill", "decode"):
+            self.assertIn(f"  {stage} ", done.stdout)
+
+    def test_inspect(self):
+        done = self.ok("inspect", SMALL, "--ram", "90G", "--vram", "14G")
+        for text in ("qwen3_next", "routed experts", "packed experts", "a token reads", "fits", "hot on the GPU"):
+            self.assertIn(text, done.stdout)
+        self.assertIn("does not fit", self.ok("inspect", SMALL, "--ram", "100K").stdout)
+
+    def test_pack_once(self):
+        with tempfile.TemporaryDirectory(dir=CACHE) as cache:
+            first = self.ok("pack", SMALL, "--cache-dir", cache)
+            path = Path(first.stdout.strip())
+            stamp = path.stat().st_mtime_ns
+            again = self.ok("pack", SMALL, "--cache-dir", cache)
+            self.assertEqual((first.stdout, path.stat().st_mtime_ns), (again.stdout, stamp))
+            self.assertIn("already packed", again.stderr)
+            content = path.read_bytes()
+            self.ok("pack", SMALL, "--cache-dir", cache, "--force")
+            self.assertNotEqual(path.stat().st_mtime_ns, stamp)
+            self.assertEqual(path.read_bytes(), content)
+
+    @needs_demo
+    def test_tokenize_round_trip(self):
+        texts = ["In the beginning", "caf\u00e9 \U0001f600\n\ttabs", "", "a  b   c"]
+        lines = "".join(json.dumps({"text": t}) + "\n" for t in texts)
+        ids = self.ok("tokenize", DEMO / "tokenizer.json", input=lines).stdout
+        back = self.ok("tokenize", "--decode", DEMO / "tokenizer.json", input=ids).stdout
+        self.assertEqual([json.loads(line)["text"] for line in back.splitlines()], texts)
+
+    def evaluate(self, folder, workers, shard, precision):
+        prompts = {"prompts": [[5, 9, 2], list(range(3, 73))]}
+        ids, logits, experts = (Path(folder) / n for n in ("ids.json", "logits.npy", "experts.npy"))
+        ids.write_text(json.dumps(prompts))
+        done = self.ok("eval", SMALL, "--ids", ids, "--greedy", 12, "--logits", logits, "--experts", experts,
+                       "--workers", workers, "--shard", shard, "--precision", precision)
+        return done.stdout, logits.read_bytes(), experts.read_bytes()
+
+    def test_eval_is_the_same_for_any_workers(self):
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            for precision in ("exact", "default"):
+                want = self.evaluate(folder, 0, "partition", precision)
+                for shard in ("partition", "slice"):
+                    for workers in (1, 2, 4):
+                        with self.subTest(precision=precision, shard=shard, workers=workers):
+                            got = self.evaluate(folder, workers, shard, precision)
+                            self.assertEqual([a == b for a, b in zip(got, want)], [True] * 3)
+
+    def test_eval_output(self):
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            self.evaluate(folder, 0, "partition", "exact")
+            logits, experts = np.load(f"{folder}/logits.npy"), np.load(f"{folder}/experts.npy")
+            self.assertEqual((logits.shape, logits.dtype), ((73, 256), np.float32))
+            self.assertEqual((experts.shape, experts.dtype), ((5, 73, 4), np.int32))
+            self.assertTrue((experts[0] == -1).all() and (experts[2] >= 0).all())
+            self.assertEqual(sorted(os.listdir(folder)), ["experts.npy", "ids.json", "logits.npy"])
+            single = Path(folder) / "one.json"
+            single.write_text("[5, 9, 2]")
+            answer = json.loads(self.ok("eval", SMALL, "--ids", single, "--greedy", 2, "--workers", 0).stdout)
+            self.assertEqual((answer["prompt_tokens"], len(answer["ids"]), len(answer["gaps"])), (3, 2, 2))
+
+    def test_eval_refuses_bad_ids(self):
+        cases = ("", "{", "[]", "{}", "[[]]", "[1.5]", "[-1]", "[4294967296]", "[256]", '["a"]', '{"ids": 3}',
+                 '{"prompts": [[1], 2]}', "[" * 70)
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            ids = Path(folder) / "ids.json"
+            for text in cases:
+                with self.subTest(text):
+                    ids.write_text(text)
+                    done = verb("eval", SMALL, "--ids", ids, "--logits", Path(folder) / "l.npy", "--workers", 0)
+                    self.assertEqual((done.returncode, done.stdout, len(error_lines(done.stderr))), (1, "", 1), done.stderr)
+                    self.assertEqual(os.listdir(folder), ["ids.json"])
+
+    def test_usage_errors(self):
+        cases = (["nonsense"], ["inspect"], ["inspect", SMALL, "extra"], ["inspect", SMALL, "--what"], ["eval", SMALL],
+                 ["inspect", SMALL, "--ram"], ["inspect", SMALL, "--ram", "many"], ["generate", SMALL],
+                 ["serve", SMALL, "--workers", "65"], ["serve", SMALL, "--shard", "other"], ["bench", "sleep", SMALL])
+        for arguments in cases:
+            with self.subTest(arguments=arguments):
+                done = verb(*arguments)
+                self.assertEqual((done.returncode, done.stdout, len(done.stderr.splitlines())), (2, "", 1), done.stderr)
+                self.assertEqual(len(error_lines(done.stderr)), 1)
+
+    def test_help(self):
+        for name in ("serve", "generate", "pack", "inspect", "quick-test", "eval", "bench"):
+            self.assertIn(f"usage: thermocline {name}", self.ok(name, "--help").stdout)
+        for name in ("help", "--help", "version", "--version"):
+            self.assertIn("thermocline", self.ok(name).stdout)
+
+    def test_bench_prints_json(self):
+        names = {"decode": "tokens_per_s", "load": "load_s"}
+        for what, figure in names.items():
+            done = self.ok("bench", what, SMALL, "--json", "--workers", 1, *(["--tokens", 8] if what == "decode" else []))
+            for line in done.stdout.splitlines():
+                answer = json.loads(line)
+                self.assertGreater(answer[figure], 0)
+                self.assertGreater(answer["machine_read_gb_per_s"], 0)
+                if what == "decode":
+                    self.assertEqual(answer["decode_allocations"], 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
