@@ -466,9 +466,10 @@ static void test_two_packers(void **state)
     scratch_make(&s);
     put_model(&s, ALL_NF4, 2, 8, 128, 128);
     tc_checkpoint *c = open_model(&s);
+    tc_pack_options options = options_in(&s, cache);
     for (int i = 0; i < 2; i++) {
         rivals[i].checkpoint = c;
-        rivals[i].options = options_in(&s, cache);
+        rivals[i].options = options;
         pthread_create(&threads[i], NULL, compete, &rivals[i]);
     }
     for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);

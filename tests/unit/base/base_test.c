@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the test of statuses and error lines, memory (sizes, tags, the guard) and the thread team.
+#include "common/base/mem.h"
+#include "common/base/status.h"
+#include "common/base/team.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <string.h>
+
+static void test_status(void **state)
+{
+    tc_error e;
+    char wide[600];
+    assert_int_equal(tc_fail(&e, TC_FORMAT, "a %d\nb", 5), TC_FORMAT);
+    assert_string_equal(e.text, "a 5?b"); // one line, whatever a hostile name holds
+    assert_int_equal(tc_error_prefix(&e, "file\x1b"), TC_FORMAT);
+    assert_string_equal(e.text, "file?: a 5?b");
+    assert_int_equal(tc_fail(NULL, TC_IO, "x"), TC_IO);
+    errno = ENOENT;
+    tc_fail_errno(&e, TC_IO, "x");
+    assert_string_equal(e.text, "x: No such file or directory");
+    memset(wide, 'w', sizeof wide);
+    wide[sizeof wide - 1] = '\0';
+    tc_fail(&e, TC_IO, "%s", wide);
+    assert_int_equal(strlen(e.text), TC_ERROR_TEXT_BYTES - 1);
+    tc_error_prefix(&e, "%s", wide);
+    assert_int_equal(strlen(e.text), TC_ERROR_TEXT_BYTES - 1);
+    assert_string_equal(tc_status_text(TC_NOMEM), "out of memory");
+    assert_string_equal(tc_status_text((tc_status)99), "unknown status");
+}
+
+static void test_mem(void **state)
+{
+    static const size_t sizes[] = {0, 1, 63, 64, 65, 5 << 20};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        uint8_t *block = tc_alloc(TC_MEM_KV, sizes[i], 1);
+        assert_non_null(block);
+        assert_int_equal((uintptr_t)block % TC_ALIGN_BYTES, 0);
+        assert_int_equal(tc_mem_bytes(TC_MEM_KV), sizes[i]);
+        for (size_t k = 0; k < sizes[i]; k++) assert_int_equal(block[k], 0);
+        memset(block, 1, sizes[i]);
+        tc_free(block);
+        assert_int_equal(tc_mem_bytes(TC_MEM_KV), 0);
+    }
+    assert_null(tc_alloc(TC_MEM_KV, SIZE_MAX, 2));
+    assert_null(tc_alloc(TC_MEM_KV, SIZE_MAX, 1));
+    tc_free(NULL);
+    tc_mem_guard_begin();
+    assert_null(tc_alloc(TC_MEM_KV, 1, 1));
+    assert_int_equal(tc_mem_guard_end(), 1);
+    tc_mem_guard_begin();
+    assert_int_equal(tc_mem_guard_end(), 0);
+    size_t product = 7;
+    assert_false(tc_mul_size(SIZE_MAX / 2 + 1, 2, &product));
+    assert_int_equal(product, 7);
+    assert_true(tc_mul_size(6, 7, &product));
+    assert_int_equal(product, 42);
+}
+
+enum { ITEMS = 1000 };
+
+typedef struct work {
+    tc_team *team;
+    _Atomic uint32_t seen[ITEMS];
+    uint32_t phase[8];
+    _Atomic uint32_t wrong;
+} work;
+
+static void item(void *arg, uint32_t i, uint32_t member)
+{
+    work *w = arg;
+    if (member >= tc_team_size(w->team)) w->wrong++;
+    w->seen[i]++;
+}
+
+static void phases(void *arg, uint32_t member)
+{
+    work *w = arg;
+    for (uint32_t p = 1; p <= 50; p++) {
+        w->phase[member] = p;
+        tc_team_barrier(w->team);
+        for (uint32_t m = 0; m < tc_team_size(w->team); m++)
+            if (w->phase[m] != p) w->wrong++;
+        tc_team_barrier(w->team);
+    }
+}
+
+static void test_team(void **state)
+{
+    static const uint32_t sizes[] = {1, 2, 5};
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+        tc_error e;
+        static work w;
+        memset(&w, 0, sizeof w);
+        assert_int_equal(tc_team_create(&(tc_team_options){.threads = sizes[s]}, &w.team, &e), TC_OK);
+        assert_int_equal(tc_team_size(w.team), sizes[s]);
+        for (int round = 0; round < 20; round++) tc_team_each(w.team, ITEMS, item, &w);
+        for (int i = 0; i < ITEMS; i++) assert_int_equal(w.seen[i], 20); // each once a round
+        tc_team_each(w.team, 0, item, &w);
+        tc_team_run(w.team, phases, &w);
+        assert_int_equal(w.wrong, 0);
+        tc_team_free(w.team);
+    }
+    tc_team *team;
+    tc_error e;
+    assert_int_not_equal(tc_team_create(&(tc_team_options){.threads = 0}, &team, &e), TC_OK);
+    assert_int_not_equal(tc_team_create(&(tc_team_options){.threads = TC_TEAM_THREADS_MAX + 1}, &team, &e),
+                         TC_OK);
+    tc_team_free(NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_status), cmocka_unit_test(test_mem),
+                                       cmocka_unit_test(test_team)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
