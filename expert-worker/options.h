@@ -1,24 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the worker's command line. Refuses: to touch anything else.
+// Owns: the worker's command line, parsed and range-checked.
+// Refuses: anything it does not know: an error line on stderr, and the program ends with 2.
 #pragma once
 
 #include "common/base/log.h"
-#include "expert-worker/cpulist.h"
-#include "expert-worker/serve.h"
+#include "proto/expert.h"
+
+// What a fault test makes the worker do after it has answered `after` calls.
+typedef enum tc_worker_fault {
+    TC_FAULT_NONE,
+    TC_FAULT_CRASH, // dies on the spot
+    TC_FAULT_STALL, // takes the call and never answers
+    TC_FAULT_LIE,   // answers with another shape than was asked for
+    TC_FAULT_NAN,   // answers as if a part had not been finite
+} tc_worker_fault;
+
+enum { TC_WORKER_SPIN_US = 50, TC_CPUS_MAX = 1024 };
 
 typedef struct tc_worker_options {
-    const char *url, *store, *isa;
+    const char *connect, *store;
     uint32_t index, of;
     tc_shard shard;
-    uint32_t threads; // 0: one a CPU of the list
+    uint32_t threads;                      // 0: as many as there are CPUs for us
+    uint32_t cpus[TC_CPUS_MAX], cpu_count; // 0: not pinned, unless `node` is given
+    int node;                              // -1: none
+    const char *isa;                       // NULL: the best
     uint32_t spin_us;
-    tc_cpu_list cpus; // count 0: not pinned
-    tc_fault fault;
-    uint64_t fault_after;
     tc_log_level log_level;
     bool journald;
-    long parent_pid;
+    long parent_pid; // 0: none
+    tc_worker_fault fault;
+    uint64_t fault_after;
 } tc_worker_options;
 
-// Returns 0, or the exit code (2: usage error, already printed; -1: help was asked for, exit 0).
-int tc_worker_options_parse(int argc, char **argv, tc_worker_options *ret);
+typedef enum tc_parsed { TC_PARSED_RUN, TC_PARSED_HELP, TC_PARSED_WRONG } tc_parsed;
+
+tc_parsed tc_worker_parse(int argc, char **argv, tc_worker_options *ret);

@@ -1,86 +1,262 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the loop and its one answer a call.
+// Owns: the serve loop. Per call nothing of ours is allocated: the sum is computed inside the reply message.
+//
+//   open store -> make its share resident -> team, scratch -> connect --WELCOME--> { CALL -> check -> run ->
+//   reply } LOST: the link redials and says hello again; REJECTED: exit 2; stop: answer the call in hand,
+//   goodbye, exit 0
 #include "expert-worker/serve.h"
-#include "common/base/clock.h"
-#include "common/base/log.h"
 
+#include "common/base/clock.h"
+#include "expert-worker/affinity.h"
+#include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
-#include <stdlib.h>
+#include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
-enum { WAIT_US = 1000000 };
+typedef struct worker {
+    const tc_worker_options *options;
+    tc_store *store;
+    tc_team *team;
+    tc_ffn *ffn;
+    tc_expert_peer *peer;
+    uint32_t threads, cpu_count;
+    uint32_t cpus[TC_CPUS_MAX], pins[TC_TEAM_THREADS_MAX];
+    const char *isa;
+    uint64_t resident_bytes, logged_us, calls;
+} worker;
 
-static tc_expert_peer *_Atomic current_peer;
+// For the signal handlers only.
 static _Atomic bool stopping;
+static _Atomic(tc_expert_peer *) wakeable;
+static char sigbus_line[512];
 
 void tc_serve_stop(void)
 {
     atomic_store(&stopping, true);
-    tc_expert_peer *peer = atomic_load(&current_peer);
+    tc_expert_peer *peer = atomic_load(&wakeable);
     if (peer) tc_expert_peer_wake(peer);
 }
 
-// Only tests ask for these: what a core must survive.
-static void misbehave(tc_fault fault)
+// The store is mapped; should someone cut the file under us, this is what the kernel sends. There is no way
+// on: the supervisor starts us again, and opening the damaged file gives the proper error.
+static void on_sigbus(int number)
 {
-    if (fault == TC_FAULT_CRASH) abort();
-    while (fault == TC_FAULT_STALL) pause();
+    ssize_t ignored = write(STDERR_FILENO, sigbus_line, strlen(sigbus_line));
+    (void)ignored;
+    _exit(TC_EXIT_SIGBUS);
 }
 
-static tc_status answer(const tc_serve_options *o, tc_expert_peer *peer, const tc_peer_event *event,
-                        bool faulty, tc_error *e)
+static void watch_store(const char *path)
 {
-    tc_error reason;
+    struct sigaction action = {.sa_handler = on_sigbus};
+    snprintf(sigbus_line, sizeof sigbus_line,
+             "error thermocline-worker: %.400s: the file changed or shrank while in use\n", path);
+    sigaction(SIGBUS, &action, NULL);
+}
+
+// CPUs and threads from what was asked for and what there is.
+static tc_status place(worker *w, tc_error *e)
+{
+    const tc_worker_options *o = w->options;
+    if (o->node >= 0) TC_TRY(tc_node_prefer(o->node, e));
+    if (o->cpu_count > 0) {
+        w->cpu_count = o->cpu_count;
+        memcpy(w->cpus, o->cpus, o->cpu_count * sizeof *w->cpus);
+    } else if (o->node >= 0) {
+        TC_TRY(tc_node_cpus(o->node, w->cpus, TC_CPUS_MAX, &w->cpu_count, e));
+    }
+    uint32_t available = w->cpu_count > 0 ? w->cpu_count : tc_cpus_allowed();
+    w->threads = o->threads > 0 ? o->threads : available;
+    if (w->threads > TC_TEAM_THREADS_MAX) w->threads = TC_TEAM_THREADS_MAX;
+    if (w->threads > available) tc_warn("%u threads share %u CPUs", w->threads, available);
+    for (uint32_t i = 0; i < w->threads && w->cpu_count > 0; i++) w->pins[i] = w->cpus[i % w->cpu_count];
+    return TC_OK;
+}
+
+static bool prefault_progress(void *arg, uint64_t done, uint64_t total)
+{
+    worker *w = arg;
+    uint64_t now_us = tc_now_us();
+    w->resident_bytes = done;
+    if (now_us - w->logged_us >= 1000000) {
+        tc_info("loading its share: %.1f of %.1f GB", (double)done / 1e9, (double)total / 1e9);
+        w->logged_us = now_us;
+    }
+    return !atomic_load(&stopping);
+}
+
+static tc_status make_resident(worker *w, tc_error *e)
+{
+    const tc_worker_options *o = w->options;
+    const tc_store_info *info = tc_store_get_info(w->store);
+    uint32_t expert_begin = 0, expert_end = info->experts, unit_begin = 0, unit_end = info->units;
+    if (o->shard == TC_SHARD_PARTITION) {
+        expert_begin = (uint32_t)((uint64_t)info->experts * o->index / o->of);
+        expert_end = (uint32_t)((uint64_t)info->experts * (o->index + 1) / o->of);
+    } else {
+        unit_begin = (uint32_t)((uint64_t)info->units * o->index / o->of);
+        unit_end = (uint32_t)((uint64_t)info->units * (o->index + 1) / o->of);
+    }
+    if (expert_begin == expert_end || unit_begin == unit_end) {
+        tc_warn("share %u of %u is empty: the model has %u experts of %u units", o->index, o->of,
+                info->experts, info->units);
+        return TC_OK;
+    }
+    w->logged_us = tc_now_us();
+    return tc_store_prefault(w->store, expert_begin, expert_end, unit_begin, unit_end, prefault_progress, w,
+                             e);
+}
+
+static tc_status prepare(worker *w, tc_error *e)
+{
+    const tc_worker_options *o = w->options;
+    const tc_kernels *kernels;
+    TC_TRY(tc_kernels_get(TC_DEFAULT, o->isa, &kernels, e));
+    w->isa = kernels->name;
+    TC_TRY(place(w, e));
+    watch_store(o->store);
+    TC_TRY(tc_store_open(o->store, &w->store, e));
+    TC_TRY(make_resident(w, e));
+    tc_team_options team = {
+        .threads = w->threads, .cpus = w->cpu_count > 0 ? w->pins : NULL, .spin_us = o->spin_us};
+    TC_TRY(tc_team_create(&team, &w->team, e));
+    return tc_ffn_create(w->store, w->team, TC_CALL_TOKENS_MAX, o->isa, &w->ffn, e);
+}
+
+static tc_status dial(worker *w, tc_error *e)
+{
+    const tc_worker_options *o = w->options;
+    tc_worker_hello hello = {.protocol_version = TC_EXPERT_PROTOCOL_VERSION,
+                             .index = o->index,
+                             .of = o->of,
+                             .shard = o->shard,
+                             .threads = w->threads,
+                             .pid = getpid(),
+                             .resident_bytes = w->resident_bytes};
+    memcpy(hello.model_hash, tc_store_get_info(w->store)->model_hash, sizeof hello.model_hash);
+    TC_TRY(tc_expert_peer_open(o->connect, &hello, &w->peer, e));
+    atomic_store(&wakeable, w->peer);
+    return TC_OK;
+}
+
+static void say_serving(const worker *w)
+{
+    const tc_worker_options *o = w->options;
+    char cpus[128];
+    tc_cpu_list_print(w->cpus, w->cpu_count, cpus, sizeof cpus);
+    tc_info("serving %s %u of %u: %u threads, CPUs %s, %.2f GB resident, %s",
+            o->shard == TC_SHARD_SLICE ? "slice" : "partition", o->index, o->of, w->threads,
+            w->cpu_count > 0 ? cpus : "not pinned", (double)w->resident_bytes / 1e9, w->isa);
+}
+
+// Misbehaves as a fault test asked. True when the call needs no further answer.
+static bool misbehave(worker *w, const tc_peer_event *event)
+{
+    const tc_worker_options *o = w->options;
     const tc_expert_call *call = &event->call;
-    uint64_t start = tc_now_us();
-    if (tc_expert_call_check(o->store, call, &reason) != TC_OK) {
-        tc_warn("call %llu is refused: %s", (unsigned long long)event->seq, reason.text);
-        return tc_expert_peer_fail(peer, event->seq, reason.text);
+    if (o->fault == TC_FAULT_NONE || w->calls < o->fault_after) return false;
+    switch (o->fault) {
+    case TC_FAULT_CRASH:
+        kill(getpid(), SIGKILL);
+        return true;
+    case TC_FAULT_STALL:
+        while (!atomic_load(&stopping)) usleep(20000);
+        return true;
+    case TC_FAULT_LIE:
+        if (tc_expert_peer_sum(w->peer, call->tokens, call->hidden == 1 ? 2 : call->hidden - 1, NULL))
+            tc_expert_peer_reply(w->peer, event->seq, 0, NULL);
+        return true;
+    default:
+        tc_expert_peer_fail(w->peer, event->seq, "a part of the sum is not finite");
+        return true;
     }
-    uint32_t tokens = faulty && o->fault == TC_FAULT_SIZE ? call->tokens + 1 : call->tokens;
-    int64_t *sum = tc_expert_peer_sum(peer, tokens, call->hidden, e);
-    if (!sum) return TC_NOMEM;
-    if (faulty) misbehave(o->fault);
-    if ((faulty && o->fault == TC_FAULT_NAN && tc_fail(&reason, TC_INTERNAL, "asked to fail")) ||
-        tc_ffn_run(o->ffn, call, sum, &reason) != TC_OK) {
-        tc_warn("call %llu failed: %s", (unsigned long long)event->seq, reason.text);
-        return tc_expert_peer_fail(peer, event->seq, reason.text);
-    }
-    return tc_expert_peer_reply(peer, event->seq, tc_now_us() - start, e);
 }
 
-tc_status tc_serve(const tc_serve_options *o, tc_error *e)
+static void answer(worker *w, const tc_peer_event *event)
 {
-    tc_expert_peer *peer;
-    tc_peer_event event;
-    uint64_t calls = 0;
-    tc_status status = tc_expert_peer_open(o->url, &o->hello, &peer, e);
-    if (status != TC_OK) return status;
-    atomic_store(&current_peer, peer);
-    while (status == TC_OK && !atomic_load(&stopping)) {
-        if (tc_expert_peer_next(peer, WAIT_US, &event) != TC_OK) continue; // timed out or woken
+    const tc_expert_call *call = &event->call;
+    tc_error error;
+    uint64_t start_us = tc_now_us();
+
+    if (misbehave(w, event)) return;
+    tc_status status = tc_expert_call_check(w->store, call, &error);
+    int64_t *sum = status == TC_OK ? tc_expert_peer_sum(w->peer, call->tokens, call->hidden, &error) : NULL;
+    if (sum) status = tc_ffn_run(w->ffn, call, sum, &error);
+    if (!sum || status != TC_OK) {
+        tc_warn("call %llu refused: %s", (unsigned long long)event->seq, error.text);
+        tc_expert_peer_fail(w->peer, event->seq, error.text);
+        return;
+    }
+    w->calls++;
+    if (tc_expert_peer_reply(w->peer, event->seq, tc_now_us() - start_us, &error) != TC_OK)
+        tc_debug("call %llu: %s", (unsigned long long)event->seq, error.text); // the core left meanwhile
+}
+
+static int loop(worker *w)
+{
+    bool said = false;
+    while (!atomic_load(&stopping)) {
+        tc_peer_event event;
+        if (tc_expert_peer_next(w->peer, UINT64_MAX, &event) != TC_OK) continue; // woken
         switch (event.kind) {
         case TC_PEER_WELCOME:
-            tc_info("connected to the core at %s", o->url);
-            break;
-        case TC_PEER_LOST:
-            tc_info("the core is gone (%s); waiting for it", event.reason);
-            break;
-        case TC_PEER_BAD_CALL:
-            tc_warn("a message was not understood: %s", event.reason);
+            if (!said) say_serving(w);
+            if (said) tc_info("connected again");
+            said = true;
             break;
         case TC_PEER_REJECTED:
-            status = tc_fail(e, TC_PEER, "the core turned this worker away: %s", event.reason);
-            break;
+            tc_error_log("turned away by the core: %s", event.reason);
+            return TC_EXIT_REJECTED;
         case TC_PEER_CALL:
-            calls++;
-            if (answer(o, peer, &event, o->fault && calls > o->fault_after, e) == TC_NOMEM)
-                status = tc_fail(e, TC_NOMEM, "out of memory for an answer");
+            answer(w, &event);
+            break;
+        case TC_PEER_LOST:
+            tc_warn("the core is gone; waiting for it");
+            break;
+        case TC_PEER_BAD_CALL:
+            tc_warn("call %llu refused: %s", (unsigned long long)event.seq, event.reason);
             break;
         }
     }
-    atomic_store(&current_peer, NULL);
-    tc_expert_peer_close(peer);
-    if (status == TC_OK) tc_info("stopped after %llu calls", (unsigned long long)calls);
-    return status;
+    return TC_EXIT_OK;
+}
+
+// nng's threads inherit the mask of the thread that first uses it: the handlers shall run in ours only, and
+// not while the link they wake goes away.
+static void block_stop(bool block)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    pthread_sigmask(block ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL);
+}
+
+int tc_serve(const tc_worker_options *options)
+{
+    static worker w; // large, and there is one
+    tc_error error;
+    int code = TC_EXIT_FAILED;
+
+    w = (worker){.options = options};
+    tc_status status = prepare(&w, &error);
+    block_stop(true);
+    if (status == TC_OK) status = dial(&w, &error);
+    block_stop(false);
+    if (status == TC_OK)
+        code = loop(&w);
+    else if (status == TC_CANCELLED && atomic_load(&stopping))
+        code = TC_EXIT_OK; // told to stop while loading
+    else
+        tc_error_log("%s", error.text);
+
+    block_stop(true);
+    atomic_store(&wakeable, NULL);
+    tc_expert_peer_close(w.peer);
+    tc_ffn_free(w.ffn);
+    tc_team_free(w.team);
+    tc_store_free(w.store);
+    return code;
 }

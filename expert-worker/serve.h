@@ -1,23 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: a worker's loop: connect, take calls, compute, answer. Stateless between calls.
-// Refuses: the command line (main.c), sockets (proto/expert.h), arithmetic (common/kernels/ffn.h).
+// Owns: a worker's life between its command line and its exit code: store, share, team, link, calls.
+// Refuses: state between calls. Any call for any expert and unit of the store is computed; the share only
+// says what is kept resident, so that the core may send a call to whichever worker lives.
 #pragma once
 
-#include "proto/expert.h"
+#include "expert-worker/options.h"
 
-// Faults a test can ask for, after so many calls.
-typedef enum tc_fault { TC_FAULT_NONE, TC_FAULT_CRASH, TC_FAULT_STALL, TC_FAULT_NAN, TC_FAULT_SIZE } tc_fault;
+enum { TC_EXIT_OK = 0, TC_EXIT_FAILED = 1, TC_EXIT_REJECTED = 2, TC_EXIT_SIGBUS = 3 };
 
-typedef struct tc_serve_options {
-    const char *url;
-    const tc_store *store;
-    tc_ffn *ffn;
-    tc_worker_hello hello;
-    tc_fault fault;
-    uint64_t fault_after;
-} tc_serve_options;
-
-// Runs until tc_serve_stop or until the core turns the worker away (TC_PEER with the reason).
-tc_status tc_serve(const tc_serve_options *options, tc_error *e);
-// Async-signal-safe: the call in hand is finished first.
+// Serves until tc_serve_stop, a rejection or an error; returns the exit code.
+int tc_serve(const tc_worker_options *options);
+// Async-signal-safe: the call in hand is finished and answered, then tc_serve returns.
 void tc_serve_stop(void);
