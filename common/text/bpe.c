@@ -30,22 +30,20 @@ static inline const tc_merge *merge_place(const tc_bpe *bpe, uint32_t left, uint
 }
 
 // Rank of the merge of two tokens, TC_ID_NONE when there is none. *ret_id is set only when there is one.
-static inline uint32_t pair_rank(const tc_bpe *bpe, uint32_t left, uint32_t right, bool as_text,
-                                 uint32_t *ret_id)
+static inline uint32_t pair_rank(const tc_bpe *bpe, uint32_t left, uint32_t right, bool bar, uint32_t *ret_id)
 {
     const tc_merge *m = merge_place(bpe, left, right);
     if (m->id == TC_ID_NONE) return TC_ID_NONE;
-    if (as_text && (bpe->tokens[m->id].flags & TC_TOKEN_SPECIAL)) return TC_ID_NONE;
+    if (bar && (bpe->tokens[m->id].flags & TC_TOKEN_SPECIAL)) return TC_ID_NONE;
     *ret_id = m->id;
     return m->rank;
 }
 
-static inline uint32_t bytes_rank(const tc_bpe *bpe, uint8_t left, uint8_t right, bool as_text,
-                                  uint32_t *ret_id)
+static inline uint32_t bytes_rank(const tc_bpe *bpe, uint8_t left, uint8_t right, bool bar, uint32_t *ret_id)
 {
     tc_pair pair = bpe->bytes[(uint32_t)left << 8 | right];
     if (pair.rank == TC_ID_NONE) return TC_ID_NONE;
-    if (as_text && (bpe->tokens[pair.id].flags & TC_TOKEN_SPECIAL)) return TC_ID_NONE;
+    if (bar && (bpe->tokens[pair.id].flags & TC_TOKEN_SPECIAL)) return TC_ID_NONE;
     *ret_id = pair.id;
     return pair.rank;
 }
@@ -96,14 +94,13 @@ static inline tc_word *word_place(const tc_bpe *bpe, const uint8_t *word, size_t
 }
 
 // Merges a word of 2..SHORT_WORD_BYTES bytes in place; returns the number of tokens in `id`.
-static size_t merge_short(const tc_bpe *bpe, const uint8_t *word, size_t bytes, bool as_text,
+static size_t merge_short(const tc_bpe *bpe, const uint8_t *word, size_t bytes, bool bar,
                           uint32_t id[static SHORT_WORD_BYTES])
 {
     uint32_t rank[SHORT_WORD_BYTES], result[SHORT_WORD_BYTES];
     size_t count = bytes;
     for (size_t i = 0; i < count; i++) id[i] = bpe->byte_id[word[i]];
-    for (size_t i = 0; i + 1 < count; i++)
-        rank[i] = bytes_rank(bpe, word[i], word[i + 1], as_text, &result[i]);
+    for (size_t i = 0; i + 1 < count; i++) rank[i] = bytes_rank(bpe, word[i], word[i + 1], bar, &result[i]);
     for (;;) {
         size_t best = 0;
         uint32_t best_rank = TC_ID_NONE;
@@ -114,8 +111,8 @@ static size_t merge_short(const tc_bpe *bpe, const uint8_t *word, size_t bytes, 
         count--;
         for (size_t i = best + 1; i < count; i++) id[i] = id[i + 1];
         for (size_t i = best + 1; i + 1 < count; i++) rank[i] = rank[i + 1], result[i] = result[i + 1];
-        if (best + 1 < count) rank[best] = pair_rank(bpe, id[best], id[best + 1], as_text, &result[best]);
-        if (best > 0) rank[best - 1] = pair_rank(bpe, id[best - 1], id[best], as_text, &result[best - 1]);
+        if (best + 1 < count) rank[best] = pair_rank(bpe, id[best], id[best + 1], bar, &result[best]);
+        if (best > 0) rank[best - 1] = pair_rank(bpe, id[best - 1], id[best], bar, &result[best - 1]);
     }
 }
 
@@ -152,16 +149,16 @@ typedef struct chain {
     uint32_t *id, *next, *previous, *rank;
 } chain;
 
-static tc_status pair_changed(const tc_bpe *bpe, chain *c, uint32_t at, uint32_t count, bool as_text,
+static tc_status pair_changed(const tc_bpe *bpe, chain *c, uint32_t at, uint32_t count, bool bar,
                               tc_bpe_scratch *s)
 {
     uint32_t merged;
     c->rank[at] =
-        c->next[at] < count ? pair_rank(bpe, c->id[at], c->id[c->next[at]], as_text, &merged) : TC_ID_NONE;
+        c->next[at] < count ? pair_rank(bpe, c->id[at], c->id[c->next[at]], bar, &merged) : TC_ID_NONE;
     return c->rank[at] == TC_ID_NONE ? TC_OK : heap_push(s, c->rank[at], at);
 }
 
-static tc_status merge_long(const tc_bpe *bpe, const uint8_t *word, uint32_t count, bool as_text,
+static tc_status merge_long(const tc_bpe *bpe, const uint8_t *word, uint32_t count, bool bar,
                             tc_bpe_scratch *s, chain *ret)
 {
     if (count > s->links_capacity) {
@@ -179,7 +176,7 @@ static tc_status merge_long(const tc_bpe *bpe, const uint8_t *word, uint32_t cou
         c.id[i] = bpe->byte_id[word[i]];
         c.next[i] = i + 1;
         c.previous[i] = i - 1;
-        c.rank[i] = i + 1 < count ? bytes_rank(bpe, word[i], word[i + 1], as_text, &merged) : TC_ID_NONE;
+        c.rank[i] = i + 1 < count ? bytes_rank(bpe, word[i], word[i + 1], bar, &merged) : TC_ID_NONE;
         if (c.rank[i] != TC_ID_NONE) TC_TRY(heap_push(s, c.rank[i], i));
     }
     while (s->heap_count) {
@@ -188,38 +185,66 @@ static tc_status merge_long(const tc_bpe *bpe, const uint8_t *word, uint32_t cou
         if (s->heap_count) sift_down(s->heap, s->heap_count, 0);
         if (c.rank[at] != rank) continue;
         uint32_t gone = c.next[at];
-        pair_rank(bpe, c.id[at], c.id[gone], as_text, &c.id[at]);
+        pair_rank(bpe, c.id[at], c.id[gone], bar, &c.id[at]);
         c.rank[gone] = TC_ID_NONE;
         c.next[at] = c.next[gone];
         if (c.next[at] < count) c.previous[c.next[at]] = at;
-        TC_TRY(pair_changed(bpe, &c, at, count, as_text, s));
-        if (at > 0) TC_TRY(pair_changed(bpe, &c, c.previous[at], count, as_text, s));
+        TC_TRY(pair_changed(bpe, &c, at, count, bar, s));
+        if (at > 0) TC_TRY(pair_changed(bpe, &c, c.previous[at], count, bar, s));
     }
     *ret = c;
+    return TC_OK;
+}
+
+static tc_status merge_and_push(const tc_bpe *bpe, const uint8_t *word, size_t bytes, bool bar, bool guard,
+                                tc_bpe_scratch *scratch, tc_ids *ids);
+
+// A special token that plain text merged into: written with other tokens instead. Only its last merge is
+// barred, so words that merely pass through it come out as ever.
+static tc_status push_unspecial(const tc_bpe *bpe, const tc_token *token, tc_ids *ids)
+{
+    tc_bpe_scratch scratch = {0}; // the caller's is in use
+    tc_status status =
+        merge_and_push(bpe, bpe->blob + token->offset, token->bytes, true, false, &scratch, ids);
+    tc_bpe_scratch_free(&scratch);
+    return status;
+}
+
+static inline tc_status push(const tc_bpe *bpe, uint32_t id, bool guard, tc_ids *ids)
+{
+    if (guard && (bpe->tokens[id].flags & TC_TOKEN_SPECIAL))
+        return push_unspecial(bpe, &bpe->tokens[id], ids);
+    return tc_ids_push(ids, id);
+}
+
+// `bar`: special tokens are no result of any merge. `guard`: they are not given out (what else is the same).
+static tc_status merge_and_push(const tc_bpe *bpe, const uint8_t *word, size_t bytes, bool bar, bool guard,
+                                tc_bpe_scratch *scratch, tc_ids *ids)
+{
+    uint32_t short_ids[SHORT_WORD_BYTES];
+    if (bytes <= SHORT_WORD_BYTES) {
+        size_t count = merge_short(bpe, word, bytes, bar, short_ids);
+        for (size_t i = 0; i < count; i++) TC_TRY(push(bpe, short_ids[i], guard, ids));
+        return TC_OK;
+    }
+    chain c;
+    if (bytes > UINT32_MAX / 4) return TC_LIMIT;
+    TC_TRY(merge_long(bpe, word, (uint32_t)bytes, bar, scratch, &c));
+    for (uint32_t i = 0; i < bytes; i = c.next[i]) TC_TRY(push(bpe, c.id[i], guard, ids));
     return TC_OK;
 }
 
 tc_status tc_bpe_word(const tc_bpe *bpe, const uint8_t *word, size_t bytes, bool as_text,
                       tc_bpe_scratch *scratch, tc_ids *ids)
 {
-    uint32_t hash, short_ids[SHORT_WORD_BYTES];
-    as_text = as_text && bpe->special_inside;
+    uint32_t hash;
+    bool guard = as_text && bpe->special_inside;
     if (bytes == 1) return tc_ids_push(ids, bpe->byte_id[word[0]]);
     if (bytes <= bpe->word_bytes_max) {
         uint32_t id = word_place(bpe, word, bytes, &hash)->id;
-        if (id != TC_ID_NONE && !(as_text && (bpe->tokens[id].flags & TC_TOKEN_SPECIAL)))
-            return tc_ids_push(ids, id);
+        if (id != TC_ID_NONE) return push(bpe, id, guard, ids);
     }
-    if (bytes <= SHORT_WORD_BYTES) {
-        size_t count = merge_short(bpe, word, bytes, as_text, short_ids);
-        for (size_t i = 0; i < count; i++) TC_TRY(tc_ids_push(ids, short_ids[i]));
-        return TC_OK;
-    }
-    chain c;
-    if (bytes > UINT32_MAX / 4) return TC_LIMIT;
-    TC_TRY(merge_long(bpe, word, (uint32_t)bytes, as_text, scratch, &c));
-    for (uint32_t i = 0; i < bytes; i = c.next[i]) TC_TRY(tc_ids_push(ids, c.id[i]));
-    return TC_OK;
+    return merge_and_push(bpe, word, bytes, false, guard, scratch, ids);
 }
 
 static bool becomes_one(const tc_bpe *bpe, const tc_token *token, uint32_t id)
