@@ -3,6 +3,7 @@
 // --decode the other way. Other fields of a line are ignored. Refuses: lines beyond a limit, and anything
 // malformed: one error that names the line, exit code 1.
 #include "cli/tokenize.h"
+#include "cli/cli.h"
 #include "common/text/tokenizer.h"
 #include <errno.h>
 #include <stdio.h>
@@ -162,15 +163,17 @@ static tc_status run(const tc_tokenizer *t, const options *o, reader *r, tc_erro
     return status;
 }
 
+static const char usage_text[] =
+    "usage: thermocline tokenize [--no-special] TOKENIZER.json <LINES\n"
+    "       thermocline tokenize --decode [--skip-special] TOKENIZER.json <LINES\n"
+    "JSON lines {\"text\": \"...\"} on standard input give {\"ids\": [...]}, with --decode the other way.\n"
+    "  --no-special    special tokens that stand in the text are plain text\n"
+    "  --skip-special  leave special tokens out of the decoded text\n";
+
 static int usage(const char *problem, const char *what)
 {
-    fprintf(stderr,
-            "thermocline: error: tokenize: %s%s\n"
-            "usage: thermocline tokenize [--no-special] TOKENIZER.json <LINES   {\"text\"} to {\"ids\"}\n"
-            "       thermocline tokenize --decode [--skip-special] TOKENIZER.json <LINES   {\"ids\"} to "
-            "{\"text\"}\n",
-            problem, what);
-    return 2;
+    fprintf(stderr, "thermocline: error: tokenize: %s%s\n%s", problem, what, usage_text);
+    return TC_EXIT_USAGE;
 }
 
 int tc_cli_tokenize(int argc, char **argv)
@@ -198,22 +201,15 @@ int tc_cli_tokenize(int argc, char **argv)
     tc_error e = {0};
     tc_tokenizer *t = NULL;
     reader r = {0};
-    if (tc_tokenizer_load(o.path, &t, &e) != TC_OK) {
-        fprintf(stderr, "thermocline: error: tokenize: %s\n", e.text);
-        return 1;
-    }
+    if (tc_tokenizer_load(o.path, &t, &e) != TC_OK) return tc_cli_fail(&e);
     static char buffer[WRITE_BYTES]; // stdout keeps it until the process ends
     setvbuf(stdout, buffer, _IOFBF, sizeof buffer);
-    int code = run(t, &o, &r, &e) == TC_OK ? 0 : 1;
-    bool written =
-        fflush(stdout) == 0 && !ferror(stdout); // what was right before a bad line is still given out
-    if (code)
-        fprintf(stderr, "thermocline: error: tokenize: line %zu: %s\n", r.line, e.text);
-    else if (!written) {
-        fprintf(stderr, "thermocline: error: tokenize: writing standard output failed\n");
-        code = 1;
-    }
+    tc_status status = run(t, &o, &r, &e);
+    if (status != TC_OK) tc_error_prefix(&e, "line %zu", r.line);
+    // What was right before a bad line is still given out.
+    else if (fflush(stdout) != 0 || ferror(stdout))
+        status = tc_fail(&e, TC_IO, "writing standard output failed");
     free(r.data);
     tc_tokenizer_free(t);
-    return code;
+    return status == TC_OK ? 0 : tc_cli_fail(&e);
 }

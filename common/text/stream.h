@@ -16,7 +16,7 @@ tc_status tc_text_stream_create(const tc_tokenizer *tokenizer, const char *const
 void tc_text_stream_free(tc_text_stream *stream);
 // Feeds one token. *ret points to the text now final (may be empty, always valid UTF-8; valid until the next
 // call). *ret_stopped becomes true when a stop string was completed: the text before it has come out, the
-// rest is dropped.
+// rest is dropped. The stop string that is completed first wins; of those that end together, the longest.
 tc_status tc_text_stream_push(tc_text_stream *stream, uint32_t id, const char **ret, size_t *ret_bytes,
                               bool *ret_stopped);
 // End of generation: everything held back (an unfinished character becomes U+FFFD).

@@ -32,7 +32,7 @@ tc_status tc_ids_push(tc_ids *ids, uint32_t id);
 typedef enum tc_special { TC_SPECIAL_PARSE, TC_SPECIAL_AS_TEXT } tc_special;
 // Appends to *ids. With TC_SPECIAL_PARSE added tokens standing in the text become their ids (prompts that are
 // templates); with TC_SPECIAL_AS_TEXT *special* added tokens are plain text (user input must never become
-// one).
+// one, not by merging either; else ids are those of the library's encode_special_tokens).
 tc_status tc_tokenizer_encode(const tc_tokenizer *tokenizer, const char *text, size_t bytes,
                               tc_special special, tc_ids *ids, tc_error *e);
 
