@@ -144,8 +144,8 @@ INLINE void put(sink *to, const tc_matrix *w, uint32_t panel, uint32_t first, co
             if (!(fabsf(v) < TC_FIXED_PART_MAX))
                 to->fine = false;
             else
-                acc[r] +=
-                    _mm_cvtss_si64(_mm_set_ss(v * TC_FIXED_ONE)); // rounds to nearest even, as AVX-512 does
+                // rounds to nearest even, as AVX-512 does
+                acc[r] = tc_fixed_add(acc[r], _mm_cvtss_si64(_mm_set_ss(v * TC_FIXED_ONE)));
         }
     }
 }

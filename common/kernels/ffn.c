@@ -187,7 +187,7 @@ static void reduce(tc_ffn *f, uint32_t begin, uint32_t end)
         memcpy(out + begin, f->member_sum + (size_t)t * hidden + begin, (end - begin) * sizeof *out);
         for (uint32_t m = 1; m < f->members; m++) {
             const int64_t *in = f->member_sum + ((size_t)m * FUSED_TOKENS_MAX + t) * hidden;
-            for (uint32_t c = begin; c < end; c++) out[c] += in[c];
+            for (uint32_t c = begin; c < end; c++) out[c] = tc_fixed_add(out[c], in[c]);
         }
     }
 }

@@ -21,6 +21,13 @@ static inline float tc_fixed_to_float(int64_t v)
     return (float)((double)v * (1.0 / 4294967296.0));
 }
 
+// Sums are added with this. Parts in range can still add up to more than 64 bits (a peer may send any
+// numbers): the sum then wraps, which keeps it defined and still independent of the order.
+static inline int64_t tc_fixed_add(int64_t a, int64_t b)
+{
+    return (int64_t)((uint64_t)a + (uint64_t)b);
+}
+
 // Kernels. x[t] and y[t] are rows of float32 (cols and rows long, 64-byte aligned by preference, not need).
 // Panels [panel0, panel1) are computed.
 typedef void tc_matmul_fn(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const float *const *x,

@@ -104,7 +104,7 @@ static bool add_fixed(const float *part, float scale, uint32_t rows, int64_t *ac
         if (!(fabsf(v) < TC_FIXED_PART_MAX))
             fine = false; // NaN too
         else
-            acc[r] += llrintf(v * TC_FIXED_ONE);
+            acc[r] = tc_fixed_add(acc[r], llrintf(v * TC_FIXED_ONE));
     }
     return fine;
 }

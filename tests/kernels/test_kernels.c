@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows: every kernel of every ISA against sums in double over an independent reading of the packed layout;
 // that a token's bits depend on neither its company nor the panel split; and, with --bench, how fast each is.
-#include "common/kernels/kernels.h"
 #include "common/base/clock.h"
 #include "common/base/mem.h"
 #include "common/base/team.h"
 #include "common/kernels/bandwidth.h"
+#include "common/kernels/kernels.h"
 #include "tests/support/cmocka_all.h"
 
 #include <math.h>
@@ -206,6 +206,12 @@ static void test_fixed_refuses_what_it_cannot_hold(void **state)
         assert_int_equal(s->k->matmul_fixed[TC_M_F32](&m, 0, 1, x, scale, 1, acc), cases[i].fine);
         if (cases[i].fine) assert_true(sum[0] == (int64_t)cases[i].x * (1ll << 32));
     }
+    // Parts in range can add up to more than 64 bits (a peer's numbers): then the sum wraps, which is
+    // defined.
+    const float *x[1] = {one}, scale[1] = {1};
+    int64_t sum[1] = {INT64_MAX}, *acc[1] = {sum};
+    assert_true(s->k->matmul_fixed[TC_M_F32](&m, 0, 1, x, scale, 1, acc));
+    assert_true(sum[0] == INT64_MIN + (1ll << 32) - 1);
     tc_free(data);
 }
 
