@@ -25,15 +25,21 @@ static int dial_unix(const char *path)
     return -1;
 }
 
-static int dial_ip(const char *listen)
+// Host and port of HOST:PORT or [V6]:PORT. NULL when there is none: the gateway says what is wrong with it.
+static struct addrinfo *resolve(const char *listen)
 {
     char host[80];
     const char *colon = strrchr(listen, ':');
     const char *begin = listen[0] == '[' ? listen + 1 : listen;
-    if (!colon) return -1;
-    snprintf(host, sizeof host, "%.*s", (int)(colon - begin - (listen[0] == '[')), begin);
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found = NULL;
-    if (getaddrinfo(host, colon + 1, &hints, &found) != 0) return -1;
+    if (!colon || colon <= begin) return NULL;
+    snprintf(host, sizeof host, "%.*s", (int)(colon - begin - (listen[0] == '[')), begin);
+    return getaddrinfo(host, colon + 1, &hints, &found) == 0 ? found : NULL;
+}
+
+static int dial_ip(const char *listen)
+{
+    struct addrinfo *found = resolve(listen);
     int fd = -1;
     for (struct addrinfo *a = found; a && fd < 0; a = a->ai_next) {
         fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol);
@@ -42,8 +48,24 @@ static int dial_ip(const char *listen)
             fd = -1;
         }
     }
-    freeaddrinfo(found);
+    if (found) freeaddrinfo(found);
     return fd;
+}
+
+tc_status tc_listen_check(const char *address, tc_error *e)
+{
+    tc_status status = TC_OK;
+    struct addrinfo *found = strncmp(address, "unix:", 5) == 0 ? NULL : resolve(address);
+    if (!found) return TC_OK;
+    int fd = socket(found->ai_family, found->ai_socktype | SOCK_CLOEXEC, found->ai_protocol), on = 1;
+    if (fd >= 0) {
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+        if (bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, 1) != 0)
+            status = tc_fail_errno(e, TC_IO, "cannot listen on %s", address);
+        close(fd);
+    }
+    freeaddrinfo(found);
+    return status;
 }
 
 static void read_body(const char *body, tc_health *health)

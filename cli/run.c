@@ -162,6 +162,9 @@ static tc_status start_gateway(tc_supervisor *s, const tc_run_options *o, const 
     put_text(&c, "--model", model);
     put_text(&c, "--listen", listen);
     put_text(&c, "--model-name", o->model_name);
+    put_text(&c, "--api-key-file", o->api_key_file);
+    put(&c, "--drain-seconds");
+    put(&c, "%llu", (unsigned long long)o->drain_s);
     put_text(&c, "--log-level", o->log_level);
     return launch(s, "gateway", GATEWAY_GROUP, &c, e);
 }

@@ -9,7 +9,9 @@
 #include "proto/engine.h"
 
 typedef struct tc_run_options {
-    const char *shard, *precision, *isa, *cache_dir, *quantise, *device, *log_level, *model_name;
+    const char *shard, *precision, *isa, *cache_dir, *quantise, *device, *log_level;
+    const char *model_name, *api_key_file; // of the gateway
+    uint64_t drain_s;
     uint64_t workers, threads, worker_threads, context, sessions, kv_budget;
     bool workers_given; // workers 0: the core computes experts itself (the oracle)
 } tc_run_options;

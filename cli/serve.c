@@ -69,6 +69,7 @@ static tc_status serve(const char *model, const char *listen, tc_run_options *o,
     char *name = NULL;
     tc_supervisor *supervisor = NULL;
     tc_status status;
+    TC_GOTO(tc_listen_check(listen, e));
     TC_GOTO(tc_run_prepare(model, o->cache_dir, o->quantise, false, &packed, store, e));
     if (!o->model_name) o->model_name = name = folder_name(model);
     TC_GOTO(tc_supervisor_create(&supervisor, e));
@@ -86,7 +87,7 @@ out:
 
 int tc_cli_serve(int argc, char **argv)
 {
-    tc_run_options o = {.log_level = "info"};
+    tc_run_options o = {.log_level = "info", .drain_s = 5};
     const char *listen = "127.0.0.1:8080";
     tc_arguments arguments;
     tc_error e;
@@ -101,6 +102,16 @@ int tc_cli_serve(int argc, char **argv)
          .target = &o.model_name,
          .choices = "NAME",
          .help = "what clients call it (default: the folder's name)"},
+        {.name = "--api-key-file",
+         .kind = TC_OPTION_TEXT,
+         .target = &o.api_key_file,
+         .choices = "FILE",
+         .help = "keys, one a line; needed for addresses other than loopback"},
+        {.name = "--drain-seconds",
+         .kind = TC_OPTION_NUMBER,
+         .target = &o.drain_s,
+         .max = TC_STOP_GRACE_MS / 1000 - 1,
+         .help = "how long running requests may take when stopping (default 5)"},
         TC_RUN_OPTIONS(o),
         {0},
     };

@@ -42,6 +42,11 @@ class Counter(unittest.TextTestResult):
         super().addError(test, err)
         self.note(test, "FAILED")
 
+    def addSubTest(self, test, subtest, err):
+        super().addSubTest(test, subtest, err)
+        if err:
+            self.note(subtest, "FAILED")
+
     def addSkip(self, test, reason):
         super().addSkip(test, reason)
         self.note(test, f"skipped ({reason})")
