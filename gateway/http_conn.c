@@ -332,7 +332,8 @@ bool tc_http_conn_is_idle(const tc_http_conn *conn)
            conn->in.count == 0;
 }
 
-// While reading is stopped a hang-up does not show as a read: look for it.
+// While reading is stopped a hang-up does not show as a read: look for it. (Behind a full receive window TCP
+// itself holds it back: then the answer is written to nobody, or a stream's write fails.)
 static bool has_hung_up(const tc_http_conn *conn)
 {
     uv_os_fd_t fd;

@@ -297,8 +297,10 @@ static void refuse_syntax(tc_http_parser *p, llhttp_errno_t code)
 {
     if (p->error.status) return; // a callback said why
     const char *reason = llhttp_get_error_reason(&p->llhttp);
-    tc_http_refuse(&p->error, code == HPE_INVALID_VERSION ? 505 : 400, "malformed_http", NULL,
-                   "malformed HTTP: %s", reason && *reason ? reason : llhttp_errno_name(code));
+    bool other_version =
+        code == HPE_INVALID_VERSION && (p->llhttp.http_major != 1 || p->llhttp.http_minor > 1);
+    tc_http_refuse(&p->error, other_version ? 505 : 400, "malformed_http", NULL, "malformed HTTP: %s",
+                   reason && *reason ? reason : llhttp_errno_name(code));
 }
 
 size_t tc_http_parser_feed(tc_http_parser *p, const char *data, size_t bytes)

@@ -65,10 +65,28 @@ bool tc_field_find(yyjson_val *object, const char *name, yyjson_val **ret, tc_ht
     return true;
 }
 
+const char *tc_field_type(yyjson_val *value)
+{
+    switch (yyjson_get_type(value)) {
+    case YYJSON_TYPE_NULL:
+        return "null";
+    case YYJSON_TYPE_BOOL:
+        return "true or false";
+    case YYJSON_TYPE_NUM:
+        return yyjson_is_int(value) ? "an integer" : "a number with a fraction";
+    case YYJSON_TYPE_STR:
+        return "a string";
+    case YYJSON_TYPE_ARR:
+        return "a list";
+    default:
+        return "an object";
+    }
+}
+
 static bool wrong_type(tc_http_error *error, const char *name, const char *expected, yyjson_val *value)
 {
     return tc_http_refuse(error, 400, "invalid_type", name, "%s must be %s, not %s", name, expected,
-                          yyjson_get_type_desc(value));
+                          tc_field_type(value));
 }
 
 bool tc_field_bool(yyjson_val *object, const char *name, bool *ret, tc_http_error *error)

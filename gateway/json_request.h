@@ -11,6 +11,7 @@
 // yyjson_doc_free.
 bool tc_fields_open(const char *body, size_t bytes, yyjson_doc **ret, tc_http_error *error);
 
+const char *tc_field_type(yyjson_val *value); // "a number"
 // *ret is NULL when absent or null.
 bool tc_field_find(yyjson_val *object, const char *name, yyjson_val **ret, tc_http_error *error);
 bool tc_field_bool(yyjson_val *object, const char *name, bool *ret, tc_http_error *error);

@@ -15,7 +15,7 @@ static bool read_string(yyjson_val *value, const char *param, tc_prompt *ret, tc
 {
     if (!yyjson_is_str(value))
         return tc_http_refuse(error, 400, "invalid_type", param, "%s must be a string, not %s", param,
-                              yyjson_get_type_desc(value));
+                              tc_field_type(value));
     if (yyjson_get_len(value) == 0)
         return tc_http_refuse(error, 400, "empty_prompt", param, "%s must not be empty", param);
     ret->text = yyjson_get_str(value);
@@ -72,7 +72,7 @@ static bool read_any_prompt(tc_params *p, yyjson_val *value, uint32_t vocab, tc_
         return make_prompts(p, "prompt", 1, error) && read_string(value, "prompt", p->prompts, error);
     if (!yyjson_is_arr(value))
         return tc_http_refuse(error, 400, "invalid_type", "prompt",
-                              "prompt must be a string or a list, not %s", yyjson_get_type_desc(value));
+                              "prompt must be a string or a list, not %s", tc_field_type(value));
     yyjson_val *first = yyjson_arr_get_first(value);
     if (!first) return tc_http_refuse(error, 400, "empty_prompt", "prompt", "prompt must not be empty");
     if (yyjson_is_str(first)) return read_strings(p, value, "prompt", error);
@@ -86,7 +86,7 @@ static bool read_any_prompt(tc_params *p, yyjson_val *value, uint32_t vocab, tc_
         if (!yyjson_is_arr(list))
             return tc_http_refuse(error, 400, "invalid_type", "prompt",
                                   "prompt must hold strings, ids, or lists of ids, not %s",
-                                  yyjson_get_type_desc(list));
+                                  tc_field_type(list));
         if (!read_ids(list, vocab, &p->prompts[i], error)) return false;
     }
     return true;
@@ -103,7 +103,7 @@ static bool read_prompts(tc_params *p, yyjson_val *root, uint32_t vocab, tc_http
     } else if (p->dialect == TC_DIALECT_BATCH) {
         if (!yyjson_is_arr(value))
             return tc_http_refuse(error, 400, "invalid_type", name,
-                                  "prompts must be a list of strings, not %s", yyjson_get_type_desc(value));
+                                  "prompts must be a list of strings, not %s", tc_field_type(value));
         if (!read_strings(p, value, name, error)) return false;
     } else if (!make_prompts(p, name, 1, error) || !read_string(value, name, p->prompts, error)) {
         return false;
@@ -156,7 +156,7 @@ static bool read_sampling(tc_sampling *s, yyjson_val *root, tc_http_error *error
     if (!value) return true;
     if (!yyjson_is_int(value))
         return tc_http_refuse(error, 400, "invalid_type", "seed", "seed must be an integer, not %s",
-                              yyjson_get_type_desc(value));
+                              tc_field_type(value));
     s->seeded = true;
     s->seed = yyjson_is_sint(value) ? (uint64_t)yyjson_get_sint(value) : yyjson_get_uint(value);
     return true;
