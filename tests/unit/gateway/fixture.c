@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/unit/gateway/fixture.h"
 
+#include "common/base/log.h"
 #include <arpa/inet.h>
 #include <poll.h>
 #include <stdio.h>
@@ -65,6 +66,7 @@ tc_tokenizer *byte_tokenizer(void)
 void fixture_prepare(gateway_fixture *f)
 {
     memset(f, 0, sizeof *f);
+    tc_log_init("gateway-test", TC_LOG_ERROR, false);
     fake_reset();
     f->tokenizer = byte_tokenizer();
     f->options = (tc_gateway_options){
