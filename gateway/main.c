@@ -18,6 +18,7 @@ typedef struct options {
     uint32_t drain_s;
     pid_t parent;
     tc_log_level level;
+    bool journald;
 } options;
 
 typedef struct program {
@@ -38,7 +39,8 @@ static const char usage[] =
     "  --api-key-file FILE  keys, one a line; needed to listen on other addresses than loopback\n"
     "  --drain-seconds N    on SIGTERM, how long running requests may take (5)\n"
     "  --parent-pid PID     end when that parent does\n"
-    "  --log-level L        error, warn, info, debug\n";
+    "  --log-level L        error, warn, info, debug\n"
+    "  --journald           log lines start with the priority, as systemd reads it\n";
 
 static bool parse_number(const char *text, long max, long *ret)
 {
@@ -83,6 +85,9 @@ static tc_status parse_option(int which, const char *value, options *o, tc_error
         if (!tc_log_parse_level(value, &o->level))
             return tc_fail(e, TC_ARGUMENT, "--log-level %s: expected error, warn, info or debug", value);
         break;
+    case 'j':
+        o->journald = true;
+        break;
     default:
         return tc_fail(e, TC_ARGUMENT, "unknown option or missing value (--help shows all)");
     }
@@ -100,6 +105,7 @@ static tc_status parse_arguments(int argc, char **argv, options *ret, tc_error *
                                           {"drain-seconds", required_argument, NULL, 'd'},
                                           {"parent-pid", required_argument, NULL, 'p'},
                                           {"log-level", required_argument, NULL, 'v'},
+                                          {"journald", no_argument, NULL, 'j'},
                                           {"help", no_argument, NULL, 'h'},
                                           {"version", no_argument, NULL, 'V'},
                                           {NULL, 0, NULL, 0}};
@@ -223,10 +229,10 @@ int main(int argc, char **argv)
     options o = {0};
     tc_error e = {0};
     program *p = calloc(1, sizeof *p);
-    tc_log_init("gateway", TC_LOG_INFO, getenv("JOURNAL_STREAM") != NULL);
+    tc_log_init("gateway", TC_LOG_INFO, false);
     tc_status status = p ? parse_arguments(argc, argv, &o, &e) : tc_fail(&e, TC_NOMEM, "out of memory");
     if (status == TC_OK) {
-        tc_log_init("gateway", o.level, getenv("JOURNAL_STREAM") != NULL);
+        tc_log_init("gateway", o.level, o.journald);
         signal(SIGPIPE, SIG_IGN);
         raise_file_limit();
         if (o.parent) {
