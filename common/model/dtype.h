@@ -69,3 +69,4 @@ static inline size_t tc_dtype_bytes(tc_dtype dtype)
 
 // bitsandbytes' map of 256 nested scale codes, ascending (weight.c).
 void tc_nested_map(float ret[256]);
+extern const float tc_nf4_levels[16];

@@ -13,7 +13,7 @@
 
 enum { NF4_BLOCK = 64, NESTED_BLOCK = 256, MAP_CODES = 256, TABLE_CODES = 65536 };
 
-static const float nf4_levels[16] = {
+const float tc_nf4_levels[16] = {
     -1.0f,
     -0.6961928009986877f,
     -0.5250730514526367f,
@@ -209,7 +209,8 @@ static void block_codes(const float *x, uint32_t count, bool whole, float *ret_s
     }
     for (uint32_t i = 0; i < count; i++) {
         uint8_t code = 0;
-        for (uint32_t k = 0; k < 15; k++) code += scaled[i] > (nf4_levels[k] + nf4_levels[k + 1]) / 2.0f;
+        for (uint32_t k = 0; k < 15; k++)
+            code += scaled[i] > (tc_nf4_levels[k] + tc_nf4_levels[k + 1]) / 2.0f;
         codes[i] = code;
     }
     *ret_scale = top;
@@ -243,7 +244,7 @@ tc_status tc_weight_quantise_nf4(tc_weight *w, tc_error *e)
     w->quantised = true;
     w->fp4 = false;
     w->block = NF4_BLOCK;
-    memcpy(w->levels, nf4_levels, sizeof nf4_levels);
+    memcpy(w->levels, tc_nf4_levels, sizeof tc_nf4_levels);
     packed = NULL;
     scale = NULL;
 out:

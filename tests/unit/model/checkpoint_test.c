@@ -588,6 +588,7 @@ static void test_many_tensors(void **state)
     scratch_make(&s);
     put_moe_config(&s, 1, 1, 64, 64);
     char *header = malloc(MANY * 160u), *index = malloc(MANY * 160u);
+    assert_true(header && index);
     size_t n = 0, m = (size_t)sprintf(index, "{\"weight_map\":{");
     for (int i = 0; i < MANY; i++) {
         n += (size_t)sprintf(header + n,
@@ -616,6 +617,78 @@ static void test_many_tensors(void **state)
     scratch_remove(&s);
 }
 
+// ---- the golden models: every tensor that the description names is there, with its shape ----
+
+static void load_role(const tc_checkpoint *c, tc_role role, uint32_t layer, uint32_t expert)
+{
+    static const struct {
+        tc_role role;
+        const char *suffix;
+    } vectors[] = {{TC_FINAL_NORM, ".weight"}, {TC_INPUT_NORM, ".weight"}, {TC_POST_NORM, ".weight"},
+                   {TC_Q_NORM, ".weight"},     {TC_K_NORM, ".weight"},     {TC_DN_CONV, ".weight"},
+                   {TC_DN_NORM, ".weight"},    {TC_DN_A_LOG, ""},          {TC_DN_DT_BIAS, ""}};
+    const tc_model_desc *d = tc_checkpoint_desc(c);
+    char name[TC_TENSOR_NAME_BYTES + 16];
+    uint32_t rows, cols;
+    tc_error e;
+    tc_model_tensor_name(d, role, layer, expert, name);
+    tc_model_tensor_shape(d, role, layer, &rows, &cols);
+    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++) {
+        float *values;
+        if (vectors[i].role != role) continue;
+        strcat(name, vectors[i].suffix);
+        if (tc_checkpoint_vector(c, name, (uint64_t)rows * cols, &values, &e) != TC_OK)
+            fail_msg("%s", e.text);
+        tc_free(values);
+        return;
+    }
+    tc_weight w;
+    if (tc_checkpoint_weight(c, name, rows, cols, &w, &e) != TC_OK) fail_msg("%s", e.text);
+    tc_weight_free(&w);
+}
+
+static void load_layer(const tc_checkpoint *c, uint32_t l)
+{
+    const tc_model_desc *d = tc_checkpoint_desc(c);
+    bool full = d->layer[l].kind == TC_LAYER_FULL_ATTENTION;
+    load_role(c, TC_INPUT_NORM, l, 0);
+    load_role(c, TC_POST_NORM, l, 0);
+    for (int role = full ? TC_Q : TC_DN_QKVZ; role <= (full ? TC_K_NORM : TC_DN_OUT); role++)
+        load_role(c, (tc_role)role, l, 0);
+    if (!d->layer[l].moe) {
+        for (int role = TC_MLP_GATE; role <= TC_MLP_DOWN; role++) load_role(c, (tc_role)role, l, 0);
+        return;
+    }
+    load_role(c, TC_ROUTER, l, 0);
+    for (uint32_t x = 0; x < d->experts; x++)
+        for (int role = TC_EXPERT_GATE; role <= TC_EXPERT_DOWN; role++) load_role(c, (tc_role)role, l, x);
+    for (int role = TC_SHARED_GATE; d->shared_width && role <= TC_SHARED_ROUTER; role++)
+        load_role(c, (tc_role)role, l, 0);
+}
+
+static void test_golden_models(void **state)
+{
+    static const char *const names[] = {"next-nf4",  "next-f32", "next-fp4",
+                                        "next-bf16", "moe-nf4",  "moe-f16"};
+    if (access(TC_GOLDEN_DIR "/next-nf4/model/config.json", F_OK) != 0) {
+        print_message("skipped: no models in " TC_GOLDEN_DIR "\n");
+        skip();
+    }
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[512];
+        tc_checkpoint *c;
+        tc_error e;
+        snprintf(path, sizeof path, TC_GOLDEN_DIR "/%s/model", names[i]);
+        if (tc_checkpoint_open(path, &c, &e) != TC_OK) fail_msg("%s", e.text);
+        load_role(c, TC_EMBED, 0, 0);
+        load_role(c, TC_FINAL_NORM, 0, 0);
+        load_role(c, TC_HEAD, 0, 0); // tied: the embedding
+        for (uint32_t l = 0; l < tc_checkpoint_desc(c)->layers; l++) load_layer(c, l);
+        tc_checkpoint_free(c);
+    }
+    assert_int_equal(tc_mem_bytes(TC_MEM_OTHER) + tc_mem_bytes(TC_MEM_WEIGHTS), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -629,6 +702,7 @@ int main(void)
         cmocka_unit_test(test_dense),
         cmocka_unit_test(test_walk),
         cmocka_unit_test(test_many_tensors),
+        cmocka_unit_test(test_golden_models),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
