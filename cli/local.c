@@ -73,8 +73,8 @@ out:
 
 void tc_local_close(tc_local *local)
 {
+    tc_supervisor_free(local->supervisor); // first: nothing may be on its way to a client that closes
     if (local->client) tc_engine_client_close(local->client);
-    tc_supervisor_free(local->supervisor);
     local->client = NULL;
     local->supervisor = NULL;
 }
