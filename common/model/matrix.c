@@ -4,7 +4,7 @@
 
 #include "common/model/dtype.h"
 
-enum { TILE_BYTES = TC_PANEL_ROWS * 4, SPAN_TILES = TC_Q4_SPAN_COLS / TC_TILE_COLS, DENSE_CHUNK = 256 };
+enum { TILE_BYTES = TC_PANEL_ROWS * 4, SPAN_TILES = TC_Q4_SPAN_COLS / TC_TILE_COLS, DENSE_CHUNK = 64 };
 
 static size_t element_bytes(tc_matrix_type type)
 {
@@ -62,20 +62,23 @@ static void pack_q4_row(const tc_weight *w, uint64_t first, uint32_t cols, uint3
     }
 }
 
-static void pack_dense_row(const tc_weight *w, uint64_t first, uint32_t cols, tc_matrix_type type,
-                           uint32_t lane, uint8_t *panel)
+// One panel, `rows` of 16 given, some columns at a time, so that both sides are touched in order.
+static void pack_dense_panel(const tc_weight *w, uint32_t row0, uint32_t rows, uint32_t col0, uint32_t cols,
+                             tc_matrix_type type, uint8_t *panel)
 {
-    float values[DENSE_CHUNK];
+    float values[TC_PANEL_ROWS][DENSE_CHUNK] = {{0}};
     for (uint32_t c = 0; c < cols; c += DENSE_CHUNK) {
         uint32_t count = cols - c < DENSE_CHUNK ? cols - c : DENSE_CHUNK;
-        tc_weight_dequantise(w, first + c, count, values);
-        for (uint32_t i = 0; i < count; i++) {
-            size_t at = (size_t)(c + i) * TC_PANEL_ROWS + lane;
+        for (uint32_t r = 0; r < rows; r++)
+            tc_weight_dequantise(w, (uint64_t)(row0 + r) * w->cols + col0 + c, count, values[r]);
+        for (uint32_t i = 0; i < count * TC_PANEL_ROWS; i++) {
+            float value = values[i % TC_PANEL_ROWS][i / TC_PANEL_ROWS];
+            size_t at = (size_t)c * TC_PANEL_ROWS + i;
             if (type == TC_M_F32)
-                ((float *)panel)[at] = values[i];
+                ((float *)panel)[at] = value;
             else
                 ((uint16_t *)panel)[at] =
-                    type == TC_M_BF16 ? tc_float_to_bf16(values[i]) : tc_float_to_f16(values[i]);
+                    type == TC_M_BF16 ? tc_float_to_bf16(value) : tc_float_to_f16(value);
         }
     }
 }
@@ -84,14 +87,13 @@ void tc_matrix_pack(const tc_weight *w, uint32_t row0, uint32_t rows, uint32_t c
                     tc_matrix_type type, uint32_t group, void *data, tc_matrix *ret)
 {
     size_t panel_bytes = tc_matrix_bytes(type, TC_PANEL_ROWS, cols, group);
-    memset(data, 0, tc_matrix_bytes(type, rows, cols, group));
-    for (uint32_t r = 0; r < rows; r++) {
-        uint64_t first = (uint64_t)(row0 + r) * w->cols + col0;
+    if (type == TC_M_Q4) memset(data, 0, tc_matrix_bytes(type, rows, cols, group)); // rows of padding
+    for (uint32_t r = 0; r < rows; r += TC_PANEL_ROWS) {
+        uint32_t count = rows - r < TC_PANEL_ROWS ? rows - r : TC_PANEL_ROWS;
         uint8_t *panel = (uint8_t *)data + (size_t)(r / TC_PANEL_ROWS) * panel_bytes;
-        if (type == TC_M_Q4)
-            pack_q4_row(w, first, cols, group, r % TC_PANEL_ROWS, panel);
-        else
-            pack_dense_row(w, first, cols, type, r % TC_PANEL_ROWS, panel);
+        if (type != TC_M_Q4) pack_dense_panel(w, row0 + r, count, col0, cols, type, panel);
+        for (uint32_t lane = 0; type == TC_M_Q4 && lane < count; lane++)
+            pack_q4_row(w, (uint64_t)(row0 + r + lane) * w->cols + col0, cols, group, lane, panel);
     }
     *ret = (tc_matrix){
         .type = type, .rows = rows, .cols = cols, .group = group, .round = w->dtype, .data = data};

@@ -195,24 +195,25 @@ static void quantise_scales(float *scale, uint64_t n)
     }
 }
 
-static void block_codes(const float *x, uint32_t count, bool whole, float *ret_scale,
-                        uint8_t codes[NF4_BLOCK])
+// x is padded with zeros to a whole block.
+static void block_codes(const float x[NF4_BLOCK], bool whole, float *ret_scale, uint8_t codes[NF4_BLOCK])
 {
     float top = 0.0f, scaled[NF4_BLOCK];
-    for (uint32_t i = 0; i < count; i++) top = fmaxf(top, fabsf(x[i]));
+    int32_t below[NF4_BLOCK] = {0};
+    for (uint32_t i = 0; i < NF4_BLOCK; i++) top = fabsf(x[i]) > top ? fabsf(x[i]) : top;
+    float least = top > 1e-38f ? top : 1e-38f;
     if (whole) {
-        float inverse = 1.0f / fmaxf(top, 1e-38f);
-        for (uint32_t i = 0; i < count; i++) scaled[i] = clamp1(x[i] * inverse);
+        float inverse = 1.0f / least;
+        for (uint32_t i = 0; i < NF4_BLOCK; i++) scaled[i] = clamp1(x[i] * inverse);
     } else { // the short last block is divided, and its scale is never 0
-        top = fmaxf(top, 1e-38f);
-        for (uint32_t i = 0; i < count; i++) scaled[i] = clamp1(x[i] / top);
+        top = least;
+        for (uint32_t i = 0; i < NF4_BLOCK; i++) scaled[i] = clamp1(x[i] / top);
     }
-    for (uint32_t i = 0; i < count; i++) {
-        uint8_t code = 0;
-        for (uint32_t k = 0; k < 15; k++)
-            code += scaled[i] > (tc_nf4_levels[k] + tc_nf4_levels[k + 1]) / 2.0f;
-        codes[i] = code;
+    for (uint32_t k = 0; k < 15; k++) {
+        float middle = (tc_nf4_levels[k] + tc_nf4_levels[k + 1]) / 2.0f;
+        for (uint32_t i = 0; i < NF4_BLOCK; i++) below[i] += scaled[i] > middle;
     }
+    for (uint32_t i = 0; i < NF4_BLOCK; i++) codes[i] = (uint8_t)below[i]; // padding: 7, the code of 0
     *ret_scale = top;
 }
 
@@ -226,14 +227,13 @@ tc_status tc_weight_quantise_nf4(tc_weight *w, tc_error *e)
     if (!packed || !scale) TC_GOTO(tc_fail(e, TC_NOMEM, "no memory to quantise %" PRIu64 " weights", n));
     pthread_once(&nested_once, make_nested);
     for (uint64_t b = 0; b < blocks; b++) {
-        float x[NF4_BLOCK], sum = 0.0f;
-        uint8_t codes[NF4_BLOCK + 1];
+        float x[NF4_BLOCK] = {0}, sum = 0.0f;
+        uint8_t codes[NF4_BLOCK];
         uint32_t count = (uint32_t)(n - b * NF4_BLOCK < NF4_BLOCK ? n - b * NF4_BLOCK : NF4_BLOCK);
         widen(w, b * NF4_BLOCK, count, x);
-        for (uint32_t i = 0; i < count; i++) sum += x[i] * 0.0f; // NaN if any is not finite
+        for (uint32_t i = 0; i < NF4_BLOCK; i++) sum += x[i] * 0.0f; // NaN if any is not finite
         if (sum != 0.0f) TC_GOTO(tc_fail(e, TC_FORMAT, "a weight is not finite, NF4 cannot hold it"));
-        block_codes(x, count, count == NF4_BLOCK, &scale[b], codes);
-        if (count % 2) codes[count] = 7; // the code of 0
+        block_codes(x, count == NF4_BLOCK, &scale[b], codes);
         for (uint32_t i = 0; i < count; i += 2)
             packed[b * NF4_BLOCK / 2 + i / 2] = (uint8_t)(codes[i] << 4 | codes[i + 1]);
     }
