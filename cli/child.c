@@ -152,7 +152,7 @@ static void end_line(tc_child *child)
         tc_child_flush_log(child, 0);
         memcpy(child->held, child->line, sizeof child->held);
         child->held_us = tc_now_us();
-    } else if (child->line[0]) {
+    } else if (child->line[0] && !(child->stopping && !strncmp(child->line, "warn ", 5))) {
         print_line(child->line);
     }
 }

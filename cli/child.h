@@ -11,6 +11,7 @@ enum { TC_LOG_LINE_BYTES = 1100 };
 typedef struct tc_child {
     char name[24];
     unsigned stop_group;
+    bool stopping;                          // its warnings that the others are gone are no news then
     char *argv[TC_CHILD_ARGUMENTS_MAX + 1]; // owned; argv[0] is the program's path
     pid_t pid;                              // 0: not running
     int log_fd;

@@ -223,6 +223,7 @@ void tc_supervisor_free(tc_supervisor *s)
 {
     if (!s) return;
     s->stopping = true;
+    for (unsigned i = 0; i < s->count; i++) s->child[i]->stopping = true;
     s->stop_asked = false;
     for (unsigned group = 0; group < STOP_GROUPS; group++) stop_group(s, group);
     for (unsigned i = 0; i < s->count; i++) tc_child_free(s->child[i]);
