@@ -97,7 +97,8 @@ typedef enum tc_role {
 } tc_role;
 
 // Base name of the tensor with a role, without ".weight" (roles that have no ".weight", like A_log, are
-// whole). layer and expert are ignored where the role has none.
+// whole). layer and expert are ignored where the role has none. With tied embeddings TC_HEAD is TC_EMBED's
+// tensor.
 void tc_model_tensor_name(const tc_model_desc *desc, tc_role role, uint32_t layer, uint32_t expert,
                           char ret[TC_TENSOR_NAME_BYTES]);
 // Rows (out) and columns (in) of the linear with that role; 1-D tensors have columns 1.
