@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the test of opening checkpoints: every malformed header, index and quantisation state is one error
-// line that names file, tensor and reason; and what is well formed opens, fast.
+// Owns: the test of opening checkpoints: every malformed header and index is one error line that names file,
+// tensor and reason; and what is well formed opens, fast.
 #include "common/base/clock.h"
 #include "tests/unit/model/support.h"
 
