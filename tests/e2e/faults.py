@@ -2,6 +2,7 @@
 """What must not happen when processes die and clients leave."""
 import json
 import os
+import shutil
 import signal
 import socket
 import time
@@ -135,6 +136,8 @@ class Faults(unittest.TestCase):
             server.process.kill()
             server.process.wait()
             self.assertTrue(eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in started), 15))
+            for folder in leftovers(server.process.pid):  # nobody was left to remove it
+                shutil.rmtree(folder)
 
     def test_worker_that_keeps_crashing_ends_the_server(self):
         with Server(DEMO, 1) as server:
