@@ -56,6 +56,15 @@ static void watch_store(const char *path)
     sigaction(SIGBUS, &action, NULL);
 }
 
+// A team blocks all signals in its threads; this one is sent to the thread that touched the page.
+static void allow_sigbus(void *arg, uint32_t member)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGBUS);
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
 // CPUs and threads from what was asked for and what there is.
 static tc_status place(worker *w, tc_error *e)
 {
@@ -122,6 +131,7 @@ static tc_status prepare(worker *w, tc_error *e)
     tc_team_options team = {
         .threads = w->threads, .cpus = w->cpu_count > 0 ? w->pins : NULL, .spin_us = o->spin_us};
     TC_TRY(tc_team_create(&team, &w->team, e));
+    tc_team_run(w->team, allow_sigbus, NULL);
     return tc_ffn_create(w->store, w->team, TC_CALL_TOKENS_MAX, o->isa, &w->ffn, e);
 }
 

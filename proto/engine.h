@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the link between a client of the core (gateway, command) and the core, as plain C. Behind it: nng
-// pair0 (reliable, with back-pressure: no delta is ever dropped) and engine.proto. One client at a time.
-// Refuses: text. Token ids travel, strings do not. Every message is bounded and checked on both ends.
+// Owns: the link between a client of the core (gateway, command) and the core, as plain C. Behind it: an
+// nng stream (reliable, with back-pressure: no delta is ever dropped) and engine.proto. One client at a time;
+// a second one is told so and turned away. Refuses: text. Token ids travel, strings do not. Every message is
+// bounded and checked on both ends.
 //
 //   client: hello{version} ---> core ; core: welcome{model info} ---> client
 //   client: generate{id, ...}, cancel{id}, status_request ---> core

@@ -29,7 +29,7 @@ tc_status tc_engine_client_open(const char *url, tc_engine_client **ret, tc_erro
 {
     tc_engine_client *client = calloc(1, sizeof *client);
     if (!client) return tc_fail(e, TC_NOMEM, "engine client: out of memory");
-    tc_status status = tc_link_open(TC_LINK_CLIENT, url, &client->link, e);
+    tc_status status = tc_link_open(TC_LINK_DIAL, url, &client->link, e);
     if (status != TC_OK) {
         free(client);
         return status;
@@ -221,13 +221,11 @@ static bool take_message(tc_engine_client *client, tc_engine_event *ret)
     return false;
 }
 
-static bool take_down(tc_engine_client *client, tc_engine_event *ret)
+static bool take_down(tc_engine_client *client, const char *link_reason, tc_engine_event *ret)
 {
-    const char *usual =
-        client->up ? "connection closed" : "the core hung up before its welcome; it may serve another client";
     bool tell = client->up || !client->told_down;
     ret->kind = TC_ENGINE_DOWN;
-    tc_wire_reason(client->reason[0] ? client->reason : usual, ret->reason);
+    tc_wire_reason(client->reason[0] ? client->reason : link_reason, ret->reason);
     client->pipe = 0;
     client->up = false;
     client->told_down = true;
@@ -253,7 +251,7 @@ tc_status tc_engine_client_next(tc_engine_client *client, uint64_t timeout_us, t
             client->pipe = item.pipe;
             say_hello(client);
         } else {
-            found = take_down(client, &event);
+            found = take_down(client, item.reason, &event);
         }
     }
     *ret = event;

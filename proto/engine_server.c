@@ -31,7 +31,7 @@ tc_status tc_engine_server_open(const char *url, const tc_model_info *info, tc_e
     tc_engine_server *server = calloc(1, sizeof *server);
     if (!server) return tc_fail(e, TC_NOMEM, "engine server: out of memory");
     server->info = *info;
-    tc_status status = tc_link_open(TC_LINK_SERVER, url, &server->link, e);
+    tc_status status = tc_link_open(TC_LINK_LISTEN, url, &server->link, e);
     if (status != TC_OK) {
         free(server);
         return status;
@@ -176,14 +176,11 @@ void tc_engine_server_status(tc_engine_server *server, const tc_engine_status *s
 }
 
 // ---- receiving ----
-static void turn_away(tc_engine_server *server, uint32_t pipe, uint64_t session, uint32_t version)
+static void turn_away(tc_engine_server *server, uint32_t pipe, uint64_t session, const char *reason)
 {
-    char reason[128];
     tc_wire_header header;
     tc_link_message *message = NULL;
     uint8_t *payload;
-    snprintf(reason, sizeof reason, "client speaks protocol version %u, this core speaks %d", version,
-             TC_ENGINE_PROTOCOL_VERSION);
     if (tc_engine_pack_reject(session, reason, &header, NULL) == TC_OK &&
         tc_link_message_new(&header, 0, &message, &payload, NULL) == TC_OK &&
         tc_link_send(server->link, pipe, message, 0) == TC_OK) {
@@ -199,7 +196,14 @@ static void take_hello(tc_engine_server *server, uint32_t pipe)
     const tc_engine_message *m = &server->message;
     tc_wire_header header;
     if (m->protocol_version != TC_ENGINE_PROTOCOL_VERSION) {
-        turn_away(server, pipe, m->session, m->protocol_version);
+        char reason[128];
+        snprintf(reason, sizeof reason, "client speaks protocol version %u, this core speaks %d",
+                 m->protocol_version, TC_ENGINE_PROTOCOL_VERSION);
+        turn_away(server, pipe, m->session, reason);
+        return;
+    }
+    if (server->pipe != 0) {
+        turn_away(server, pipe, m->session, "the core serves another client");
         return;
     }
     server->pipe = pipe;
@@ -235,7 +239,7 @@ static bool take_message(tc_engine_server *server, uint32_t pipe, tc_command *re
         return false;
     }
     if (pipe != server->pipe) { // what is not a hello was meant for a core before this one
-        if (m->kind == TC_ENGINE_M_HELLO && server->pipe == 0) take_hello(server, pipe);
+        if (m->kind == TC_ENGINE_M_HELLO) take_hello(server, pipe);
         return false;
     }
     if (server->cut || m->session != server->session) return false;

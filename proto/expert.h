@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the link between the core (hub) and its expert workers, as plain C. Behind it: nng pair1 (polyamorous
-// on the hub's side) and expert.proto. Workers dial; they may come and go at any time. Refuses: to trust a
-// peer. Every message is bounded (receive limit on the socket before it listens or dials), every field
-// checked; a worker that breaks the protocol is cut off and reported as lost, with the reason.
+// Owns: the link between the core (hub) and its expert workers, as plain C. Behind it: nng streams and
+// expert.proto. Workers dial; they may come and go at any time.
+// Refuses: to trust a peer. Every message is bounded (a longer one ends the connection before it is read),
+// every field checked; a worker that breaks the protocol is cut off and reported as lost, with the reason.
 //
 //   worker: TC_WORKER_HELLO ---> hub   (protocol version, model hash, index/of, shard, threads, pid)
 //   hub: welcome | reject{reason} ---> worker
@@ -14,7 +14,7 @@
 
 enum {
     TC_EXPERT_PROTOCOL_VERSION = 1,
-    TC_WIRE_MESSAGE_BYTES_MAX = 64 << 20, // receive limit of every socket
+    TC_WIRE_MESSAGE_BYTES_MAX = 64 << 20, // no end reads a longer message
     TC_WORKERS_MAX = 64,
     TC_URL_BYTES_MAX = 256,
 };

@@ -3,7 +3,7 @@
 //
 //   pipe --hello--> accept: WORKER (welcome sent, UP) | turn away: rejected (REJECTED)
 //   WORKER --result/failure of its call--> idle again; anything it must not say --> cut, DOWN with the reason
-// A worker has at most one call in flight (see TC_LINK_HUB). An answer to a call that is no longer known is
+// A worker has at most one call in flight. An answer to a call that is no longer known is
 // dropped.
 #include "proto/expert_wire.h"
 #include "proto/link.h"
@@ -35,7 +35,7 @@ tc_status tc_expert_hub_open(const char *url, const char *model_hash, tc_expert_
     if (!hub) return tc_fail(e, TC_NOMEM, "expert hub: out of memory");
     memcpy(hub->model_hash, model_hash, sizeof hub->model_hash);
     hub->next_id = 1;
-    tc_status status = tc_link_open(TC_LINK_HUB, url, &hub->link, e);
+    tc_status status = tc_link_open(TC_LINK_LISTEN, url, &hub->link, e);
     if (status != TC_OK) {
         free(hub);
         return status;
@@ -219,13 +219,13 @@ static bool take_message(tc_expert_hub *hub, uint32_t pipe, tc_link_message *mes
     }
 }
 
-static bool take_down(tc_expert_hub *hub, uint32_t pipe, tc_hub_event *ret)
+static bool take_down(tc_expert_hub *hub, const tc_link_item *item, tc_hub_event *ret)
 {
-    hub_worker *worker = worker_of_pipe(hub, pipe);
+    hub_worker *worker = worker_of_pipe(hub, item->pipe);
     if (!worker) return false;
     ret->kind = TC_HUB_WORKER_DOWN;
     ret->worker = worker->id;
-    tc_wire_reason(worker->cut ? worker->reason : "connection closed", ret->reason);
+    tc_wire_reason(worker->cut ? worker->reason : item->reason, ret->reason);
     *worker = (hub_worker){0};
     return true;
 }
@@ -241,7 +241,7 @@ tc_status tc_expert_hub_next(tc_expert_hub *hub, uint64_t timeout_us, tc_hub_eve
         TC_TRY(tc_link_next(hub->link, deadline_us, &item));
         memset(&event, 0, sizeof event);
         bool found = item.kind == TC_LINK_MESSAGE ? take_message(hub, item.pipe, item.message, &event)
-                                                  : take_down(hub, item.pipe, &event);
+                                                  : take_down(hub, &item, &event);
         if (item.kind == TC_LINK_MESSAGE && found && event.sum)
             hub->held = item.message;
         else if (item.kind == TC_LINK_MESSAGE)

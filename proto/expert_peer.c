@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: the worker's end of the expert link.
 //
-//   UP: hello sent --welcome--> WELCOME: calls are taken --DOWN--> LOST, nng redials
+//   UP: hello sent --welcome--> WELCOME: calls are taken --DOWN--> LOST, the link redials
 //                  --reject---> REJECTED: no further hello is sent
 #include "proto/expert_wire.h"
 #include "proto/link.h"
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,7 +28,7 @@ tc_status tc_expert_peer_open(const char *url, const tc_worker_hello *hello, tc_
     if (!peer) return tc_fail(e, TC_NOMEM, "expert peer: out of memory");
     peer->hello = *hello;
     peer->hello.model_hash[sizeof peer->hello.model_hash - 1] = 0;
-    tc_status status = tc_link_open(TC_LINK_PEER, url, &peer->link, e);
+    tc_status status = tc_link_open(TC_LINK_DIAL, url, &peer->link, e);
     if (status != TC_OK) {
         free(peer);
         return status;
@@ -59,7 +58,7 @@ void tc_expert_peer_close(tc_expert_peer *peer)
 {
     tc_wire_header header;
     if (!peer) return;
-    if (peer->welcome && tc_expert_pack_goodbye(&header, NULL) == TC_OK &&
+    if (peer->pipe != 0 && !peer->rejected && tc_expert_pack_goodbye(&header, NULL) == TC_OK &&
         send_header(peer, &header) == TC_OK) {
         tc_link_item item;
         tc_status status;
@@ -139,7 +138,7 @@ static bool take_item(tc_expert_peer *peer, const tc_link_item *item, tc_peer_ev
         peer->pipe = 0;
         peer->welcome = false;
         ret->kind = TC_PEER_LOST;
-        snprintf(ret->reason, sizeof ret->reason, "connection closed");
+        tc_wire_reason(item->reason, ret->reason);
         return was_welcome;
     }
     default:

@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: see link.h.
 //
-// Locking. `mutex` guards every field below it and is never held while nng is called, so nng may call us from
-// any place. `receiving` and `sending` say that the one aio of that direction is in use; who sets them owns
-// the aio until its callback. The out queue has its own little ring; a message whose pipe has gone is dropped
-// there.
+// Why streams. The pair sockets of nng 1.5.2, which is what Debian 12 has, do not survive peers that come and
+// go: a peer that hangs up before the handshake ends the listener for good (EPIPE is reported as "closed");
+// closing a pipe while bytes of a message arrive can leave nng's reaper waiting for ever; a message sent to a
+// closing pipe is leaked. Below them, nng's byte streams (same transports, same threads) have none of this,
+// need fewer thread hops a message, and drop nothing when a peer is slow. So only the framing is ours.
+//
+// Locking. `mutex` guards everything below it. It is held while streams are read, written and closed: nng
+// never runs a callback from inside those calls, it queues it. So nothing is ever started on a stream that is
+// closed, and every operation that was started gets its callback. A pipe is freed by the calling thread when
+// it is closed, its DOWN was read and none of its operations is under way.
 #include "proto/link.h"
 
 #include "common/base/clock.h"
 #include "proto/expert.h"
+#include "proto/link_message.h"
 #include <errno.h>
 #include <nng/nng.h>
-#include <nng/protocol/pair0/pair.h>
-#include <nng/protocol/pair1/pair.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -22,56 +27,49 @@
 #include <unistd.h>
 
 enum {
-    IN_ITEMS =
-        TC_LINK_IN_MESSAGES_MAX + 2 * TC_LINK_PIPES_MAX, // each pipe has at most one UP and one DOWN in it
-    OUT_MESSAGES = 1024,
+    IN_ITEMS = TC_LINK_IN_MESSAGES_MAX +
+               3 * TC_LINK_PIPES_MAX, // a pipe adds at most an UP, a DOWN and the message under way
+    STAGING_BYTES = 32 << 10,         // whole messages up to this size take one read
+    SWEEP_MS = TC_LINK_SILENT_MS_MAX / 4,
 };
 
-typedef enum pipe_state {
-    PIPE_FREE,
-    PIPE_NEW,
-    PIPE_SPOKE,
-    PIPE_TRUSTED,
-    PIPE_REJECTED,
-    PIPE_CUT,
-    PIPE_GONE
-} pipe_state;
+typedef enum pipe_state { PIPE_NEW, PIPE_SPOKE, PIPE_TRUSTED, PIPE_REJECTED, PIPE_CUT, PIPE_GONE } pipe_state;
 
 typedef struct link_pipe {
-    pipe_state state;
+    tc_link *link;
     uint32_t id;
+    pipe_state state;
+    bool closed, told_down; // stream closed; DOWN was read by the owner
+    bool receiving, sending;
     uint64_t deadline_us; // NEW and REJECTED
+    const char *reason;
+    nng_stream *stream;
+    nng_aio *receive_aio, *send_aio;
+    tc_link_message *partial; // being received
+    tc_link_message *out_first, *out_last;
+    uint32_t out_count;
+    size_t out_bytes;
+    uint32_t staged; // bytes read and not yet looked at
+    uint8_t staging[STAGING_BYTES];
 } link_pipe;
-
-typedef struct out_message {
-    uint32_t pipe;
-    nng_msg *message;
-} out_message;
 
 struct tc_link {
     tc_link_kind kind;
-    bool opened;
-    nng_socket socket;
-    nng_aio *receive_aio, *send_aio, *timer_aio;
+    nng_stream_listener *listener;
+    nng_stream_dialer *dialer;
+    nng_aio *connect_aio, *retry_aio, *sweep_aio; // accept or dial; pause before the next one; silent pipes
     int event_fd;
     _Atomic bool woken;
 
     pthread_mutex_t mutex;
     pthread_cond_t out_room;
-    bool closing, receiving, sending, timer_armed;
-    link_pipe pipes[TC_LINK_PIPES_MAX];
+    bool closing, sweeping;
+    uint32_t last_id, redial_ms;
+    link_pipe *pipes[TC_LINK_PIPES_MAX];
     tc_link_item in[IN_ITEMS];
     uint32_t in_head, in_count, in_messages;
     size_t in_bytes;
-    out_message out[OUT_MESSAGES];
-    uint32_t out_head, out_count, sending_pipe;
-    size_t out_bytes, sending_bytes; // out_bytes includes what is being sent
 };
-
-static bool listens(const tc_link *link)
-{
-    return link->kind == TC_LINK_HUB || link->kind == TC_LINK_SERVER;
-}
 
 static void signal_event(tc_link *link)
 {
@@ -83,13 +81,13 @@ static void signal_event(tc_link *link)
 static link_pipe *find_pipe(tc_link *link, uint32_t id)
 {
     for (uint32_t i = 0; i < TC_LINK_PIPES_MAX; i++)
-        if (link->pipes[i].state != PIPE_FREE && link->pipes[i].id == id) return &link->pipes[i];
+        if (link->pipes[i] && link->pipes[i]->id == id) return link->pipes[i];
     return NULL;
 }
 
 static bool alive(const link_pipe *pipe)
 {
-    return pipe && pipe->state >= PIPE_NEW && pipe->state <= PIPE_REJECTED;
+    return pipe && pipe->state <= PIPE_REJECTED;
 }
 
 static void push_in(tc_link *link, tc_link_item item)
@@ -97,204 +95,308 @@ static void push_in(tc_link *link, tc_link_item item)
     link->in[(link->in_head + link->in_count++) % IN_ITEMS] = item;
     if (item.message) {
         link->in_messages++;
-        link->in_bytes += nng_msg_len(item.message);
+        link->in_bytes += item.message->frame_bytes;
     }
+    signal_event(link);
 }
 
-// True when the caller must post the receive.
-static bool want_receive(tc_link *link)
+// ---- the end of a pipe ----
+static void pause_then_dial(tc_link *link)
 {
-    if (link->closing || link->receiving || link->in_messages >= TC_LINK_IN_MESSAGES_MAX ||
-        link->in_bytes >= TC_LINK_IN_BYTES_MAX)
-        return false;
-    return link->receiving = true;
+    if (!link->closing) nng_sleep_aio((nng_duration)link->redial_ms, link->retry_aio);
 }
 
-enum { HOP_BYTES = 4 }; // what pair1 takes off the front of a message
-
-// A message whose body lies as if HOP_BYTES had been taken off the front, so that payloads are on 8-byte
-// borders.
-static nng_msg *new_message(size_t bytes)
+// Closes the stream, once, and reports it. Operations under way get their callbacks.
+static void hang_up(link_pipe *pipe, const char *reason)
 {
-    nng_msg *message = NULL;
-    if (nng_msg_alloc(&message, bytes + HOP_BYTES) != 0) return NULL;
-    nng_msg_trim(message, HOP_BYTES);
+    tc_link *link = pipe->link;
+    if (pipe->closed) return;
+    pipe->closed = true;
+    if (!pipe->reason) pipe->reason = reason;
+    pipe->state = pipe->state == PIPE_CUT ? PIPE_CUT : PIPE_GONE;
+    nng_stream_close(pipe->stream);
+    push_in(link, (tc_link_item){.kind = TC_LINK_DOWN, .pipe = pipe->id, .reason = pipe->reason});
+    pthread_cond_broadcast(&link->out_room);
+    if (link->kind == TC_LINK_DIAL) pause_then_dial(link);
+}
+
+static void free_aio(nng_aio *aio)
+{
+    if (!aio) return;
+    nng_aio_stop(aio); // waits for a callback that is just returning
+    nng_aio_free(aio);
+}
+
+static void free_pipe(link_pipe *pipe)
+{
+    if (!pipe) return;
+    free_aio(pipe->receive_aio);
+    free_aio(pipe->send_aio);
+    nng_stream_free(pipe->stream);
+    tc_link_message_free(pipe->partial);
+    while (pipe->out_first) {
+        tc_link_message *message = pipe->out_first;
+        pipe->out_first = message->next;
+        tc_link_message_free(message);
+    }
+    free(pipe);
+}
+
+// Takes out the pipes whose time is over; the caller frees them without the mutex.
+static uint32_t take_dead(tc_link *link, link_pipe *ret[TC_LINK_PIPES_MAX])
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < TC_LINK_PIPES_MAX; i++) {
+        link_pipe *pipe = link->pipes[i];
+        if (!pipe || !pipe->closed || !pipe->told_down || pipe->receiving || pipe->sending) continue;
+        ret[count++] = pipe;
+        link->pipes[i] = NULL;
+    }
+    return count;
+}
+
+// ---- receiving ----
+static bool in_room(const tc_link *link)
+{
+    return link->in_messages < TC_LINK_IN_MESSAGES_MAX && link->in_bytes < TC_LINK_IN_BYTES_MAX;
+}
+
+static void deliver(link_pipe *pipe, tc_link_message *message)
+{
+    if (pipe->state == PIPE_NEW) pipe->state = PIPE_SPOKE;
+    if (pipe->state == PIPE_REJECTED)
+        tc_link_message_free(message); // it has had its answer
+    else
+        push_in(pipe->link, (tc_link_item){.kind = TC_LINK_MESSAGE, .pipe = pipe->id, .message = message});
+}
+
+// Looks at a prefix and makes the message it announces. NULL: the pipe was hung up on.
+static tc_link_message *begin_message(link_pipe *pipe, const uint8_t *at)
+{
+    uint32_t prefix[TC_LINK_PREFIX_BYTES / 4];
+    uint32_t most = pipe->state == PIPE_TRUSTED ? (uint32_t)TC_WIRE_MESSAGE_BYTES_MAX
+                                                : (uint32_t)TC_LINK_STRANGER_BYTES_MAX;
+    tc_link_message *message = NULL;
+    memcpy(prefix, at, sizeof prefix);
+    if (prefix[0] != TC_LINK_MAGIC)
+        hang_up(pipe, "sent something that is not a message");
+    else if (prefix[1] > most)
+        hang_up(pipe, "sent a message above the size limit");
+    else if (!(message = tc_link_message_alloc(prefix[1])))
+        hang_up(pipe, "out of memory for its message");
     return message;
 }
 
-// Transports of today deliver pair1 bodies on the right border; should one not, the message is copied.
-static nng_msg *on_border(nng_msg *message)
+// Turns staged bytes into messages while there is room for them. False when a whole one had to stay for want
+// of room.
+static bool unstage(link_pipe *pipe)
 {
-    if (((uintptr_t)nng_msg_body(message) + HOP_BYTES) % 8 == 0 || nng_msg_len(message) == 0) return message;
-    nng_msg *copy = new_message(nng_msg_len(message));
-    if (copy) memcpy(nng_msg_body(copy), nng_msg_body(message), nng_msg_len(message));
-    nng_msg_free(message);
-    return copy;
+    uint32_t at = 0;
+    bool room = true;
+    while (!pipe->closed && !pipe->partial && pipe->staged - at >= TC_LINK_PREFIX_BYTES) {
+        room = in_room(pipe->link);
+        if (!room) break;
+        tc_link_message *message = begin_message(pipe, pipe->staging + at);
+        if (!message) break;
+        at += TC_LINK_PREFIX_BYTES;
+        size_t n = pipe->staged - at < message->frame_bytes ? pipe->staged - at : message->frame_bytes;
+        memcpy(tc_link_message_frame(message), pipe->staging + at, n);
+        message->done = n;
+        at += (uint32_t)n;
+        if (n == message->frame_bytes)
+            deliver(pipe, message);
+        else
+            pipe->partial = message;
+    }
+    pipe->staged -= at;
+    memmove(pipe->staging, pipe->staging + at, pipe->staged);
+    return room;
+}
+
+// Posts the next read: into the message under way, or into the staging area.
+static void pump_receive(link_pipe *pipe)
+{
+    if (pipe->closed || pipe->receiving || pipe->link->closing || !unstage(pipe) || pipe->closed) return;
+    nng_iov iov = {.iov_buf = pipe->staging + pipe->staged, .iov_len = STAGING_BYTES - pipe->staged};
+    if (pipe->partial) {
+        iov.iov_buf = tc_link_message_frame(pipe->partial) + pipe->partial->done;
+        iov.iov_len = pipe->partial->frame_bytes - pipe->partial->done;
+    }
+    pipe->receiving = true;
+    nng_aio_set_iov(pipe->receive_aio, 1, &iov);
+    nng_stream_recv(pipe->stream, pipe->receive_aio);
 }
 
 static void receive_done(void *arg)
 {
-    tc_link *link = arg;
-    int rv = nng_aio_result(link->receive_aio);
-    nng_msg *message = rv == 0 ? nng_aio_get_msg(link->receive_aio) : NULL;
-    uint32_t id = message ? (uint32_t)nng_msg_get_pipe(message).id : 0;
-    bool post, pushed = false;
+    link_pipe *pipe = arg;
+    tc_link *link = pipe->link;
+    int rv = nng_aio_result(pipe->receive_aio);
+    size_t n = nng_aio_count(pipe->receive_aio);
 
-    if (rv == 0) nng_aio_set_msg(link->receive_aio, NULL);
-    if (message && (link->kind == TC_LINK_HUB || link->kind == TC_LINK_PEER)) message = on_border(message);
     pthread_mutex_lock(&link->mutex);
-    link->receiving = false;
-    if (rv == NNG_ECLOSED || rv == NNG_ECANCELED) link->closing = true;
-    if (message) {
-        link_pipe *pipe = find_pipe(link, id);
-        if (alive(pipe) && pipe->state != PIPE_REJECTED) {
-            if (pipe->state == PIPE_NEW) pipe->state = PIPE_SPOKE;
-            push_in(link, (tc_link_item){TC_LINK_MESSAGE, id, message});
-            message = NULL;
-            pushed = true;
+    pipe->receiving = false;
+    if (rv != 0) {
+        hang_up(pipe, "connection closed");
+    } else if (pipe->partial) {
+        pipe->partial->done += n;
+        if (pipe->partial->done == pipe->partial->frame_bytes) {
+            tc_link_message *message = pipe->partial;
+            pipe->partial = NULL;
+            deliver(pipe, message);
         }
+    } else {
+        pipe->staged += (uint32_t)n;
     }
-    post = want_receive(link);
+    pump_receive(pipe);
     pthread_mutex_unlock(&link->mutex);
-
-    nng_msg_free(message);
-    if (pushed) signal_event(link);
-    if (post) nng_recv_aio(link->socket, link->receive_aio);
 }
 
-// Takes the next message whose pipe still lives for the send aio. True when the caller must send.
-static bool take_out(tc_link *link, nng_msg **ret)
+// ---- sending ----
+static void pump_send(link_pipe *pipe)
 {
-    while (!link->closing && !link->sending && link->out_count > 0) {
-        out_message out = link->out[link->out_head];
-        link->out_head = (link->out_head + 1) % OUT_MESSAGES;
-        link->out_count--;
-        if (alive(find_pipe(link, out.pipe))) {
-            link->sending = true;
-            link->sending_pipe = out.pipe;
-            link->sending_bytes = nng_msg_len(out.message);
-            *ret = out.message;
-            return true;
-        }
-        link->out_bytes -= nng_msg_len(out.message);
-        nng_msg_free(out.message);
-    }
-    return false;
-}
-
-static void send_now(tc_link *link, nng_msg *message)
-{
-    nng_aio_set_msg(link->send_aio, message);
-    nng_send_aio(link->socket, link->send_aio);
+    tc_link_message *message = pipe->out_first;
+    if (pipe->closed || pipe->sending || pipe->link->closing || !message) return;
+    nng_iov iov = {.iov_buf = message->prefix + message->done,
+                   .iov_len = TC_LINK_PREFIX_BYTES + message->frame_bytes - message->done};
+    pipe->sending = true;
+    nng_aio_set_iov(pipe->send_aio, 1, &iov);
+    nng_stream_send(pipe->stream, pipe->send_aio);
 }
 
 static void send_done(void *arg)
 {
-    tc_link *link = arg;
-    int rv = nng_aio_result(link->send_aio);
-    nng_msg *left = rv == 0 ? NULL : nng_aio_get_msg(link->send_aio), *next = NULL;
+    link_pipe *pipe = arg;
+    tc_link *link = pipe->link;
+    int rv = nng_aio_result(pipe->send_aio);
+    size_t n = nng_aio_count(pipe->send_aio);
+    tc_link_message *sent = NULL;
 
-    nng_aio_set_msg(link->send_aio, NULL);
     pthread_mutex_lock(&link->mutex);
-    link->out_bytes -= link->sending_bytes;
-    link->sending = false;
-    bool more = take_out(link, &next);
-    pthread_cond_broadcast(&link->out_room);
+    pipe->sending = false;
+    tc_link_message *message = pipe->out_first;
+    if (rv != 0) {
+        // What the peer said before it hung up is still to be read: the read that is under way reports the
+        // end. Without one (in queue full) this is the only place to notice it.
+        if (!pipe->receiving) hang_up(pipe, "connection closed");
+    } else if ((message->done += n) == TC_LINK_PREFIX_BYTES + message->frame_bytes) {
+        sent = message;
+        pipe->out_first = message->next;
+        pipe->out_count--;
+        pipe->out_bytes -= message->frame_bytes;
+        pthread_cond_broadcast(&link->out_room);
+    }
+    if (rv == 0) pump_send(pipe);
     pthread_mutex_unlock(&link->mutex);
-
-    nng_msg_free(left);
-    if (more) send_now(link, next);
+    tc_link_message_free(sent);
 }
 
+// ---- connections ----
 // Cuts pipes that were silent, or rejected, for too long. Runs only while there are such.
-static void timer_done(void *arg)
+static void sweep(void *arg)
 {
     tc_link *link = arg;
-    uint32_t late[TC_LINK_PIPES_MAX], count = 0;
     bool again = false;
     uint64_t now_us = tc_now_us();
-
-    if (nng_aio_result(link->timer_aio) != 0) return;
+    if (nng_aio_result(link->sweep_aio) != 0) return;
     pthread_mutex_lock(&link->mutex);
     for (uint32_t i = 0; i < TC_LINK_PIPES_MAX; i++) {
-        link_pipe *pipe = &link->pipes[i];
-        if (pipe->state != PIPE_NEW && pipe->state != PIPE_REJECTED) continue;
-        if (now_us >= pipe->deadline_us) {
-            pipe->state = PIPE_CUT;
-            late[count++] = pipe->id;
-        } else {
-            again = true;
-        }
-    }
-    link->timer_armed = again && !link->closing;
-    again = link->timer_armed;
-    pthread_mutex_unlock(&link->mutex);
-
-    for (uint32_t i = 0; i < count; i++) nng_pipe_close((nng_pipe){.id = late[i]});
-    if (again) nng_sleep_aio(TC_LINK_SILENT_MS_MAX / 4, link->timer_aio);
-}
-
-// The caller holds the mutex; true when it must start the timer afterwards.
-static bool set_deadline(tc_link *link, link_pipe *pipe)
-{
-    pipe->deadline_us = tc_now_us() + (uint64_t)TC_LINK_SILENT_MS_MAX * 1000u;
-    if (link->timer_armed || link->closing) return false;
-    return link->timer_armed = true;
-}
-
-static void pipe_adding(nng_pipe nng, nng_pipe_ev event, void *arg)
-{
-    tc_link *link = arg;
-    bool start_timer = false;
-
-    pthread_mutex_lock(&link->mutex);
-    link_pipe *slot = NULL;
-    for (uint32_t i = 0; i < TC_LINK_PIPES_MAX && !slot; i++)
-        if (link->pipes[i].state == PIPE_FREE) slot = &link->pipes[i];
-    if (slot) {
-        *slot = (link_pipe){.state = PIPE_NEW, .id = (uint32_t)nng_pipe_id(nng)};
-        if (listens(link))
-            start_timer = set_deadline(link, slot);
+        link_pipe *pipe = link->pipes[i];
+        if (!pipe || (pipe->state != PIPE_NEW && pipe->state != PIPE_REJECTED)) continue;
+        if (now_us >= pipe->deadline_us)
+            hang_up(pipe, "was silent for too long");
         else
-            slot->state = PIPE_SPOKE; // we dialled: whom we called may take its time
+            again = true;
     }
+    link->sweeping = again && !link->closing;
+    if (link->sweeping) nng_sleep_aio(SWEEP_MS, link->sweep_aio);
     pthread_mutex_unlock(&link->mutex);
-
-    if (!slot) nng_pipe_close(nng);
-    if (start_timer) nng_sleep_aio(TC_LINK_SILENT_MS_MAX / 4, link->timer_aio);
 }
 
-static void pipe_added(nng_pipe nng, nng_pipe_ev event, void *arg)
+static void set_deadline(link_pipe *pipe)
+{
+    tc_link *link = pipe->link;
+    pipe->deadline_us = tc_now_us() + (uint64_t)TC_LINK_SILENT_MS_MAX * 1000u;
+    if (link->sweeping || link->closing) return;
+    link->sweeping = true;
+    nng_sleep_aio(SWEEP_MS, link->sweep_aio);
+}
+
+static link_pipe *new_pipe(tc_link *link, nng_stream *stream)
+{
+    link_pipe *pipe = calloc(1, sizeof *pipe);
+    if (!pipe) return NULL;
+    pipe->link = link;
+    pipe->stream = stream;
+    if (nng_aio_alloc(&pipe->receive_aio, receive_done, pipe) != 0 ||
+        nng_aio_alloc(&pipe->send_aio, send_done, pipe) != 0) {
+        pipe->stream = NULL;
+        free_pipe(pipe);
+        return NULL;
+    }
+    pipe->id = ++link->last_id;
+    return pipe;
+}
+
+// Takes a stream over. False: no room, the stream is still the caller's.
+static bool add_pipe(tc_link *link, nng_stream *stream)
+{
+    uint32_t slot = 0;
+    while (slot < TC_LINK_PIPES_MAX && link->pipes[slot]) slot++;
+    link_pipe *pipe = slot < TC_LINK_PIPES_MAX && !link->closing ? new_pipe(link, stream) : NULL;
+    if (!pipe) return false;
+    link->pipes[slot] = pipe;
+    if (link->kind == TC_LINK_LISTEN) {
+        set_deadline(pipe);
+    } else {
+        pipe->state = PIPE_SPOKE; // we dialled: whom we called may take its time
+        push_in(link, (tc_link_item){.kind = TC_LINK_UP, .pipe = pipe->id});
+    }
+    pump_receive(pipe);
+    return true;
+}
+
+static void connect_next(tc_link *link)
+{
+    if (link->closing) return;
+    if (link->kind == TC_LINK_LISTEN)
+        nng_stream_listener_accept(link->listener, link->connect_aio);
+    else
+        nng_stream_dialer_dial(link->dialer, link->connect_aio);
+}
+
+static void connect_done(void *arg)
 {
     tc_link *link = arg;
-    uint32_t id = (uint32_t)nng_pipe_id(nng);
+    int rv = nng_aio_result(link->connect_aio);
+    nng_stream *stream = rv == 0 ? nng_aio_get_output(link->connect_aio, 0) : NULL;
+
     pthread_mutex_lock(&link->mutex);
-    bool up = !listens(link) && alive(find_pipe(link, id));
-    if (up) push_in(link, (tc_link_item){TC_LINK_UP, id, NULL});
+    bool added = stream && add_pipe(link, stream);
+    if (link->kind == TC_LINK_DIAL) {
+        // Doubles until somebody trusts us (tc_link_trust).
+        if (!added) pause_then_dial(link);
+        link->redial_ms =
+            link->redial_ms * 2 < TC_LINK_REDIAL_MS_MAX ? link->redial_ms * 2 : TC_LINK_REDIAL_MS_MAX;
+    } else if (rv == 0 || rv == NNG_ECONNABORTED || rv == NNG_ECONNRESET) {
+        connect_next(link);
+    } else if (!link->closing) {
+        nng_sleep_aio(TC_LINK_REDIAL_MS_MIN, link->retry_aio); // out of descriptors or memory
+    }
     pthread_mutex_unlock(&link->mutex);
-    if (up) signal_event(link);
+    if (stream && !added) nng_stream_free(stream);
 }
 
-static void pipe_removed(nng_pipe nng, nng_pipe_ev event, void *arg)
+static void retry_now(void *arg)
 {
     tc_link *link = arg;
-    uint32_t id = (uint32_t)nng_pipe_id(nng);
-    bool cancel = false;
-
+    if (nng_aio_result(link->retry_aio) != 0) return;
     pthread_mutex_lock(&link->mutex);
-    link_pipe *pipe = find_pipe(link, id);
-    if (pipe) {
-        pipe->state = PIPE_GONE;
-        push_in(link, (tc_link_item){TC_LINK_DOWN, id, NULL});
-        cancel = link->sending && link->sending_pipe == id;
-    }
-    pthread_cond_broadcast(&link->out_room);
+    connect_next(link);
     pthread_mutex_unlock(&link->mutex);
-
-    if (cancel) nng_aio_cancel(link->send_aio);
-    if (pipe) signal_event(link);
 }
 
+// ---- opening and closing ----
 static tc_status check_url(const char *url, tc_error *e)
 {
     if (strnlen(url, TC_URL_BYTES_MAX) == TC_URL_BYTES_MAX)
@@ -304,37 +406,28 @@ static tc_status check_url(const char *url, tc_error *e)
     return TC_OK;
 }
 
-static int open_socket(tc_link *link)
+static int start(tc_link *link, const char *url)
 {
-    switch (link->kind) {
-    case TC_LINK_HUB:
-        return nng_pair1_open_poly(&link->socket);
-    case TC_LINK_PEER:
-        return nng_pair1_open(&link->socket);
-    default:
-        return nng_pair0_open(&link->socket);
-    }
-}
-
-// Receive limit and notifications come first: nothing may connect before they are in place.
-static int start_socket(tc_link *link, const char *url)
-{
-    int rv = open_socket(link);
-    if (rv == 0) link->opened = true;
-    if (rv == 0) rv = nng_socket_set_size(link->socket, NNG_OPT_RECVMAXSZ, TC_WIRE_MESSAGE_BYTES_MAX);
-    if (rv == 0) rv = nng_socket_set_ms(link->socket, NNG_OPT_RECONNMINT, TC_LINK_RECONNECT_MS_MIN);
-    if (rv == 0) rv = nng_socket_set_ms(link->socket, NNG_OPT_RECONNMAXT, TC_LINK_RECONNECT_MS_MAX);
-    if (rv == 0) rv = nng_pipe_notify(link->socket, NNG_PIPE_EV_ADD_PRE, pipe_adding, link);
-    if (rv == 0) rv = nng_pipe_notify(link->socket, NNG_PIPE_EV_ADD_POST, pipe_added, link);
-    if (rv == 0) rv = nng_pipe_notify(link->socket, NNG_PIPE_EV_REM_POST, pipe_removed, link);
-    if (rv == 0) rv = nng_aio_alloc(&link->receive_aio, receive_done, link);
-    if (rv == 0) rv = nng_aio_alloc(&link->send_aio, send_done, link);
-    if (rv == 0) rv = nng_aio_alloc(&link->timer_aio, timer_done, link);
+    bool tcp = strncmp(url, "tcp://", 6) == 0;
+    int rv = nng_aio_alloc(&link->connect_aio, connect_done, link);
+    if (rv == 0) rv = nng_aio_alloc(&link->retry_aio, retry_now, link);
+    if (rv == 0) rv = nng_aio_alloc(&link->sweep_aio, sweep, link);
     if (rv != 0) return rv;
-    link->receiving = true;
-    nng_recv_aio(link->socket, link->receive_aio);
-    return listens(link) ? nng_listen(link->socket, url, NULL, 0)
-                         : nng_dial(link->socket, url, NULL, NNG_FLAG_NONBLOCK);
+    if (link->kind == TC_LINK_LISTEN) {
+        rv = nng_stream_listener_alloc(&link->listener, url);
+        if (rv == 0 && tcp) rv = nng_stream_listener_set_bool(link->listener, NNG_OPT_TCP_NODELAY, true);
+        if (rv == 0 && tcp) rv = nng_stream_listener_set_bool(link->listener, NNG_OPT_TCP_KEEPALIVE, true);
+        if (rv == 0) rv = nng_stream_listener_listen(link->listener);
+    } else {
+        rv = nng_stream_dialer_alloc(&link->dialer, url);
+        if (rv == 0 && tcp) rv = nng_stream_dialer_set_bool(link->dialer, NNG_OPT_TCP_NODELAY, true);
+        if (rv == 0 && tcp) rv = nng_stream_dialer_set_bool(link->dialer, NNG_OPT_TCP_KEEPALIVE, true);
+    }
+    if (rv != 0) return rv;
+    pthread_mutex_lock(&link->mutex);
+    connect_next(link);
+    pthread_mutex_unlock(&link->mutex);
+    return 0;
 }
 
 tc_status tc_link_open(tc_link_kind kind, const char *url, tc_link **ret, tc_error *e)
@@ -344,6 +437,7 @@ tc_status tc_link_open(tc_link_kind kind, const char *url, tc_link **ret, tc_err
     if (!link) return tc_fail(e, TC_NOMEM, "%s: out of memory", url);
     pthread_condattr_t attributes;
     link->kind = kind;
+    link->redial_ms = TC_LINK_REDIAL_MS_MIN;
     pthread_mutex_init(&link->mutex, NULL);
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -355,7 +449,7 @@ tc_status tc_link_open(tc_link_kind kind, const char *url, tc_link **ret, tc_err
     if (link->event_fd < 0) {
         status = tc_fail_errno(e, TC_IO, "eventfd");
     } else {
-        int rv = start_socket(link, url);
+        int rv = start(link, url);
         if (rv != 0) status = tc_fail(e, TC_IO, "%s: %s", url, nng_strerror(rv));
     }
     if (status != TC_OK) {
@@ -366,30 +460,24 @@ tc_status tc_link_open(tc_link_kind kind, const char *url, tc_link **ret, tc_err
     return TC_OK;
 }
 
-static void free_aio(nng_aio *aio)
-{
-    if (!aio) return;
-    nng_aio_stop(aio);
-    nng_msg_free(nng_aio_get_msg(aio)); // one that was posted after the stop
-    nng_aio_free(aio);
-}
-
 void tc_link_close(tc_link *link)
 {
     if (!link) return;
     pthread_mutex_lock(&link->mutex);
     link->closing = true;
+    for (uint32_t i = 0; i < TC_LINK_PIPES_MAX; i++)
+        if (link->pipes[i]) nng_stream_close(link->pipes[i]->stream);
     pthread_mutex_unlock(&link->mutex);
-    if (link->timer_aio) nng_aio_stop(link->timer_aio);
-    if (link->opened)
-        nng_close(link->socket); // returns when all pipes are gone: no notification comes after it
-    free_aio(link->receive_aio);
-    free_aio(link->send_aio);
-    nng_aio_free(link->timer_aio);
+    if (link->listener) nng_stream_listener_close(link->listener);
+    if (link->dialer) nng_stream_dialer_close(link->dialer);
+    free_aio(link->connect_aio);
+    free_aio(link->retry_aio);
+    free_aio(link->sweep_aio);
+    for (uint32_t i = 0; i < TC_LINK_PIPES_MAX; i++) free_pipe(link->pipes[i]);
+    nng_stream_listener_free(link->listener);
+    nng_stream_dialer_free(link->dialer);
     for (uint32_t i = 0; i < link->in_count; i++)
-        nng_msg_free(link->in[(link->in_head + i) % IN_ITEMS].message);
-    for (uint32_t i = 0; i < link->out_count; i++)
-        nng_msg_free(link->out[(link->out_head + i) % OUT_MESSAGES].message);
+        tc_link_message_free(link->in[(link->in_head + i) % IN_ITEMS].message);
     if (link->event_fd >= 0) close(link->event_fd);
     pthread_cond_destroy(&link->out_room);
     pthread_mutex_destroy(&link->mutex);
@@ -403,27 +491,28 @@ int tc_link_fd(const tc_link *link)
 
 void tc_link_wake(tc_link *link)
 {
-    atomic_store(&link->woken, true);
     int saved = errno;
+    atomic_store(&link->woken, true);
     signal_event(link);
     errno = saved;
 }
 
+// ---- the calling thread ----
 // Pops the next item worth showing. Messages of a pipe that was cut are dropped here.
 static bool pop_in(tc_link *link, tc_link_item *ret)
 {
     while (link->in_count > 0) {
         tc_link_item item = link->in[link->in_head];
+        link_pipe *pipe = find_pipe(link, item.pipe);
         link->in_head = (link->in_head + 1) % IN_ITEMS;
         link->in_count--;
-        link_pipe *pipe = find_pipe(link, item.pipe);
         if (item.message) {
             link->in_messages--;
-            link->in_bytes -= nng_msg_len(item.message);
+            link->in_bytes -= item.message->frame_bytes;
         }
-        if (item.kind == TC_LINK_DOWN && pipe) pipe->state = PIPE_FREE;
-        if (item.kind == TC_LINK_MESSAGE && (!pipe || pipe->state == PIPE_CUT)) {
-            nng_msg_free(item.message);
+        if (item.kind == TC_LINK_DOWN) pipe->told_down = true;
+        if (item.kind == TC_LINK_MESSAGE && pipe->state == PIPE_CUT) {
+            tc_link_message_free(item.message);
             continue;
         }
         *ret = item;
@@ -448,18 +537,29 @@ uint64_t tc_link_deadline(uint64_t timeout_us)
     return timeout_us > UINT64_MAX - now_us ? UINT64_MAX : now_us + timeout_us;
 }
 
+// One look at the queue, with the chores that go with it.
+static bool look(tc_link *link, tc_link_item *ret)
+{
+    link_pipe *dead[TC_LINK_PIPES_MAX];
+    uint64_t ignored;
+    pthread_mutex_lock(&link->mutex);
+    bool was_full = !in_room(link), found = pop_in(link, ret);
+    for (uint32_t i = 0; was_full && in_room(link) && i < TC_LINK_PIPES_MAX; i++)
+        if (link->pipes[i]) pump_receive(link->pipes[i]);
+    if (!found) found = pop_in(link, ret);
+    // Emptied only with an empty queue and under the lock, so that no signal is lost.
+    if (!found && read(link->event_fd, &ignored, sizeof ignored) < 0) ignored = 0;
+    uint32_t dead_count = found ? 0 : take_dead(link, dead);
+    pthread_mutex_unlock(&link->mutex);
+    for (uint32_t i = 0; i < dead_count; i++) free_pipe(dead[i]);
+    return found;
+}
+
 tc_status tc_link_next(tc_link *link, uint64_t deadline_us, tc_link_item *ret)
 {
-    uint64_t ignored;
     for (;;) {
         if (atomic_exchange(&link->woken, false)) return TC_CANCELLED;
-        pthread_mutex_lock(&link->mutex);
-        bool found = pop_in(link, ret), post = want_receive(link);
-        // Emptied only with an empty queue and under the lock: whoever queues an item signals afterwards.
-        if (!found && read(link->event_fd, &ignored, sizeof ignored) < 0) ignored = 0;
-        pthread_mutex_unlock(&link->mutex);
-        if (post) nng_recv_aio(link->socket, link->receive_aio);
-        if (found) return TC_OK;
+        if (look(link, ret)) return TC_OK;
         if (atomic_load(&link->woken)) continue;
         if (tc_now_us() >= deadline_us) return TC_TIMEOUT;
         wait_event(link, deadline_us);
@@ -471,100 +571,81 @@ void tc_link_trust(tc_link *link, uint32_t id)
     pthread_mutex_lock(&link->mutex);
     link_pipe *pipe = find_pipe(link, id);
     if (alive(pipe)) pipe->state = PIPE_TRUSTED;
+    link->redial_ms = TC_LINK_REDIAL_MS_MIN;
     pthread_mutex_unlock(&link->mutex);
 }
 
 void tc_link_reject(tc_link *link, uint32_t id)
 {
-    bool start_timer = false;
     pthread_mutex_lock(&link->mutex);
     link_pipe *pipe = find_pipe(link, id);
     if (alive(pipe)) {
         pipe->state = PIPE_REJECTED;
-        start_timer = set_deadline(link, pipe);
+        set_deadline(pipe);
     }
     pthread_mutex_unlock(&link->mutex);
-    if (start_timer) nng_sleep_aio(TC_LINK_SILENT_MS_MAX / 4, link->timer_aio);
 }
 
 void tc_link_cut(tc_link *link, uint32_t id)
 {
     pthread_mutex_lock(&link->mutex);
     link_pipe *pipe = find_pipe(link, id);
-    bool cut = alive(pipe);
-    if (cut) pipe->state = PIPE_CUT;
+    if (pipe) {
+        pipe->state = PIPE_CUT;
+        hang_up(pipe, "was cut off");
+    }
     pthread_mutex_unlock(&link->mutex);
-    if (cut) nng_pipe_close((nng_pipe){.id = id});
 }
 
-tc_status tc_link_message_new(const tc_wire_header *header, size_t payload_bytes, tc_link_message **ret,
-                              uint8_t **ret_payload, tc_error *e)
-{
-    size_t bytes =
-        payload_bytes <= TC_WIRE_MESSAGE_BYTES_MAX ? tc_frame_bytes(header->bytes, payload_bytes) : SIZE_MAX;
-    if (bytes > TC_WIRE_MESSAGE_BYTES_MAX - HOP_BYTES)
-        return tc_fail(e, TC_LIMIT, "message with %zu bytes of payload is above the limit of %d bytes",
-                       payload_bytes, TC_WIRE_MESSAGE_BYTES_MAX);
-    nng_msg *message = new_message(bytes);
-    if (!message) return tc_fail(e, TC_NOMEM, "message of %zu bytes: out of memory", bytes);
-    *ret_payload = tc_frame_begin(nng_msg_body(message), header);
-    *ret = message;
-    return TC_OK;
-}
-
-void tc_link_message_set_header(tc_link_message *message, const tc_wire_header *old,
-                                const tc_wire_header *header)
-{
-    nng_msg_trim(message, tc_frame_bytes(old->bytes, 0) - tc_frame_bytes(header->bytes, 0));
-    tc_frame_begin(nng_msg_body(message), header);
-}
-
-void tc_link_message_free(tc_link_message *message)
-{
-    nng_msg_free(message);
-}
-
-const void *tc_link_message_body(tc_link_message *message, size_t *ret_bytes)
-{
-    *ret_bytes = nng_msg_len(message);
-    return nng_msg_body(message);
-}
-
-// True when there is room before the deadline. The mutex is held before and after.
-static bool wait_room(tc_link *link, uint32_t pipe, size_t bytes, uint64_t wait_us)
+// True when there is room before the deadline. The mutex is held before and after, but not throughout.
+static bool wait_room(tc_link *link, uint32_t id, size_t bytes, uint64_t wait_us)
 {
     uint64_t deadline_us = tc_link_deadline(wait_us);
     struct timespec until = {.tv_sec = (time_t)(deadline_us / 1000000u),
                              .tv_nsec = (long)(deadline_us % 1000000u) * 1000};
-    while (link->out_count == OUT_MESSAGES ||
-           (link->out_bytes > 0 && link->out_bytes + bytes > TC_LINK_OUT_BYTES_MAX)) {
-        if (wait_us == 0 || !alive(find_pipe(link, pipe))) return false;
-        if (pthread_cond_timedwait(&link->out_room, &link->mutex, &until) == ETIMEDOUT) return false;
+    for (;;) {
+        const link_pipe *pipe = find_pipe(link, id);
+        if (!alive(pipe)) return false;
+        if (pipe->out_count < TC_LINK_OUT_MESSAGES_MAX &&
+            (pipe->out_bytes == 0 || pipe->out_bytes + bytes <= TC_LINK_OUT_BYTES_MAX))
+            return true;
+        if (wait_us == 0 || pthread_cond_timedwait(&link->out_room, &link->mutex, &until) == ETIMEDOUT)
+            return false;
     }
-    return true;
 }
 
 tc_status tc_link_send(tc_link *link, uint32_t id, tc_link_message *message, uint64_t wait_us)
 {
     tc_status status = TC_OK;
-    nng_msg *next = NULL;
-    bool send = false;
-
-    if (link->kind == TC_LINK_HUB) nng_msg_set_pipe(message, (nng_pipe){.id = id});
     pthread_mutex_lock(&link->mutex);
-    bool room = wait_room(link, id, nng_msg_len(message), wait_us);
-    if (!alive(find_pipe(link, id))) {
+    bool room = wait_room(link, id, message->frame_bytes, wait_us);
+    link_pipe *pipe = find_pipe(link, id);
+    if (!alive(pipe)) {
         status = TC_CLOSED;
     } else if (!room) {
         status = TC_BUSY;
     } else {
-        link->out[(link->out_head + link->out_count++) % OUT_MESSAGES] = (out_message){id, message};
-        link->out_bytes += nng_msg_len(message);
-        send = take_out(link, &next);
+        tc_link_message_seal(message);
+        message->next = NULL;
+        message->done = 0;
+        if (pipe->out_first)
+            pipe->out_last->next = message;
+        else
+            pipe->out_first = message;
+        pipe->out_last = message;
+        pipe->out_count++;
+        pipe->out_bytes += message->frame_bytes;
+        pump_send(pipe);
     }
     pthread_mutex_unlock(&link->mutex);
-    if (send) send_now(link, next);
     return status;
+}
+
+static bool all_sent(const tc_link *link)
+{
+    for (uint32_t i = 0; i < TC_LINK_PIPES_MAX; i++)
+        if (alive(link->pipes[i]) && link->pipes[i]->out_first) return false;
+    return true;
 }
 
 void tc_link_drain(tc_link *link, uint64_t wait_us)
@@ -573,7 +654,7 @@ void tc_link_drain(tc_link *link, uint64_t wait_us)
     struct timespec until = {.tv_sec = (time_t)(deadline_us / 1000000u),
                              .tv_nsec = (long)(deadline_us % 1000000u) * 1000};
     pthread_mutex_lock(&link->mutex);
-    while (link->sending || link->out_count > 0)
+    while (!all_sent(link))
         if (pthread_cond_timedwait(&link->out_room, &link->mutex, &until) == ETIMEDOUT) break;
     pthread_mutex_unlock(&link->mutex);
 }
