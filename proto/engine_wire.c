@@ -113,22 +113,20 @@ tc_status tc_engine_pack_ask(uint64_t session, tc_wire_header *ret, tc_error *e)
 }
 
 // Fields of the same name in our struct and in the message, copied in either direction.
-#define INFO_NUMBERS(X)                                                                                      \
-    X(layers)                                                                                                \
-    X(hidden)                                                                                                \
-    X(vocab) X(experts) X(top_k) X(context) X(sessions_max) X(weights_bytes) X(experts_bytes)                \
-        X(kv_budget_bytes) X(do_sample) X(temperature) X(top_p) X(min_p) X(repetition_penalty)               \
-            X(default_top_k)
+// clang-format off
+#define INFO_NUMBERS(X) \
+    X(layers) X(hidden) X(vocab) X(experts) X(top_k) X(context) X(sessions_max) X(weights_bytes) \
+    X(experts_bytes) X(kv_budget_bytes) X(do_sample) X(temperature) X(top_p) X(min_p) X(repetition_penalty) \
+    X(default_top_k)
 #define INFO_STRINGS(X) X(family) X(model_hash) X(device) X(precision) X(isa)
-#define STATUS_NUMBERS(X)                                                                                    \
-    X(ready)                                                                                                 \
-    X(workers_up)                                                                                            \
-    X(workers_expected) X(running) X(waiting) X(tokens_generated) X(prompt_tokens) X(expert_calls)           \
-        X(expert_retries) X(workers_lost) X(expert_hits) X(expert_misses) X(uptime_us) X(step_us_total)      \
-            X(steps) X(attention_us) X(router_us) X(expert_us) X(wait_us) X(head_us) X(decode_allocations)
-#define USAGE_NUMBERS(X)                                                                                     \
-    X(prompt_tokens)                                                                                         \
-    X(generated_tokens) X(queue_us) X(prefill_us) X(decode_us) X(expert_hits) X(expert_misses)
+#define STATUS_NUMBERS(X) \
+    X(ready) X(workers_up) X(workers_expected) X(running) X(waiting) X(tokens_generated) X(prompt_tokens) \
+    X(expert_calls) X(expert_retries) X(workers_lost) X(expert_hits) X(expert_misses) X(uptime_us) \
+    X(step_us_total) X(steps) X(attention_us) X(router_us) X(expert_us) X(wait_us) X(head_us) \
+    X(decode_allocations)
+#define USAGE_NUMBERS(X) \
+    X(prompt_tokens) X(generated_tokens) X(queue_us) X(prefill_us) X(decode_us) X(expert_hits) X(expert_misses)
+// clang-format on
 
 tc_status tc_engine_pack_welcome(uint64_t session, const tc_model_info *info, tc_wire_header *ret,
                                  tc_error *e)
