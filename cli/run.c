@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { SPIN_SHARED_US = 0 };
 enum { GATEWAY_GROUP, CORE_GROUP, WORKER_GROUP }; // the order of stopping
 
 // A command line under construction; all texts live in `text`.
@@ -87,6 +88,15 @@ static void fill_defaults(tc_run_options *o)
     if (!o->log_level) o->log_level = "warn";
 }
 
+// Where core and workers outnumber the CPUs they take turns, and whoever spins takes a CPU from whom it waits
+// for.
+static void put_spin(command *c, const tc_run_options *o)
+{
+    if (o->threads + o->workers * o->worker_threads <= online_cpus()) return; // the program's own default
+    put(c, "--spin-us");
+    put(c, "%d", SPIN_SHARED_US);
+}
+
 // "0-3,8" of the node's CPUs, or nothing when this process may not use all of them.
 static bool node_cpus(uint32_t node, char *ret, size_t bytes)
 {
@@ -121,6 +131,8 @@ static tc_status start_core(tc_supervisor *s, const tc_run_options *o, const cha
     if (o->workers) put_text(&c, "--experts", experts);
     put_number(&c, "--workers", o->workers);
     put_text(&c, "--shard", o->shard);
+    put_text(&c, "--data-plane", o->data_plane);
+    if (o->workers) put_spin(&c, o);
     put_text(&c, "--device", o->device);
     put_number(&c, "--threads", o->threads);
     put_text(&c, "--precision", o->precision);
@@ -145,6 +157,7 @@ static tc_status start_worker(tc_supervisor *s, const tc_run_options *o, uint32_
     put_number(&c, "--of", o->workers);
     put_text(&c, "--shard", o->shard);
     put_number(&c, "--threads", o->worker_threads);
+    put_spin(&c, o);
     put_text(&c, "--isa", o->isa);
     put_text(&c, "--log-level", o->log_level);
     if (o->workers > 1 && o->workers == numa_nodes() && node_cpus(index, cpus, sizeof cpus))

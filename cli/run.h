@@ -9,7 +9,7 @@
 #include "proto/engine.h"
 
 typedef struct tc_run_options {
-    const char *shard, *precision, *isa, *cache_dir, *quantise, *device, *log_level;
+    const char *shard, *data_plane, *precision, *isa, *cache_dir, *quantise, *device, *log_level;
     const char *model_name, *api_key_file; // of the gateway
     uint64_t drain_s;
     uint64_t workers, threads, worker_threads, context, sessions, kv_budget;
@@ -29,6 +29,11 @@ typedef struct tc_run_options {
          .target = &(o).shard,                                                                               \
          .choices = "partition|slice",                                                                       \
          .help = "whole experts a worker, or a slice of each expert's width"},                               \
+        {.name = "--data-plane",                                                                             \
+         .kind = TC_OPTION_CHOICE,                                                                           \
+         .target = &(o).data_plane,                                                                          \
+         .choices = "shm|nng",                                                                               \
+         .help = "how calls reach the workers (default: shm)"},                                              \
         {.name = "--threads",                                                                                \
          .kind = TC_OPTION_NUMBER,                                                                           \
          .target = &(o).threads,                                                                             \

@@ -147,6 +147,7 @@ static tc_status dial(worker *w, tc_error *e)
                              .resident_bytes = w->resident_bytes};
     memcpy(hello.model_hash, tc_store_get_info(w->store)->model_hash, sizeof hello.model_hash);
     TC_TRY(tc_expert_peer_open(o->connect, &hello, &w->peer, e));
+    tc_expert_peer_spin(w->peer, o->spin_us);
     atomic_store(&wakeable, w->peer);
     return TC_OK;
 }
@@ -214,6 +215,8 @@ static int loop(worker *w)
         case TC_PEER_WELCOME:
             if (!said) say_serving(w);
             if (said) tc_info("connected again");
+            tc_info("calls come by %s", event.carrier == TC_CARRIER_SHM ? "shared memory" : "message");
+            if (*event.reason) tc_warn("the core's shared memory cannot be used: %s", event.reason);
             said = true;
             break;
         case TC_PEER_REJECTED:

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,8 +21,9 @@
 #define TC_KV_BUDGET_DEFAULT_MAX (2ull << 30)
 
 enum {
-    SPIN_US = 50
-}; // how long an idle member of the team spins before it parks; workers may share these CPUs
+    SPIN_US = 50,      // how long a thread that waits spins before it sleeps
+    SPIN_SHARED_US = 0 // the same where workers share these CPUs
+};
 
 typedef struct core {
     tc_core_options o;
@@ -41,6 +43,16 @@ typedef struct core {
     uint64_t kv_bytes, state_bytes;
     int signals;
 } core;
+
+// Where core and workers outnumber the CPUs, whoever spins takes a CPU from whom it waits for.
+static uint32_t spin_us(const core *c)
+{
+    cpu_set_t set;
+    if (c->o.spin_us != TC_SPIN_AUTO) return c->o.spin_us;
+    uint32_t cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 1;
+    uint32_t busy = c->o.threads + (c->o.local_experts ? 0 : c->o.workers);
+    return busy > cpus ? SPIN_SHARED_US : SPIN_US;
+}
 
 static void log_source(void *arg, bool warning, const char *text)
 {
@@ -128,11 +140,23 @@ static tc_status open_model(core *c, tc_error *e)
     return tc_kernels_get(c->o.precision, c->o.isa, &c->kernels, e);
 }
 
+// Not to be had: said once, and everything goes by message.
+static void share_memory(core *c)
+{
+    tc_error error;
+    if (c->o.by_nng) return;
+    tc_expert_hub_spin(c->hub, spin_us(c));
+    if (tc_expert_hub_share(c->hub, TC_BATCH_TOKENS_MAX, c->desc->hidden,
+                            TC_BATCH_TOKENS_MAX * c->desc->top_k, &error) != TC_OK)
+        tc_warn("no shared memory for expert workers, calls go by message: %s", error.text);
+}
+
 static tc_status open_experts(core *c, tc_error *e)
 {
     if (c->o.local_experts)
         return tc_source_local_create(c->store, c->team, TC_BATCH_TOKENS_MAX, c->o.isa, &c->source, e);
     TC_TRY(tc_expert_hub_open(c->o.experts_url, tc_checkpoint_hash(c->checkpoint), &c->hub, e));
+    share_memory(c);
     const tc_workers_options options = {
         .expected = c->o.workers,
         .shard = c->o.shard,
@@ -176,7 +200,7 @@ static tc_status start(core *c, tc_error *e)
 {
     uint64_t begin = tc_now_us(), last_line = begin;
     tc_dev_geometry geometry;
-    const tc_team_options team = {.threads = c->o.threads, .spin_us = SPIN_US};
+    const tc_team_options team = {.threads = c->o.threads, .spin_us = spin_us(c)};
     TC_TRY(open_model(c, e));
     TC_TRY(plan_memory(c, &geometry, e));
     TC_TRY(tc_team_create(&team, &c->team, e));

@@ -19,6 +19,8 @@ enum option_id {
     O_WORKERS,
     O_SHARD,
     O_SOURCE,
+    O_DATA_PLANE,
+    O_SPIN,
     O_DEVICE,
     O_THREADS,
     O_PRECISION,
@@ -42,6 +44,8 @@ static const struct option long_options[] = {
     {"workers", required_argument, NULL, O_WORKERS},
     {"shard", required_argument, NULL, O_SHARD},
     {"expert-source", required_argument, NULL, O_SOURCE},
+    {"data-plane", required_argument, NULL, O_DATA_PLANE},
+    {"spin-us", required_argument, NULL, O_SPIN},
     {"device", required_argument, NULL, O_DEVICE},
     {"threads", required_argument, NULL, O_THREADS},
     {"precision", required_argument, NULL, O_PRECISION},
@@ -64,6 +68,8 @@ static const char usage[] =
     "  --workers N              shares the experts are cut into (default 1)\n"
     "  --shard partition|slice  whole experts, or a slice of every expert's width, a worker\n"
     "  --expert-source workers|inprocess\n"
+    "  --data-plane shm|nng     how calls reach workers of this host (default shm; others: always nng)\n"
+    "  --spin-us N              how long an idle thread spins before it sleeps\n"
     "  --device cpu|auto        auto takes cpu: this build has no other device\n"
     "  --threads N              default: online CPUs\n"
     "  --precision exact|default\n"
@@ -132,6 +138,10 @@ static bool apply_number(int id, const char *text, tc_core_options *o)
         if (!parse_number("no-worker-ms", text, 1, 3600000, &v)) return false;
         o->no_worker_us = v * 1000;
         break;
+    case O_SPIN:
+        if (!parse_number("spin-us", text, 0, 1000000, &v)) return false;
+        o->spin_us = (uint32_t)v;
+        break;
     case O_PARENT:
         if (!parse_number("parent-pid", text, 1, 1u << 30, &v)) return false;
         o->parent_pid = (long)v;
@@ -145,7 +155,8 @@ static bool apply_number(int id, const char *text, tc_core_options *o)
 static bool apply(int id, const char *text, tc_core_options *o)
 {
     static const char *const shards[] = {"partition", "slice"}, *const sources[] = {"workers", "inprocess"},
-                             *const devices[] = {"cpu", "auto"}, *const precisions[] = {"exact", "default"};
+                             *const planes[] = {"shm", "nng"}, *const devices[] = {"cpu", "auto"},
+                             *const precisions[] = {"exact", "default"};
     int choice;
     switch (id) {
     case O_MODEL:
@@ -174,6 +185,10 @@ static bool apply(int id, const char *text, tc_core_options *o)
         choice = parse_choice("expert-source", text, sources, 2);
         o->local_experts = choice == 1;
         return choice >= 0;
+    case O_DATA_PLANE:
+        choice = parse_choice("data-plane", text, planes, 2);
+        o->by_nng = choice == 1;
+        return choice >= 0;
     case O_DEVICE:
         return parse_choice("device", text, devices, 2) >= 0;
     case O_PRECISION:
@@ -194,6 +209,7 @@ int tc_core_options_parse(int argc, char **argv, tc_core_options *ret)
     tc_core_options o = {
         .workers = 1,
         .precision = TC_DEFAULT,
+        .spin_us = TC_SPIN_AUTO,
         .context = TC_CONTEXT_DEFAULT,
         .sessions = TC_SESSIONS_DEFAULT,
         .call_deadline_us = 10000000,

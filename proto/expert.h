@@ -7,7 +7,9 @@
 //   worker: TC_WORKER_HELLO ---> hub   (protocol version, model hash, index/of, shard, threads, pid)
 //   hub: welcome | reject{reason} ---> worker
 //   hub: call{seq} ---> worker ; worker: result{seq} | failure{seq, reason} ---> hub
-//   either end goes away: the pipe closes, the other end is told within milliseconds
+//   hub on the same host, if it shares memory: welcome{segment, sizes} ; worker: share{attached | reason}
+//   ---> hub ; from then on calls and answers travel by shared memory (shm.h); the connection stays and tells
+//   who is alive either end goes away: the pipe closes, the other end is told within milliseconds
 #pragma once
 
 #include "common/kernels/ffn.h"
@@ -20,6 +22,8 @@ enum {
 };
 
 typedef enum tc_shard { TC_SHARD_PARTITION, TC_SHARD_SLICE } tc_shard;
+
+typedef enum tc_carrier { TC_CARRIER_NNG, TC_CARRIER_SHM } tc_carrier;
 
 typedef struct tc_worker_hello {
     uint32_t protocol_version;
@@ -36,11 +40,12 @@ typedef struct tc_worker_hello {
 typedef struct tc_expert_hub tc_expert_hub;
 
 typedef enum tc_hub_event_kind {
-    TC_HUB_WORKER_UP,   // hello accepted: `worker`, `hello`
+    TC_HUB_WORKER_UP, // hello accepted: `worker`, `hello`; `reason`: why no memory could be shared, or empty
     TC_HUB_WORKER_DOWN, // `worker`, `reason`; calls in flight on it will never be answered
     TC_HUB_RESULT,      // `worker`, `seq`, `sum` (tokens x hidden), `compute_us`
     TC_HUB_FAILURE,     // `worker`, `seq`, `reason`: the worker could not compute this call
     TC_HUB_REJECTED,    // a peer was turned away before it became a worker: `reason`
+    TC_HUB_CARRIER, // `worker` answered the offer of shared memory: `carrier`; `reason` why it stays with nng
 } tc_hub_event_kind;
 
 typedef struct tc_hub_event {
@@ -49,8 +54,11 @@ typedef struct tc_hub_event {
     tc_worker_hello hello;
     uint64_t seq;
     uint32_t tokens, hidden;
-    const int64_t *sum; // owned by the hub, valid until the next tc_expert_hub_next
+    // Owned by the hub, valid until the next tc_expert_hub_next, or call to that worker. May lie in memory
+    // the worker can write: values of one that misbehaves may change while they are read.
+    const int64_t *sum;
     uint64_t compute_us;
+    tc_carrier carrier;
     char reason[256];
 } tc_hub_event;
 
@@ -58,22 +66,30 @@ typedef struct tc_hub_event {
 // away.
 tc_status tc_expert_hub_open(const char *url, const char *model_hash, tc_expert_hub **ret, tc_error *e);
 void tc_expert_hub_close(tc_expert_hub *hub); // NULL is legal
+// From now on new workers are offered shared memory for calls of up to tokens_max tokens of `hidden` values
+// and pairs_max pairs; a call beyond that, or to a worker that could not attach, travels by nng. Sweeps away
+// what killed processes of this user left in shared memory. Once, before the first tc_expert_hub_next.
+tc_status tc_expert_hub_share(tc_expert_hub *hub, uint32_t tokens_max, uint32_t hidden, uint32_t pairs_max,
+                              tc_error *e);
+// How long tc_expert_hub_next spins for an answer in shared memory before it sleeps (default 0).
+void tc_expert_hub_spin(tc_expert_hub *hub, uint64_t spin_us);
 // Next event, waiting at most timeout_us (0: only look). TC_TIMEOUT when there is none.
 tc_status tc_expert_hub_next(tc_expert_hub *hub, uint64_t timeout_us, tc_hub_event *ret);
-// Sends a call; returns when the message is handed over, not when it is answered. TC_CLOSED: the worker is
-// gone.
+// seq: above 0, and above that of the last call to this worker. Sends a call; returns when the message is
+// handed over, not when it is answered. TC_CLOSED: the worker is gone.
 tc_status tc_expert_hub_call(tc_expert_hub *hub, uint32_t worker, uint64_t seq, const tc_expert_call *call,
                              tc_error *e);
 // Cuts a worker off (it lied, or missed its deadline). A TC_HUB_WORKER_DOWN follows.
 void tc_expert_hub_drop(tc_expert_hub *hub, uint32_t worker, const char *reason);
-// An eventfd that is readable while events wait, for poll() beside other sources. Do not read it.
+// An eventfd that is readable while events of the connections wait, for poll() beside other sources. Do not
+// read it. Answers in shared memory do not show there: with a call under way wait in tc_expert_hub_next.
 int tc_expert_hub_fd(const tc_expert_hub *hub);
 
 // ---- peer (worker) ----
 typedef struct tc_expert_peer tc_expert_peer;
 
 typedef enum tc_peer_event_kind {
-    TC_PEER_WELCOME,  // the hub took us in
+    TC_PEER_WELCOME,  // the hub took us in: `carrier`; `reason`: why an offer of shared memory was not taken
     TC_PEER_REJECTED, // `reason`
     TC_PEER_CALL,     // `seq`, `call` (pointers valid until the next tc_expert_peer_next)
     TC_PEER_LOST,     // the hub is gone; dialling goes on in the background, a new hello is sent on reconnect
@@ -84,6 +100,7 @@ typedef struct tc_peer_event {
     tc_peer_event_kind kind;
     uint64_t seq;
     tc_expert_call call;
+    tc_carrier carrier;
     char reason[256];
 } tc_peer_event;
 
@@ -91,8 +108,10 @@ tc_status tc_expert_peer_open(const char *url, const tc_worker_hello *hello, tc_
                               tc_error *e);
 void tc_expert_peer_close(tc_expert_peer *peer);
 tc_status tc_expert_peer_next(tc_expert_peer *peer, uint64_t timeout_us, tc_peer_event *ret);
-// Where to write the sum of the call just taken: [tokens][hidden] inside the reply message, no copy
-// afterwards.
+// How long tc_expert_peer_next spins for a call in shared memory before it sleeps (default 0).
+void tc_expert_peer_spin(tc_expert_peer *peer, uint64_t spin_us);
+// Where to write the sum of the call just taken: [tokens][hidden] inside the reply message or the shared
+// segment, no copy afterwards.
 int64_t *tc_expert_peer_sum(tc_expert_peer *peer, uint32_t tokens, uint32_t hidden, tc_error *e);
 tc_status tc_expert_peer_reply(tc_expert_peer *peer, uint64_t seq, uint64_t compute_us, tc_error *e);
 tc_status tc_expert_peer_fail(tc_expert_peer *peer, uint64_t seq, const char *reason);

@@ -3,8 +3,15 @@
 //
 //   UP: hello sent --welcome--> WELCOME: calls are taken --DOWN--> LOST, the link redials
 //                  --reject---> REJECTED: no further hello is sent
+// A welcome may offer shared memory: it is mapped at once and given up when the connection ends. A call is
+// answered the way it came. While there is a segment the wait is on it, and arrivals on the connection
+// interrupt that wait.
+#include "common/base/clock.h"
 #include "proto/expert_wire.h"
 #include "proto/link.h"
+#include "proto/shm.h"
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,7 +26,52 @@ struct tc_expert_peer {
     tc_link_message *reply; // begun by tc_expert_peer_sum
     tc_wire_header reply_header;
     uint32_t reply_tokens, reply_hidden;
+    uint64_t spin_us;
+    tc_bell *bell;
+    tc_shm *_Atomic shm;     // NULL: none. Stored by the calling thread, read by arrivals too
+    atomic_uint arrivals;    // under way: `shm` stays mapped while there are any
+    bool by_shm, sum_in_shm; // the call taken last came there; its sum is being written there
+    uint64_t call_seq;       // by_shm
+    uint32_t call_tokens, call_hidden;
 };
+
+// From nng's threads and from signal handlers.
+static void interrupt(void *arg)
+{
+    tc_expert_peer *peer = arg;
+    atomic_fetch_add(&peer->arrivals, 1);
+    tc_shm *shm = atomic_load(&peer->shm);
+    if (shm) tc_shm_interrupt(shm);
+    atomic_fetch_sub(&peer->arrivals, 1);
+}
+
+static void leave_shm(tc_expert_peer *peer)
+{
+    tc_shm *shm = atomic_exchange(&peer->shm, NULL);
+    peer->by_shm = peer->sum_in_shm = false;
+    while (atomic_load(&peer->arrivals) > 0) sched_yield();
+    if (shm) tc_shm_abort(shm);
+    tc_shm_close(shm);
+    tc_bell_close(peer->bell);
+    peer->bell = NULL;
+}
+
+static tc_status enter_shm(tc_expert_peer *peer, const tc_expert_offer *offer, tc_error *e)
+{
+    tc_shm_options options = {
+        .tokens_max = offer->tokens_max, .hidden = offer->hidden, .pairs_max = offer->pairs_max};
+    tc_shm *shm;
+    TC_TRY(tc_bell_open(offer->bell, &peer->bell, e));
+    options.bell = peer->bell;
+    tc_status status = tc_shm_open(offer->segment, &options, &shm, e);
+    if (status == TC_OK) {
+        atomic_store(&peer->shm, shm);
+        return TC_OK;
+    }
+    tc_bell_close(peer->bell);
+    peer->bell = NULL;
+    return status;
+}
 
 tc_status tc_expert_peer_open(const char *url, const tc_worker_hello *hello, tc_expert_peer **ret,
                               tc_error *e)
@@ -33,6 +85,7 @@ tc_status tc_expert_peer_open(const char *url, const tc_worker_hello *hello, tc_
         free(peer);
         return status;
     }
+    tc_link_set_arrival(peer->link, interrupt, peer);
     *ret = peer;
     return TC_OK;
 }
@@ -53,6 +106,11 @@ static tc_status send_header(tc_expert_peer *peer, const tc_wire_header *header)
     return send_message(peer, message);
 }
 
+void tc_expert_peer_spin(tc_expert_peer *peer, uint64_t spin_us)
+{
+    peer->spin_us = spin_us;
+}
+
 // Says goodbye and gives the hub a moment to hang up, so that it has read everything before.
 void tc_expert_peer_close(tc_expert_peer *peer)
 {
@@ -70,6 +128,7 @@ void tc_expert_peer_close(tc_expert_peer *peer)
     }
     tc_link_message_free(peer->held);
     tc_link_message_free(peer->reply);
+    leave_shm(peer);
     tc_link_close(peer->link);
     free(peer);
 }
@@ -84,6 +143,21 @@ static void say_hello(tc_expert_peer *peer)
     tc_wire_header header;
     if (peer->rejected) return;
     if (tc_expert_pack_hello(&peer->hello, &header, NULL) != TC_OK || send_header(peer, &header) != TC_OK)
+        tc_link_cut(peer->link, peer->pipe);
+}
+
+static void take_offer(tc_expert_peer *peer, const tc_expert_offer *offer, tc_peer_event *ret)
+{
+    tc_error error = {0};
+    tc_wire_header header;
+    ret->carrier = TC_CARRIER_NNG;
+    if (!*offer->segment) return;
+    if (enter_shm(peer, offer, &error) == TC_OK)
+        ret->carrier = TC_CARRIER_SHM;
+    else
+        tc_wire_reason(error.text, ret->reason);
+    if (tc_expert_pack_share(ret->carrier == TC_CARRIER_SHM, ret->reason, &header, NULL) != TC_OK ||
+        send_header(peer, &header) != TC_OK)
         tc_link_cut(peer->link, peer->pipe);
 }
 
@@ -106,6 +180,7 @@ static bool take_message(tc_expert_peer *peer, tc_link_message *message, tc_peer
         peer->welcome = true;
         tc_link_trust(peer->link, peer->pipe);
         ret->kind = TC_PEER_WELCOME;
+        take_offer(peer, &m.offer, ret);
         return true;
     }
     if (status == TC_OK && m.kind == TC_EXPERT_REJECT && !peer->welcome) {
@@ -131,12 +206,14 @@ static bool take_item(tc_expert_peer *peer, const tc_link_item *item, tc_peer_ev
     case TC_LINK_UP:
         peer->pipe = item->pipe;
         peer->welcome = false;
+        leave_shm(peer);
         say_hello(peer);
         return false;
     case TC_LINK_DOWN: {
         bool was_welcome = peer->welcome;
         peer->pipe = 0;
         peer->welcome = false;
+        leave_shm(peer);
         ret->kind = TC_PEER_LOST;
         tc_wire_reason(item->reason, ret->reason);
         return was_welcome;
@@ -144,6 +221,43 @@ static bool take_item(tc_expert_peer *peer, const tc_link_item *item, tc_peer_ev
     default:
         return take_message(peer, item->message, ret);
     }
+}
+
+// TC_OK: *ret is a call. TC_TIMEOUT: none came, or something is on the link: look there.
+static tc_status take_shm_call(tc_expert_peer *peer, uint64_t left_us, tc_peer_event *ret)
+{
+    tc_shm *shm = peer->shm;
+    tc_error error;
+    tc_status status = tc_shm_wait_request(shm, peer->spin_us, left_us);
+    if (status == TC_CANCELLED) return TC_TIMEOUT;
+    if (status == TC_OK) status = tc_shm_take(shm, &ret->seq, &ret->call, &error);
+    if (status == TC_OK) {
+        ret->kind = TC_PEER_CALL;
+        ret->carrier = TC_CARRIER_SHM;
+        peer->by_shm = true;
+        peer->call_seq = ret->seq;
+        peer->call_tokens = ret->call.tokens;
+        peer->call_hidden = ret->call.hidden;
+        return TC_OK;
+    }
+    if (status == TC_TIMEOUT) return TC_TIMEOUT;
+    // Aborted by the hub, or the hub broke the protocol: either way LOST follows.
+    leave_shm(peer);
+    if (peer->pipe) tc_link_cut(peer->link, peer->pipe);
+    return TC_TIMEOUT;
+}
+
+// A call that was not answered blocks the segment: nothing can come there.
+static tc_status next_shm_call(tc_expert_peer *peer, uint64_t deadline_us, tc_peer_event *ret)
+{
+    tc_status status = TC_TIMEOUT;
+    uint64_t now_us = 0;
+    while (status != TC_OK && now_us < deadline_us && peer->shm && !peer->by_shm &&
+           !tc_link_ready(peer->link)) {
+        now_us = tc_now_us();
+        status = take_shm_call(peer, deadline_us > now_us ? deadline_us - now_us : 0, ret);
+    }
+    return status;
 }
 
 tc_status tc_expert_peer_next(tc_expert_peer *peer, uint64_t timeout_us, tc_peer_event *ret)
@@ -154,8 +268,9 @@ tc_status tc_expert_peer_next(tc_expert_peer *peer, uint64_t timeout_us, tc_peer
     peer->held = NULL;
     for (;;) {
         tc_link_item item;
-        TC_TRY(tc_link_next(peer->link, deadline_us, &item));
         memset(&event, 0, sizeof event);
+        if (next_shm_call(peer, deadline_us, &event) == TC_OK) break;
+        TC_TRY(tc_link_next(peer->link, deadline_us, &item));
         bool found = take_item(peer, &item, &event);
         if (found && event.kind == TC_PEER_CALL)
             peer->held = item.message;
@@ -174,6 +289,8 @@ int64_t *tc_expert_peer_sum(tc_expert_peer *peer, uint32_t tokens, uint32_t hidd
     uint8_t *payload;
     tc_link_message_free(peer->reply);
     peer->reply = NULL;
+    peer->sum_in_shm = peer->by_shm && tokens == peer->call_tokens && hidden == peer->call_hidden;
+    if (peer->sum_in_shm) return tc_shm_sum(peer->shm);
     if (tc_expert_pack_result(UINT64_MAX, tokens, hidden, UINT64_MAX, &peer->reply_header, e) != TC_OK)
         return NULL;
     if (tc_link_message_new(&peer->reply_header, (size_t)tokens * hidden * sizeof(int64_t), &peer->reply,
@@ -184,10 +301,21 @@ int64_t *tc_expert_peer_sum(tc_expert_peer *peer, uint32_t tokens, uint32_t hidd
     return (int64_t *)(void *)payload;
 }
 
+static tc_status answer_shm(tc_expert_peer *peer, uint64_t seq, tc_status answer, uint64_t compute_us,
+                            const char *reason, tc_error *e)
+{
+    tc_status status = tc_shm_reply(peer->shm, seq, answer, compute_us, reason, e);
+    if (status == TC_ARGUMENT) return status;
+    peer->by_shm = peer->sum_in_shm = false;
+    if (status != TC_OK && peer->pipe) tc_link_cut(peer->link, peer->pipe);
+    return status;
+}
+
 tc_status tc_expert_peer_reply(tc_expert_peer *peer, uint64_t seq, uint64_t compute_us, tc_error *e)
 {
     tc_wire_header header;
     tc_link_message *message = peer->reply;
+    if (peer->sum_in_shm) return answer_shm(peer, seq, TC_OK, compute_us, NULL, e);
     if (!message) return tc_fail(e, TC_ARGUMENT, "reply without a sum");
     TC_TRY(tc_expert_pack_result(seq, peer->reply_tokens, peer->reply_hidden, compute_us, &header, e));
     peer->reply = NULL;
@@ -199,6 +327,7 @@ tc_status tc_expert_peer_reply(tc_expert_peer *peer, uint64_t seq, uint64_t comp
 tc_status tc_expert_peer_fail(tc_expert_peer *peer, uint64_t seq, const char *reason)
 {
     tc_wire_header header;
+    if (peer->by_shm && seq == peer->call_seq) return answer_shm(peer, seq, TC_INTERNAL, 0, reason, NULL);
     TC_TRY(tc_expert_pack_failure(seq, reason, &header, NULL));
     return send_header(peer, &header);
 }

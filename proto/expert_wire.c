@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: packing and unpacking of the expert link's messages.
 #include "proto/expert_wire.h"
+#include "proto/shm.h"
 
 #include "expert.pb-c.h"
 #include <string.h>
@@ -68,6 +69,28 @@ tc_status tc_expert_pack_welcome(tc_wire_header *ret, tc_error *e)
     TcPb__HubWelcome m = TC_PB__HUB_WELCOME__INIT;
     m.protocol_version = TC_EXPERT_PROTOCOL_VERSION;
     return pack_hub(TC_PB__HUB_MESSAGE__KIND_WELCOME, &m, ret, e);
+}
+
+tc_status tc_expert_pack_offer(const tc_expert_offer *offer, tc_wire_header *ret, tc_error *e)
+{
+    TcPb__HubWelcome m = TC_PB__HUB_WELCOME__INIT;
+    m.protocol_version = TC_EXPERT_PROTOCOL_VERSION;
+    m.segment = (char *)offer->segment;
+    m.bell = (char *)offer->bell;
+    m.tokens_max = offer->tokens_max;
+    m.hidden = offer->hidden;
+    m.pairs_max = offer->pairs_max;
+    return pack_hub(TC_PB__HUB_MESSAGE__KIND_WELCOME, &m, ret, e);
+}
+
+tc_status tc_expert_pack_share(bool attached, const char *reason, tc_wire_header *ret, tc_error *e)
+{
+    TcPb__WorkerShare m = TC_PB__WORKER_SHARE__INIT;
+    char text[TC_WIRE_REASON_BYTES];
+    tc_wire_reason(reason ? reason : "", text);
+    m.attached = attached;
+    m.reason = text;
+    return pack_worker(TC_PB__WORKER_MESSAGE__KIND_SHARE, &m, ret, e);
 }
 
 tc_status tc_expert_pack_reject(const char *reason, tc_wire_header *ret, tc_error *e)
@@ -185,6 +208,27 @@ static tc_status unpack_result(const TcPb__ExpertResult *m, const tc_frame *fram
     return TC_OK;
 }
 
+// Names are checked by who opens them. A welcome without a segment has no other field of an offer either.
+static tc_status unpack_welcome(const TcPb__HubWelcome *m, const tc_frame *frame, tc_expert_message *ret,
+                                tc_error *e)
+{
+    tc_expert_offer offer = {.tokens_max = m->tokens_max, .hidden = m->hidden, .pairs_max = m->pairs_max};
+    bool none = !*m->segment && !*m->bell && !m->tokens_max && !m->hidden && !m->pairs_max;
+    TC_TRY(no_payload(frame, "welcome", e));
+    if (!tc_wire_string(m->segment, offer.segment, sizeof offer.segment) ||
+        !tc_wire_string(m->bell, offer.bell, sizeof offer.bell))
+        return tc_fail(e, TC_FORMAT, "welcome with a name of shared memory that is too long");
+    if (!none && (!*offer.segment || !*offer.bell))
+        return tc_fail(e, TC_FORMAT, "welcome with half an offer of shared memory");
+    if (!none && (offer.tokens_max < 1 || offer.tokens_max > TC_CALL_TOKENS_MAX || offer.hidden < 1 ||
+                  offer.hidden > TC_HIDDEN_MAX || offer.pairs_max < 1 || offer.pairs_max > TC_SHM_PAIRS_MAX))
+        return tc_fail(e, TC_FORMAT, "welcome with shared memory for %u tokens x %u and %u pairs",
+                       offer.tokens_max, offer.hidden, offer.pairs_max);
+    ret->protocol_version = m->protocol_version;
+    ret->offer = offer;
+    return TC_OK;
+}
+
 static tc_status unpack_call(const TcPb__ExpertCall *m, const tc_frame *frame, tc_expert_message *ret,
                              tc_error *e)
 {
@@ -229,6 +273,11 @@ static tc_status unpack_from_worker(const tc_frame *frame, tc_wire_arena *arena,
     case TC_PB__WORKER_MESSAGE__KIND_GOODBYE:
         ret->kind = TC_EXPERT_GOODBYE;
         return no_payload(frame, "goodbye", e);
+    case TC_PB__WORKER_MESSAGE__KIND_SHARE:
+        ret->kind = TC_EXPERT_SHARE;
+        ret->attached = m->share->attached;
+        tc_wire_reason(m->share->reason, ret->reason);
+        return no_payload(frame, "share", e);
     default:
         return tc_fail(e, TC_FORMAT, "not a message of a worker");
     }
@@ -241,8 +290,7 @@ static tc_status unpack_from_hub(const tc_frame *frame, tc_wire_arena *arena, tc
     switch (m ? m->kind_case : TC_PB__HUB_MESSAGE__KIND__NOT_SET) {
     case TC_PB__HUB_MESSAGE__KIND_WELCOME:
         ret->kind = TC_EXPERT_WELCOME;
-        ret->protocol_version = m->welcome->protocol_version;
-        return no_payload(frame, "welcome", e);
+        return unpack_welcome(m->welcome, frame, ret, e);
     case TC_PB__HUB_MESSAGE__KIND_REJECT:
         ret->kind = TC_EXPERT_REJECT;
         tc_wire_reason(m->reject->reason, ret->reason);

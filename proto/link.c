@@ -60,6 +60,8 @@ struct tc_link {
     nng_aio *connect_aio, *retry_aio, *sweep_aio; // accept or dial; pause before the next one; silent pipes
     int event_fd;
     _Atomic bool woken;
+    _Atomic(tc_link_arrival *) arrival; // written after its argument
+    void *arrival_arg;
 
     pthread_mutex_t mutex;
     pthread_cond_t out_room;
@@ -67,7 +69,8 @@ struct tc_link {
     uint32_t last_id, redial_ms;
     link_pipe *pipes[TC_LINK_PIPES_MAX];
     tc_link_item in[IN_ITEMS];
-    uint32_t in_head, in_count, in_messages;
+    _Atomic uint32_t in_count; // read without the mutex too
+    uint32_t in_head, in_messages;
     size_t in_bytes;
 };
 
@@ -76,6 +79,8 @@ static void signal_event(tc_link *link)
     uint64_t one = 1;
     ssize_t ignored = write(link->event_fd, &one, sizeof one);
     (void)ignored;
+    tc_link_arrival *arrival = atomic_load(&link->arrival);
+    if (arrival) arrival(link->arrival_arg);
 }
 
 static link_pipe *find_pipe(tc_link *link, uint32_t id)
@@ -495,6 +500,17 @@ void tc_link_wake(tc_link *link)
     atomic_store(&link->woken, true);
     signal_event(link);
     errno = saved;
+}
+
+bool tc_link_ready(const tc_link *link)
+{
+    return atomic_load(&link->in_count) > 0 || atomic_load(&link->woken);
+}
+
+void tc_link_set_arrival(tc_link *link, tc_link_arrival *arrival, void *arg)
+{
+    link->arrival_arg = arg;
+    atomic_store(&link->arrival, arrival);
 }
 
 // ---- the calling thread ----

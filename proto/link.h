@@ -59,6 +59,13 @@ uint64_t tc_link_deadline(uint64_t timeout_us);
 // TC_TIMEOUT: none came before the deadline; TC_CANCELLED: woken.
 tc_status tc_link_next(tc_link *link, uint64_t deadline_us, tc_link_item *ret);
 void tc_link_wake(tc_link *link); // async-signal-safe
+// Would tc_link_next return at once? A load or two, from any thread; items of pipes that were cut count too.
+bool tc_link_ready(const tc_link *link);
+// Called after an item was queued or the link was woken, by nng's threads and in signal handlers, until the
+// link is closed: for waiting on something else beside it. Set once, by the thread that opened the link; what
+// came before that was not announced.
+typedef void tc_link_arrival(void *arg);
+void tc_link_set_arrival(tc_link *link, tc_link_arrival *arrival, void *arg);
 
 void tc_link_trust(tc_link *link, uint32_t pipe);
 void tc_link_reject(tc_link *link,

@@ -78,9 +78,21 @@ static void on_up(source_workers *s, const tc_hub_event *event)
         s->stats.workers_up++;
         say(s, false, "worker %u is up: share %u of %u, %u threads, pid %lld", event->worker,
             event->hello.index, event->hello.of, event->hello.threads, (long long)event->hello.pid);
+        if (*event->reason)
+            say(s, true, "worker %u: no shared memory, calls go by message: %s", event->worker,
+                event->reason);
         return;
     }
     tc_expert_hub_drop(s->hub, event->worker, "too many workers");
+}
+
+static void on_carrier(source_workers *s, const tc_hub_event *event)
+{
+    if (event->carrier == TC_CARRIER_SHM)
+        say(s, false, "worker %u: calls go by shared memory", event->worker);
+    else
+        say(s, true, "worker %u has no shared memory with us, calls go by message: %s", event->worker,
+            event->reason);
 }
 
 static void retry(source_workers *s, share *lost)
@@ -137,6 +149,9 @@ static tc_status handle(source_workers *s, const tc_hub_event *event, int64_t *s
         return TC_OK;
     case TC_HUB_WORKER_DOWN:
         on_down(s, event);
+        return TC_OK;
+    case TC_HUB_CARRIER:
+        on_carrier(s, event);
         return TC_OK;
     case TC_HUB_REJECTED:
         say(s, true, "a worker was turned away: %s", event->reason);

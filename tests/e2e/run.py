@@ -14,7 +14,7 @@ import unittest
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-MODULES = ("commands", "bad_models", "api", "faults", "newcomer")
+MODULES = ("commands", "bad_models", "api", "faults", "carriers", "newcomer")
 
 
 class Counter(unittest.TextTestResult):

@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Hub and workers over real ipc sockets: who is taken in, what happens to liars, and that nobody waits for
-// the dead.
+// Hub and workers over real ipc sockets, once with every call in messages and once with shared memory on
+// offer: who is taken in, what happens to liars, and that nobody waits for the dead.
 #include "common.h"
 #include "common/kernels/ffn.h"
 #include "proto/expert_wire.h"
 #include "proto/link.h"
+#include "proto/shm.h"
+#include "proto/shm_layout.h"
 #include <poll.h>
 #include <pthread.h>
+
+static tc_carrier carrier; // of this run
+static tc_expert_offer shared = {.tokens_max = 4, .hidden = 16, .pairs_max = 64};
 
 static tc_worker_hello hello_of(const char *hash)
 {
@@ -21,6 +26,9 @@ static tc_expert_hub *open_hub(const char *url)
     tc_expert_hub *hub = NULL;
     tc_error error;
     if (tc_expert_hub_open(url, HASH_A, &hub, &error) != TC_OK) fail_msg("%s", error.text);
+    if (carrier == TC_CARRIER_SHM &&
+        tc_expert_hub_share(hub, shared.tokens_max, shared.hidden, shared.pairs_max, &error) != TC_OK)
+        fail_msg("%s", error.text);
     return hub;
 }
 
@@ -61,7 +69,15 @@ static tc_hub_event meet(tc_expert_hub *hub, tc_expert_peer *peer)
     } while (status == TC_TIMEOUT && tc_now_us() < deadline_us);
     assert_int_equal(status, TC_OK);
     assert_int_equal(up.kind, TC_HUB_WORKER_UP);
-    peer_expect(peer, TC_PEER_WELCOME);
+    assert_string_equal(up.reason, "");
+    event = peer_expect(peer, TC_PEER_WELCOME);
+    assert_int_equal(event.carrier, carrier);
+    assert_string_equal(event.reason, "");
+    if (carrier == TC_CARRIER_SHM) {
+        tc_hub_event answer = hub_expect(hub, TC_HUB_CARRIER);
+        assert_int_equal(answer.carrier, TC_CARRIER_SHM);
+        assert_int_equal(answer.worker, up.worker);
+    }
     return up;
 }
 
@@ -79,7 +95,7 @@ static void round_trip(tc_expert_hub *hub, uint32_t worker, tc_expert_peer *peer
     float *x = malloc(n * sizeof *x);
     tc_expert_pair *pairs = calloc(pair_count + 1, sizeof *pairs);
     for (size_t i = 0; i < n; i++) x[i] = (float)(i % 65521);
-    for (uint32_t i = 0; i < pair_count; i++) pairs[i] = (tc_expert_pair){i, i % tokens, 0.5f};
+    for (uint32_t i = 0; i < pair_count; i++) pairs[i] = (tc_expert_pair){i / tokens, i % tokens, 0.5f};
     tc_expert_call call = {.layer = 1,
                            .unit_end = 8,
                            .precision = TC_EXACT,
@@ -93,7 +109,10 @@ static void round_trip(tc_expert_hub *hub, uint32_t worker, tc_expert_peer *peer
     assert_int_equal(tc_expert_hub_call(hub, worker, seq, &call, NULL), TC_OK);
     assert_int_equal(tc_expert_hub_call(hub, worker, seq + 1, &call, NULL), TC_BUSY);
 
+    bool fits = hidden == shared.hidden && tokens <= shared.tokens_max && pair_count <= shared.pairs_max;
+    tc_carrier expected = fits ? carrier : TC_CARRIER_NNG;
     tc_peer_event taken = peer_expect(peer, TC_PEER_CALL);
+    assert_int_equal(taken.carrier, expected);
     assert_int_equal(taken.seq, seq);
     assert_int_equal(taken.call.unit_end, 8);
     assert_int_equal(taken.call.precision, TC_EXACT);
@@ -109,6 +128,7 @@ static void round_trip(tc_expert_hub *hub, uint32_t worker, tc_expert_peer *peer
     assert_int_equal(result.worker, worker);
     assert_int_equal(result.seq, seq);
     assert_int_equal(result.compute_us, 123);
+    assert_int_equal(result.carrier, expected);
     assert_int_equal((uintptr_t)result.sum % 8, 0);
     for (size_t i = 0; i < n; i++)
         if (result.sum[i] != ((int64_t)(i % 65521) << 32) + pair_count) fail_msg("sum[%zu] is wrong", i);
@@ -118,6 +138,9 @@ static void round_trip(tc_expert_hub *hub, uint32_t worker, tc_expert_peer *peer
 
 static void calls_of_all_sizes(void **state)
 {
+    const tc_expert_offer before = shared;
+    shared =
+        (tc_expert_offer){.tokens_max = TC_CALL_TOKENS_MAX, .hidden = 2048, .pairs_max = TC_SHM_PAIRS_MAX};
     const char *url = fresh_url();
     tc_expert_peer *peer = open_peer(url); // dials before anyone listens
     tc_expert_hub *hub = open_hub(url);
@@ -129,6 +152,8 @@ static void calls_of_all_sizes(void **state)
     } cases[] = {{1, 1, 0},
                  {1, 3, 1},
                  {1, 2048, 10},
+                 {3, 2048, 0},
+                 {1, 2049, 10},
                  {5, 77, 300},
                  {TC_CALL_TOKENS_MAX, 2048, TC_CALL_TOKENS_MAX * TC_TOP_K_MAX},
                  {TC_CALL_TOKENS_MAX, TC_HIDDEN_MAX, 64}};
@@ -139,6 +164,7 @@ static void calls_of_all_sizes(void **state)
     assert_int_equal(down.worker, up.worker);
     assert_string_equal(down.reason, "said goodbye");
     tc_expert_hub_close(hub);
+    shared = before;
 }
 
 static void bad_sizes_stay_home(void **state)
@@ -147,8 +173,8 @@ static void bad_sizes_stay_home(void **state)
     tc_expert_hub *hub = open_hub(url);
     tc_expert_peer *peer = open_peer(url);
     uint32_t worker = meet(hub, peer).worker;
-    float x[4] = {0};
-    tc_expert_call call = {.unit_end = 1, .tokens = TC_CALL_TOKENS_MAX + 1, .hidden = 4, .x = x};
+    float x[16] = {0};
+    tc_expert_call call = {.unit_end = 1, .tokens = TC_CALL_TOKENS_MAX + 1, .hidden = 16, .x = x};
     assert_int_equal(tc_expert_hub_call(hub, worker, 1, &call, NULL), TC_ARGUMENT);
     call.tokens = 1;
     assert_int_equal(tc_expert_hub_call(hub, worker + 1, 1, &call, NULL), TC_CLOSED);
@@ -186,7 +212,8 @@ static void strangers_are_turned_away(void **state)
     tc_expert_hub_close(hub);
 }
 
-static uint32_t raw_worker(tc_expert_hub *hub, int fd)
+// A worker that never answers an offer of shared memory: its calls go by message. ret_offer may be NULL.
+static uint32_t raw_worker_offer(tc_expert_hub *hub, int fd, tc_expert_offer *ret_offer)
 {
     tc_wire_header header;
     uint8_t frame[4096];
@@ -194,8 +221,25 @@ static uint32_t raw_worker(tc_expert_hub *hub, int fd)
     assert_int_equal(tc_expert_pack_hello(&hello, &header, NULL), TC_OK);
     raw_send_header(fd, &header, 0);
     uint32_t worker = hub_expect(hub, TC_HUB_WORKER_UP).worker;
-    assert_true(raw_receive(fd, frame, sizeof frame) > 0); // welcome
+    tc_expert_message m;
+    size_t bytes = raw_receive(fd, frame, sizeof frame);
+    assert_int_equal(tc_expert_unpack(frame, bytes, false, &m, NULL), TC_OK);
+    assert_int_equal(m.kind, TC_EXPERT_WELCOME);
+    assert_int_equal(*m.offer.segment != 0, carrier == TC_CARRIER_SHM);
+    if (ret_offer) *ret_offer = m.offer;
     return worker;
+}
+
+static uint32_t raw_worker(tc_expert_hub *hub, int socket)
+{
+    return raw_worker_offer(hub, socket, NULL);
+}
+
+static void raw_share(int socket, bool attached, const char *reason)
+{
+    tc_wire_header header;
+    assert_int_equal(tc_expert_pack_share(attached, reason, &header, NULL), TC_OK);
+    raw_send_header(socket, &header, 0);
 }
 
 static void liars_are_cut_off(void **state)
@@ -540,6 +584,234 @@ static void waking_and_polling(void **state)
     tc_expert_peer_close(NULL);
 }
 
+static void woken_while_connected(void **state)
+{
+    const char *url = fresh_url();
+    tc_expert_hub *hub = open_hub(url);
+    tc_expert_peer *peer = open_peer(url);
+    tc_peer_event event;
+    pthread_t thread;
+    uint32_t worker = meet(hub, peer).worker;
+    for (uint64_t spin_us = 0; spin_us < 200; spin_us += 100) {
+        tc_expert_peer_spin(peer, spin_us);
+        tc_expert_hub_spin(hub, spin_us);
+        pthread_create(&thread, NULL, wake_soon, peer);
+        assert_int_equal(tc_expert_peer_next(peer, UINT64_MAX, &event), TC_CANCELLED);
+        pthread_join(thread, NULL);
+        uint64_t start_us = tc_now_us();
+        assert_int_equal(tc_expert_peer_next(peer, 20000, &event), TC_TIMEOUT);
+        assert_in_range(tc_now_us() - start_us, 20000, 1000000);
+        round_trip(hub, worker, peer, 3, 16, 5);
+    }
+    tc_expert_peer_close(peer);
+    tc_expert_hub_close(hub);
+}
+
+static void *close_soon(void *arg)
+{
+    usleep(50000);
+    close(*(int *)arg);
+    return NULL;
+}
+
+static tc_shm *raw_attach(const tc_expert_offer *offer)
+{
+    const tc_shm_options options = {
+        .tokens_max = offer->tokens_max, .hidden = offer->hidden, .pairs_max = offer->pairs_max};
+    tc_shm *shm;
+    tc_error error;
+    if (tc_shm_open(offer->segment, &options, &shm, &error) != TC_OK) fail_msg("%s", error.text);
+    return shm;
+}
+
+// ---- only where memory is shared ----
+
+static void sharing_has_limits(void **state)
+{
+    tc_expert_hub *hub = NULL;
+    assert_int_equal(tc_expert_hub_open(fresh_url(), HASH_A, &hub, NULL), TC_OK);
+    assert_int_equal(tc_expert_hub_share(hub, 0, 16, 64, NULL), TC_LIMIT);
+    assert_int_equal(tc_expert_hub_share(hub, TC_CALL_TOKENS_MAX + 1, 16, 64, NULL), TC_LIMIT);
+    assert_int_equal(tc_expert_hub_share(hub, 4, TC_HIDDEN_MAX + 1, 64, NULL), TC_LIMIT);
+    assert_int_equal(tc_expert_hub_share(hub, 4, 16, TC_SHM_PAIRS_MAX + 1, NULL), TC_LIMIT);
+    assert_int_equal(tc_expert_hub_share(hub, 4, 16, 64, NULL), TC_OK);
+    assert_int_equal(tc_expert_hub_share(hub, 4, 16, 64, NULL), TC_ARGUMENT);
+    tc_expert_hub_close(hub);
+}
+
+// Another host, as the worker sees it: the names do not exist there.
+static void worker_that_cannot_attach(void **state)
+{
+    const char *url = fresh_url();
+    tc_expert_hub *hub = open_hub(url);
+    int socket = raw_dial(url);
+    tc_expert_offer offer;
+    tc_wire_header header;
+    tc_segment segment;
+    size_t bytes;
+    uint32_t worker = raw_worker_offer(hub, socket, &offer);
+    assert_int_equal(offer.hidden, shared.hidden);
+    raw_share(socket, false, "no such thing here");
+    tc_hub_event answer = hub_expect(hub, TC_HUB_CARRIER);
+    assert_int_equal(answer.carrier, TC_CARRIER_NNG);
+    assert_string_equal(answer.reason, "no such thing here");
+    const tc_shm_options options = {
+        .tokens_max = offer.tokens_max, .hidden = offer.hidden, .pairs_max = offer.pairs_max};
+    assert_int_equal(tc_shm_size(&options, &bytes, NULL), TC_OK);
+    assert_int_equal(tc_segment_open("shm", offer.segment, bytes, &segment, NULL), TC_NOT_FOUND);
+    float x[16] = {0};
+    tc_expert_call call = {.unit_end = 1, .tokens = 1, .hidden = 16, .x = x};
+    assert_int_equal(tc_expert_hub_call(hub, worker, 1, &call, NULL), TC_OK);
+    tc_expert_pack_result(1, 1, 16, 1, &header, NULL);
+    raw_send_header(socket, &header, 128);
+    assert_int_equal(hub_expect(hub, TC_HUB_RESULT).carrier, TC_CARRIER_NNG);
+    close(socket);
+    hub_expect(hub, TC_HUB_WORKER_DOWN);
+    tc_expert_hub_close(hub);
+    tc_bell *bell;
+    assert_int_equal(tc_bell_open(offer.bell, &bell, NULL), TC_NOT_FOUND);
+}
+
+static void liars_in_shared_memory_are_cut_off(void **state)
+{
+    const char *url = fresh_url();
+    tc_expert_hub *hub = open_hub(url);
+    float x[16] = {0};
+    const tc_expert_call call = {.unit_end = 1, .tokens = 1, .hidden = 16, .x = x};
+    enum { FLAG, SIZE, ABORT, BY_MESSAGE, FAILS_BY_MESSAGE, TWICE, CASES };
+    for (int i = 0; i < CASES; i++) {
+        int socket = raw_dial(url);
+        tc_expert_offer offer;
+        tc_wire_header header;
+        tc_expert_call taken;
+        uint64_t seq;
+        size_t bytes;
+        uint32_t worker = raw_worker_offer(hub, socket, &offer);
+        tc_shm *shm = raw_attach(&offer);
+        raw_share(socket, true, NULL);
+        assert_int_equal(hub_expect(hub, TC_HUB_CARRIER).carrier, TC_CARRIER_SHM);
+        assert_int_equal(tc_expert_hub_call(hub, worker, 7, &call, NULL), TC_OK);
+        assert_int_equal(tc_shm_wait_request(shm, 0, WAIT_US), TC_OK);
+        assert_int_equal(tc_shm_take(shm, &seq, &taken, NULL), TC_OK);
+        char *memory = tc_shm_memory(shm, &bytes);
+        tc_shm_reply_record record = {.seq = 7, .tokens = 2, .hidden = 16};
+        switch (i) {
+        case FLAG:
+            *(uint64_t *)(void *)(memory + TC_SHM_REPLY_FLAG_AT) = 8;
+            break;
+        case SIZE:
+            memcpy(memory + TC_SHM_REPLY_AT, &record, sizeof record);
+            *(uint64_t *)(void *)(memory + TC_SHM_REPLY_FLAG_AT) = 7;
+            break;
+        case ABORT:
+            tc_shm_abort(shm);
+            break;
+        case BY_MESSAGE:
+            tc_expert_pack_result(7, 1, 16, 1, &header, NULL);
+            raw_send_header(socket, &header, 128);
+            break;
+        case FAILS_BY_MESSAGE:
+            tc_expert_pack_failure(7, "no", &header, NULL);
+            raw_send_header(socket, &header, 0);
+            break;
+        case TWICE:
+            raw_share(socket, true, NULL);
+            break;
+        }
+        tc_hub_event down = hub_expect(hub, TC_HUB_WORKER_DOWN);
+        assert_int_equal(down.worker, worker);
+        assert_string_not_equal(down.reason, "connection closed");
+        assert_true(tc_shm_aborted(shm)); // it need not wait for anything any more
+        tc_shm_close(shm);
+        close(socket);
+    }
+    tc_expert_peer *peer = open_peer(url); // the hub goes on
+    round_trip(hub, meet(hub, peer).worker, peer, 1, 16, 1);
+    tc_expert_peer_close(peer);
+    tc_expert_hub_close(hub);
+}
+
+// While the hub sleeps on the bell.
+static void worker_dies_in_a_call(void **state)
+{
+    const char *url = fresh_url();
+    tc_expert_hub *hub = open_hub(url);
+    int socket = raw_dial(url);
+    tc_expert_offer offer;
+    pthread_t thread;
+    uint32_t worker = raw_worker_offer(hub, socket, &offer);
+    tc_shm *shm = raw_attach(&offer);
+    raw_share(socket, true, NULL);
+    hub_expect(hub, TC_HUB_CARRIER);
+    float x[16] = {0};
+    const tc_expert_call call = {.unit_end = 1, .tokens = 1, .hidden = 16, .x = x};
+    assert_int_equal(tc_expert_hub_call(hub, worker, 1, &call, NULL), TC_OK);
+    uint64_t start_us = tc_now_us();
+    pthread_create(&thread, NULL, close_soon, &socket);
+    assert_int_equal(hub_expect(hub, TC_HUB_WORKER_DOWN).worker, worker);
+    assert_in_range(tc_now_us() - start_us, 40000, 500000);
+    pthread_join(thread, NULL);
+    tc_shm_close(shm);
+    tc_expert_hub_close(hub);
+}
+
+// A hub that offers what is not there, then one that posts nonsense.
+static void peer_under_a_lying_hub(void **state)
+{
+    const char *url = fresh_url();
+    tc_link *link;
+    tc_expert_peer *peer = open_peer(url);
+    tc_peer_event event;
+    tc_bell *bell;
+    assert_int_equal(tc_link_open(TC_LINK_LISTEN, url, &link, NULL), TC_OK);
+    assert_int_equal(tc_bell_create(&bell, NULL), TC_OK);
+    for (int i = 0; i < 3; i++) {
+        const tc_shm_options options = {.tokens_max = 4, .hidden = 16, .pairs_max = 64, .bell = bell};
+        tc_expert_offer offer = {.tokens_max = 4, .hidden = 16, .pairs_max = 64};
+        tc_shm *shm;
+        tc_link_item item;
+        tc_wire_header header;
+        tc_link_message *message;
+        uint8_t *payload;
+        size_t bytes;
+        tc_expert_message m;
+        assert_int_equal(tc_shm_create(&options, &shm, NULL), TC_OK);
+        strcpy(offer.segment, i == 0 ? "/etc/passwd" : tc_shm_name(shm));
+        strcpy(offer.bell, tc_bell_name(bell));
+        if (i == 1) offer.hidden = 32;
+        for (int j = 0; j < 500 && tc_link_next(link, 0, &item) != TC_OK; j++)
+            tc_expert_peer_next(peer, 5000, &event);
+        assert_int_equal(item.kind, TC_LINK_MESSAGE); // its hello
+        uint32_t pipe = item.pipe;
+        tc_link_message_free(item.message);
+        assert_int_equal(tc_expert_pack_offer(&offer, &header, NULL), TC_OK);
+        assert_int_equal(tc_link_message_new(&header, 0, &message, &payload, NULL), TC_OK);
+        assert_int_equal(tc_link_send(link, pipe, message, 0), TC_OK);
+        event = peer_expect(peer, TC_PEER_WELCOME);
+        assert_int_equal(event.carrier, i == 2 ? TC_CARRIER_SHM : TC_CARRIER_NNG);
+        assert_int_equal(*event.reason != 0, i < 2);
+        assert_int_equal(tc_link_next(link, tc_link_deadline(WAIT_US), &item), TC_OK);
+        const void *body = tc_link_message_body(item.message, &bytes);
+        assert_int_equal(tc_expert_unpack(body, bytes, true, &m, NULL), TC_OK);
+        assert_int_equal(m.kind, TC_EXPERT_SHARE);
+        assert_int_equal(m.attached, i == 2);
+        tc_link_message_free(item.message);
+        if (i == 2) { // a request without a record
+            char *memory = tc_shm_memory(shm, &bytes);
+            *(uint64_t *)(void *)(memory + TC_SHM_REQUEST_FLAG_AT) = 9;
+        } else {
+            tc_link_cut(link, pipe);
+        }
+        peer_expect(peer, TC_PEER_LOST);
+        assert_int_equal(tc_link_next(link, tc_link_deadline(WAIT_US), &item), TC_OK);
+        assert_int_equal(item.kind, TC_LINK_DOWN);
+        tc_shm_close(shm);
+    }
+    tc_expert_peer_close(peer);
+    tc_link_close(link);
+    tc_bell_close(bell);
+}
+
 static void addresses(void **state)
 {
     tc_expert_hub *hub = NULL;
@@ -572,11 +844,22 @@ int main(int argc, char **argv)
         cmocka_unit_test(many_workers),
         cmocka_unit_test(waking_and_polling),
         cmocka_unit_test(addresses),
+        cmocka_unit_test(woken_while_connected),
         cmocka_unit_test(silent_peers_are_hung_up_on),
         cmocka_unit_test(knocking_does_no_harm),
         cmocka_unit_test(cutting_amid_data),
         cmocka_unit_test(any_cut_of_the_stream),
     };
+    const struct CMUnitTest only_shared[] = {
+        cmocka_unit_test(sharing_has_limits),
+        cmocka_unit_test(worker_that_cannot_attach),
+        cmocka_unit_test(liars_in_shared_memory_are_cut_off),
+        cmocka_unit_test(worker_dies_in_a_call),
+        cmocka_unit_test(peer_under_a_lying_hub),
+    };
     if (argc > 1) cmocka_set_test_filter(argv[1]);
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests_name("by message", tests, NULL, NULL);
+    carrier = TC_CARRIER_SHM;
+    failed += cmocka_run_group_tests_name("shared memory", tests, NULL, NULL);
+    return failed + cmocka_run_group_tests_name("only shared memory", only_shared, NULL, NULL);
 }

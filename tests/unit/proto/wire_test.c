@@ -256,6 +256,68 @@ static void results(void **state)
     }
 }
 
+static void offers(void **state)
+{
+    char fits[TC_SEGMENT_NAME_BYTES];
+    memset(fits, 'a', sizeof fits);
+    fits[sizeof fits - 1] = 0;
+    const struct {
+        tc_expert_offer offer;
+        bool good;
+    } cases[] = {{{"/a", "/b", 1, 1, 1}, true},
+                 {{"", "", 0, 0, 0}, true}, // none
+                 {{"/a", "/b", TC_CALL_TOKENS_MAX, TC_HIDDEN_MAX, TC_CALL_TOKENS_MAX * TC_TOP_K_MAX}, true},
+                 {{"/a", "/b", TC_CALL_TOKENS_MAX + 1, 1, 1}, false},
+                 {{"/a", "/b", 1, TC_HIDDEN_MAX + 1, 1}, false},
+                 {{"/a", "/b", 1, 1, TC_CALL_TOKENS_MAX * TC_TOP_K_MAX + 1}, false},
+                 {{"/a", "/b", 0, 1, 1}, false},
+                 {{"/a", "/b", 1, 0, 1}, false},
+                 {{"/a", "/b", 1, 1, 0}, false},
+                 {{"", "/b", 1, 1, 1}, false},
+                 {{"/a", "", 1, 1, 1}, false},
+                 {{"", "", 1, 0, 0}, false}};
+    tc_wire_header header;
+    tc_expert_message m;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_int_equal(tc_expert_pack_offer(&cases[i].offer, &header, NULL), TC_OK);
+        assert_int_equal(tc_expert_unpack(message, assemble(&header, 0), false, &m, NULL),
+                         cases[i].good ? TC_OK : TC_FORMAT);
+        if (cases[i].good) assert_memory_equal(&m.offer, &cases[i].offer, sizeof m.offer);
+        assert_int_equal(tc_expert_unpack(message, assemble(&header, 8), false, &m, NULL), TC_FORMAT);
+    }
+    for (int more = 0; more < 2; more++) { // the longest name, and one byte more
+        tc_expert_offer offer = {.bell = "/b", .tokens_max = 1, .hidden = 1, .pairs_max = 1};
+        memcpy(offer.segment, fits, sizeof fits);
+        assert_int_equal(tc_expert_pack_offer(&offer, &header, NULL), TC_OK);
+        size_t bytes = assemble(&header, 0);
+        uint8_t *name = memchr(message, 'a', bytes), *outer = message + 5;
+        if (more) { // lengthened inside the packed bytes: the lengths of the name and of what holds it
+            memmove(name + 1, name, (size_t)(message + bytes - name));
+            name[-1]++;
+            (*outer)++;
+            message[0]++;
+            bytes = (4u + message[0] + 7u) / 8u * 8u + 4u;
+        }
+        tc_status status = tc_expert_unpack(message, bytes, false, &m, NULL);
+        assert_int_equal(status, more ? TC_FORMAT : TC_OK);
+    }
+}
+
+static void shares(void **state)
+{
+    tc_wire_header header;
+    tc_expert_message m;
+    for (int attached = 0; attached < 2; attached++) {
+        assert_int_equal(tc_expert_pack_share(attached, attached ? NULL : "why", &header, NULL), TC_OK);
+        assert_int_equal(tc_expert_unpack(message, assemble(&header, 0), true, &m, NULL), TC_OK);
+        assert_int_equal(m.kind, TC_EXPERT_SHARE);
+        assert_int_equal(m.attached, attached);
+        assert_string_equal(m.reason, attached ? "" : "why");
+        assert_int_equal(tc_expert_unpack(message, assemble(&header, 8), true, &m, NULL), TC_FORMAT);
+        assert_int_equal(tc_expert_unpack(message, assemble(&header, 0), false, &m, NULL), TC_FORMAT);
+    }
+}
+
 static tc_generate good_generate(void)
 {
     static const uint32_t prompt[] = {1, 2, 3};
@@ -379,7 +441,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(frames),    cmocka_unit_test(strings),       cmocka_unit_test(balloon),
         cmocka_unit_test(hellos),    cmocka_unit_test(calls),         cmocka_unit_test(results),
-        cmocka_unit_test(generates), cmocka_unit_test(core_messages),
+        cmocka_unit_test(generates), cmocka_unit_test(core_messages), cmocka_unit_test(offers),
+        cmocka_unit_test(shares),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
