@@ -162,7 +162,8 @@ static tc_status handle(source_workers *s, const tc_hub_event *event, int64_t *s
         done = share_by_seq(s, event->seq);
         idle(s, event);
         if (!done || !sum) return TC_OK;
-        for (size_t i = 0, n = (size_t)event->tokens * event->hidden; i < n; i++) sum[i] = tc_fixed_add(sum[i], event->sum[i]);
+        for (size_t i = 0, n = (size_t)event->tokens * event->hidden; i < n; i++)
+            sum[i] = tc_fixed_add(sum[i], event->sum[i]);
         if (event->compute_us > s->compute_us_max) s->compute_us_max = event->compute_us;
         done->state = SHARE_DONE;
         return TC_OK;
