@@ -32,8 +32,11 @@ static tc_status pack_again(const tc_expert_message *m, tc_wire_header *header)
         return tc_expert_pack_failure(m->seq, m->reason, header, NULL);
     case TC_EXPERT_GOODBYE:
         return tc_expert_pack_goodbye(header, NULL);
+    case TC_EXPERT_SHARE:
+        return tc_expert_pack_share(m->attached, m->reason, header, NULL);
     case TC_EXPERT_WELCOME:
-        return tc_expert_pack_welcome(header, NULL);
+        return *m->offer.segment ? tc_expert_pack_offer(&m->offer, header, NULL)
+                                 : tc_expert_pack_welcome(header, NULL);
     case TC_EXPERT_REJECT:
         return tc_expert_pack_reject(m->reason, header, NULL);
     case TC_EXPERT_CALL:
@@ -60,7 +63,8 @@ static void check(const tc_expert_message *m, bool from_worker)
         MUST((const uint8_t *)m->call.pairs ==
              (const uint8_t *)payload + (size_t)m->call.tokens * m->call.hidden * 4);
     }
-    used += sum_of(payload, payload_bytes);
+    used += sum_of(payload, payload_bytes); // reads every byte that was promised
+    (void)used;
     MUST(strlen(m->reason) < TC_WIRE_REASON_BYTES);
     MUST(pack_again(m, &header) == TC_OK);
     uint8_t *space = malloc(4 + tc_frame_bytes(header.bytes, payload_bytes));
