@@ -99,15 +99,8 @@ INLINE void panel_any(const tc_matrix *w, uint32_t panel, const float *const *x,
         panel_q4(w, panel, x, T, 32, out);
 }
 
-// Where the sums of one panel go.
-typedef struct sink {
-    float *const *y;
-    int64_t *const *acc;
-    const float *scale;
-    bool fine;
-} sink;
-
-INLINE void put(sink *to, const tc_matrix *w, uint32_t panel, uint32_t first, const int T, const __m512 *sum)
+INLINE void put(tc_kernel_sink *to, const tc_matrix *w, uint32_t panel, uint32_t first, const int T,
+                const __m512 *sum)
 {
     const uint32_t rows = tc_panel_rows(w, panel);
     const __mmask16 mask = (__mmask16)((1u << rows) - 1);
@@ -134,7 +127,7 @@ INLINE void put(sink *to, const tc_matrix *w, uint32_t panel, uint32_t first, co
 }
 
 INLINE void run(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const float *const *x, uint32_t n,
-                const tc_matrix_type type, sink *to)
+                const tc_matrix_type type, tc_kernel_sink *to)
 {
     __m512 sum[TOKENS_MAX];
     for (uint32_t p = panel0; p < panel1; p++) {
@@ -155,25 +148,10 @@ INLINE void run(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const floa
     }
 }
 
-#define KERNELS(name, type)                                                                                  \
-    static void matmul_##name(const tc_matrix *w, uint32_t p0, uint32_t p1, const float *const *x,           \
-                              uint32_t n, float *const *y)                                                   \
-    {                                                                                                        \
-        sink to = {.y = y, .fine = true};                                                                    \
-        run(w, p0, p1, x, n, type, &to);                                                                     \
-    }                                                                                                        \
-    static bool fixed_##name(const tc_matrix *w, uint32_t p0, uint32_t p1, const float *const *x,            \
-                             const float *scale, uint32_t n, int64_t *const *acc)                            \
-    {                                                                                                        \
-        sink to = {.acc = acc, .scale = scale, .fine = true};                                                \
-        run(w, p0, p1, x, n, type, &to);                                                                     \
-        return to.fine;                                                                                      \
-    }
-
-KERNELS(q4, TC_M_Q4)
-KERNELS(bf16, TC_M_BF16)
-KERNELS(f16, TC_M_F16)
-KERNELS(f32, TC_M_F32)
+TC_KERNEL_PAIR(q4, TC_M_Q4)
+TC_KERNEL_PAIR(bf16, TC_M_BF16)
+TC_KERNEL_PAIR(f16, TC_M_F16)
+TC_KERNEL_PAIR(f32, TC_M_F32)
 
 // e^x: x = n ln 2 + r, |r| <= ln 2 / 2; Taylor to r^7 (relative error below 2^-23); times 2^n. Clamped to the
 // finite range.

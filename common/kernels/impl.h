@@ -28,3 +28,27 @@ static inline uint32_t tc_panel_rows(const tc_matrix *w, uint32_t panel)
 
 extern const tc_kernels tc_kernels_exact, tc_kernels_scalar;
 extern const tc_kernels tc_kernels_avx2, tc_kernels_avx512; // x86-64 only; call only where the CPU has them
+
+// Where an ISA file's sums of one panel go: float rows (y), or fixed-point sums (acc, scale, fine).
+typedef struct tc_kernel_sink {
+    float *const *y;
+    int64_t *const *acc;
+    const float *scale;
+    bool fine;
+} tc_kernel_sink;
+
+// The two kernels of one matrix type, over an ISA file's own run(w, panel0, panel1, x, n, type, sink).
+#define TC_KERNEL_PAIR(name, type)                                                                           \
+    static void matmul_##name(const tc_matrix *w, uint32_t p0, uint32_t p1, const float *const *x,           \
+                              uint32_t n, float *const *y)                                                   \
+    {                                                                                                        \
+        tc_kernel_sink to = {.y = y, .fine = true};                                                          \
+        run(w, p0, p1, x, n, type, &to);                                                                     \
+    }                                                                                                        \
+    static bool fixed_##name(const tc_matrix *w, uint32_t p0, uint32_t p1, const float *const *x,            \
+                             const float *scale, uint32_t n, int64_t *const *acc)                            \
+    {                                                                                                        \
+        tc_kernel_sink to = {.acc = acc, .scale = scale, .fine = true};                                      \
+        run(w, p0, p1, x, n, type, &to);                                                                     \
+        return to.fine;                                                                                      \
+    }

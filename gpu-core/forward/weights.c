@@ -30,8 +30,7 @@ typedef struct loader {
     const tc_model_desc *desc;
     tc_weights *weights;
     load_item *items;
-    uint32_t count, capacity;
-    tc_team *team;
+    uint32_t count;
     void (*progress)(void *arg, uint32_t done, uint32_t total);
     void *arg;
     _Atomic uint32_t done;
@@ -190,7 +189,7 @@ tc_status tc_weights_load(const tc_checkpoint *checkpoint, tc_dev *dev, tc_team 
                           tc_weights **ret, tc_error *e)
 {
     tc_status status = TC_OK;
-    loader l = {.checkpoint = checkpoint, .team = team, .progress = progress, .arg = arg};
+    loader l = {.checkpoint = checkpoint, .progress = progress, .arg = arg};
     tc_weights *w = tc_alloc(TC_MEM_OTHER, 1, sizeof *w);
     if (!w) return tc_fail(e, TC_NOMEM, "out of memory for the weights' index");
     w->dev = dev;
@@ -272,25 +271,4 @@ void tc_weights_geometry(const tc_model_desc *desc, tc_dev_geometry *ret)
             g.kv_layers++;
     }
     *ret = g;
-}
-
-uint64_t tc_weights_elements(const tc_model_desc *desc)
-{
-    static const tc_role attention[] = {TC_Q, TC_K, TC_V, TC_O}, delta[] = {TC_DN_QKVZ, TC_DN_BA, TC_DN_OUT},
-                         shared[] = {TC_ROUTER, TC_SHARED_GATE, TC_SHARED_UP, TC_SHARED_DOWN},
-                         dense[] = {TC_MLP_GATE, TC_MLP_UP, TC_MLP_DOWN};
-    uint64_t sum = (uint64_t)desc->vocab * desc->hidden * (desc->tied_embeddings ? 1 : 2);
-    for (uint32_t n = 0; n < desc->layers; n++) {
-        bool is_delta = desc->layer[n].kind == TC_LAYER_DELTA, moe = desc->layer[n].moe;
-        const tc_role *lists[2] = {is_delta ? delta : attention, moe ? shared : dense};
-        uint32_t counts[2] = {is_delta ? 3 : 4, moe ? (desc->shared_width ? 4 : 1) : 3};
-        for (int l = 0; l < 2; l++) {
-            for (uint32_t i = 0; i < counts[l]; i++) {
-                uint32_t rows, cols;
-                tc_model_tensor_shape(desc, lists[l][i], n, &rows, &cols);
-                sum += (uint64_t)rows * cols;
-            }
-        }
-    }
-    return sum;
 }

@@ -43,6 +43,3 @@ void tc_weights_free(tc_weights *weights); // NULL and half-built are legal
 
 // Geometry of the device for a model. positions_max, pages and slots are the caller's to set.
 void tc_weights_geometry(const tc_model_desc *desc, tc_dev_geometry *ret);
-
-// Elements of all dense matrices, from the description alone: for budgets before anything is read.
-uint64_t tc_weights_elements(const tc_model_desc *desc);

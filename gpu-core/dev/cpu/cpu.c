@@ -152,7 +152,7 @@ static void cpu_rmsnorm(tc_dev *dev, const float *x, const float *multiplier, ui
 typedef struct matmul_call {
     const tc_kernels *kernels;
     const tc_matmul_job *jobs;
-    uint32_t count, n, panels_per_item;
+    uint32_t n, panels_per_item;
     uint32_t first_item[TC_MATMUL_JOBS_MAX + 1];
 } matmul_call;
 
@@ -182,7 +182,7 @@ static void matmul_item(void *arg, uint32_t item, uint32_t member)
 static void cpu_matmul(tc_dev *dev, const tc_matmul_job *jobs, uint32_t count, uint32_t n)
 {
     tc_dev_cpu *cpu = tc_cpu(dev);
-    matmul_call call = {.kernels = cpu->kernels, .jobs = jobs, .count = count, .n = n};
+    matmul_call call = {.kernels = cpu->kernels, .jobs = jobs, .n = n};
     uint32_t panels = 0, size = tc_team_size(cpu->team);
     uint64_t work = 0;
     for (uint32_t j = 0; j < count; j++) {
