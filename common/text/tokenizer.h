@@ -5,6 +5,7 @@
 #pragma once
 
 #include "common/base/status.h"
+#include "common/text/span.h"
 #include <stdint.h>
 
 enum {
@@ -35,6 +36,14 @@ typedef enum tc_special { TC_SPECIAL_PARSE, TC_SPECIAL_AS_TEXT } tc_special;
 // one, not by merging either; else ids are those of the library's encode_special_tokens).
 tc_status tc_tokenizer_encode(const tc_tokenizer *tokenizer, const char *text, size_t bytes,
                               tc_special special, tc_ids *ids, tc_error *e);
+
+// The same for a text that is partly a user's, such as a rendered template: `data` are the ranges that are
+// (in order, disjoint; template.h: tc_rendered). A special added token is recognised only where all of its
+// bytes are outside these ranges, and never comes out of merging. Everything else is as if there were no
+// ranges: words go on across their borders, so a text without special tokens in its data gives the ids of
+// tc_tokenizer_encode.
+tc_status tc_tokenizer_encode_spans(const tc_tokenizer *tokenizer, const char *text, size_t bytes,
+                                    const tc_text_span *data, size_t data_count, tc_ids *ids, tc_error *e);
 
 // Bytes of one token; special tokens give their content. NULL for ids without a token.
 const char *tc_tokenizer_token_bytes(const tc_tokenizer *tokenizer, uint32_t id, size_t *ret_bytes);
