@@ -5,7 +5,7 @@
 // bounded and checked on both ends.
 //
 //   client: hello{version} ---> core ; core: welcome{model info} ---> client
-//   client: generate{id, ...}, cancel{id}, status_request ---> core
+//   client: generate{id, ...}, cancel{id}, hold{id}, status_request ---> core
 //   core: tokens{[id, token...]...}, evaluated{id, ...}, finished{id, ...}, failed{id, ...}, status{...} --->
 //   client
 #pragma once
@@ -14,10 +14,12 @@
 #include <stdint.h>
 
 enum {
-    TC_ENGINE_PROTOCOL_VERSION = 1,
+    TC_ENGINE_PROTOCOL_VERSION = 2,
     TC_PROMPT_TOKENS_MAX = 1 << 20,
     TC_GENERATE_TOKENS_MAX = 1 << 20,
     TC_STOP_TOKENS_MAX = 64,
+    TC_CHOICES_MAX = 128, // of one prompt
+    TC_PRIORITY_MAX = 10, // -10..10
 };
 
 // Sampling of one request. Order of operations: docs/MODEL.md.
@@ -43,6 +45,14 @@ typedef struct tc_generate {
     bool want_experts;     // ... with the chosen experts of every prompt position
     bool want_gaps;        // top-2 logit gap with every token
     bool optimize_experts; // may this request change the expert cache
+    int32_t priority;      // -TC_PRIORITY_MAX..TC_PRIORITY_MAX, higher comes first
+    uint64_t deadline_us;  // from arrival; past it the request fails with TC_TIMEOUT; 0: none
+    uint64_t scope;        // whose it is: fairness is between scopes, and none sees another's cached prefixes
+    bool no_cache;         // neither use nor fill the prefix cache
+    // Further choices of the same prompt, each a request of its own from here on (tokens, end, cancel).
+    // Choice k draws with seed + k. Their ids are unique as `id` is.
+    uint64_t more_ids[TC_CHOICES_MAX - 1];
+    uint32_t more_count;
 } tc_generate;
 
 typedef enum tc_finish { TC_FINISH_STOP, TC_FINISH_LENGTH, TC_FINISH_CANCELLED } tc_finish;
@@ -54,7 +64,9 @@ typedef struct tc_model_info {
     uint32_t layers, hidden, vocab, experts, top_k,
         context; // context: prompt + generated tokens of one request
     uint32_t sessions_max;
-    uint64_t weights_bytes, experts_bytes, kv_budget_bytes;
+    uint64_t weights_bytes, experts_bytes, kv_budget_bytes, cache_budget_bytes;
+    uint32_t queue_requests_max; // waiting and running; 0: the core does not say
+    uint64_t queue_tokens_max;   // prompt tokens of all of them
     // Sampling defaults (generation_config.json).
     bool do_sample;
     float temperature, top_p, min_p, repetition_penalty;
@@ -72,13 +84,20 @@ typedef struct tc_engine_status {
     // wait, head + sampling
     uint64_t attention_us, router_us, expert_us, wait_us, head_us;
     uint64_t decode_allocations; // violations of the no-allocation guard
-    char reason[256];            // why not ready
+    uint32_t held;               // running, but their readers are slow
+    uint64_t queue_tokens;       // prompt tokens of all requests, waiting and running
+    uint32_t kv_pages, kv_pages_free;
+    uint64_t cached_tokens, cache_bytes, cache_evictions; // prefix cache
+    uint64_t refused, expired; // requests: no room in the queue; past their deadline
+    uint64_t sched_us;         // the scheduler's own time since start; in step_us_total too
+    char reason[256];          // why not ready
 } tc_engine_status;
 
 typedef struct tc_usage {
     uint32_t prompt_tokens, generated_tokens;
     uint64_t queue_us, prefill_us, decode_us;
     uint64_t expert_hits, expert_misses;
+    uint32_t cached_tokens; // of the prompt, taken from the prefix cache
 } tc_usage;
 
 // ---- client ----
@@ -120,12 +139,14 @@ tc_status tc_engine_client_next(tc_engine_client *client, uint64_t timeout_us,
 // Queued and sent in order; TC_CLOSED while the core is down; TC_BUSY when too much is queued.
 tc_status tc_engine_client_generate(tc_engine_client *client, const tc_generate *request, tc_error *e);
 tc_status tc_engine_client_cancel(tc_engine_client *client, uint64_t id);
+tc_status tc_engine_client_hold(tc_engine_client *client, uint64_t id, bool held); // see TC_COMMAND_HOLD
 tc_status tc_engine_client_ask_status(tc_engine_client *client);
 
 // ---- server (core) ----
 typedef enum tc_command_kind {
     TC_COMMAND_GENERATE,
     TC_COMMAND_CANCEL,
+    TC_COMMAND_HOLD, // `held`: takes no part in steps until it is held no more
     TC_COMMAND_STATUS,
     TC_COMMAND_CLIENT_GONE
 } tc_command_kind;
@@ -133,6 +154,7 @@ typedef enum tc_command_kind {
 typedef struct tc_command {
     tc_command_kind kind;
     uint64_t id;
+    bool held;
     tc_generate generate; // prompt valid until the next tc_engine_server_next
 } tc_command;
 

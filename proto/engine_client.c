@@ -87,6 +87,14 @@ tc_status tc_engine_client_cancel(tc_engine_client *client, uint64_t id)
     return send_payload(client, &header, NULL, 0);
 }
 
+tc_status tc_engine_client_hold(tc_engine_client *client, uint64_t id, bool held)
+{
+    tc_wire_header header;
+    if (!client->up) return TC_CLOSED;
+    TC_TRY(tc_engine_pack_hold(client->session, id, held, &header, NULL));
+    return send_payload(client, &header, NULL, 0);
+}
+
 tc_status tc_engine_client_ask_status(tc_engine_client *client)
 {
     tc_wire_header header;

@@ -224,6 +224,13 @@ static bool prompt_in_vocabulary(const tc_engine_server *server, const tc_genera
     return true;
 }
 
+static void fail_all_choices(tc_engine_server *server, const tc_generate *g, const char *reason)
+{
+    tc_engine_server_failed(server, g->id, TC_ARGUMENT, reason);
+    for (uint32_t i = 0; i < g->more_count; i++)
+        tc_engine_server_failed(server, g->more_ids[i], TC_ARGUMENT, reason);
+}
+
 static bool take_message(tc_engine_server *server, uint32_t pipe, tc_command *ret)
 {
     tc_error error;
@@ -247,8 +254,7 @@ static bool take_message(tc_engine_server *server, uint32_t pipe, tc_command *re
     switch (m->kind) {
     case TC_ENGINE_M_GENERATE:
         if (!prompt_in_vocabulary(server, &m->generate)) {
-            tc_engine_server_failed(server, m->id, TC_ARGUMENT,
-                                    "prompt has a token that is not in the vocabulary");
+            fail_all_choices(server, &m->generate, "prompt has a token that is not in the vocabulary");
             return false;
         }
         ret->kind = TC_COMMAND_GENERATE;
@@ -256,6 +262,10 @@ static bool take_message(tc_engine_server *server, uint32_t pipe, tc_command *re
         return true;
     case TC_ENGINE_M_CANCEL:
         ret->kind = TC_COMMAND_CANCEL;
+        return true;
+    case TC_ENGINE_M_HOLD:
+        ret->kind = TC_COMMAND_HOLD;
+        ret->held = m->held;
         return true;
     case TC_ENGINE_M_ASK:
         ret->kind = TC_COMMAND_STATUS;

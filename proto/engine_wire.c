@@ -68,6 +68,13 @@ static tc_status check_generate(const tc_generate *g, tc_error *e)
     if (g->stop_token_count > TC_STOP_TOKENS_MAX)
         return tc_fail(e, TC_ARGUMENT, "%u stop tokens, allowed are %d", g->stop_token_count,
                        TC_STOP_TOKENS_MAX);
+    if (g->priority < -TC_PRIORITY_MAX || g->priority > TC_PRIORITY_MAX)
+        return tc_fail(e, TC_ARGUMENT, "priority is %d, allowed are -%d..%d", g->priority, TC_PRIORITY_MAX,
+                       TC_PRIORITY_MAX);
+    if (g->more_count >= TC_CHOICES_MAX)
+        return tc_fail(e, TC_ARGUMENT, "%u choices, allowed are %d", g->more_count + 1, TC_CHOICES_MAX);
+    for (uint32_t i = 0; i < g->more_count; i++)
+        if (g->more_ids[i] == 0) return tc_fail(e, TC_ARGUMENT, "request id must not be 0");
     return check_sampling(&g->sampling, e);
 }
 
@@ -96,6 +103,12 @@ tc_status tc_engine_pack_generate(uint64_t session, const tc_generate *g, tc_wir
     m.want_experts = g->want_experts;
     m.want_gaps = g->want_gaps;
     m.optimize_experts = g->optimize_experts;
+    m.priority = g->priority;
+    m.deadline_us = g->deadline_us;
+    m.scope = g->scope;
+    m.no_cache = g->no_cache;
+    m.n_more_ids = g->more_count;
+    m.more_ids = (uint64_t *)g->more_ids;
     return pack_client(session, TC_PB__CLIENT_MESSAGE__KIND_GENERATE, &m, ret, e);
 }
 
@@ -104,6 +117,14 @@ tc_status tc_engine_pack_cancel(uint64_t session, uint64_t id, tc_wire_header *r
     TcPb__Cancel m = TC_PB__CANCEL__INIT;
     m.id = id;
     return pack_client(session, TC_PB__CLIENT_MESSAGE__KIND_CANCEL, &m, ret, e);
+}
+
+tc_status tc_engine_pack_hold(uint64_t session, uint64_t id, bool held, tc_wire_header *ret, tc_error *e)
+{
+    TcPb__Hold m = TC_PB__HOLD__INIT;
+    m.id = id;
+    m.held = held;
+    return pack_client(session, TC_PB__CLIENT_MESSAGE__KIND_HOLD, &m, ret, e);
 }
 
 tc_status tc_engine_pack_ask(uint64_t session, tc_wire_header *ret, tc_error *e)
@@ -117,15 +138,17 @@ tc_status tc_engine_pack_ask(uint64_t session, tc_wire_header *ret, tc_error *e)
 #define INFO_NUMBERS(X) \
     X(layers) X(hidden) X(vocab) X(experts) X(top_k) X(context) X(sessions_max) X(weights_bytes) \
     X(experts_bytes) X(kv_budget_bytes) X(do_sample) X(temperature) X(top_p) X(min_p) X(repetition_penalty) \
-    X(default_top_k)
+    X(default_top_k) X(queue_requests_max) X(queue_tokens_max) X(cache_budget_bytes)
 #define INFO_STRINGS(X) X(family) X(model_hash) X(device) X(precision) X(isa)
 #define STATUS_NUMBERS(X) \
     X(ready) X(workers_up) X(workers_expected) X(running) X(waiting) X(tokens_generated) X(prompt_tokens) \
     X(expert_calls) X(expert_retries) X(workers_lost) X(expert_hits) X(expert_misses) X(uptime_us) \
     X(step_us_total) X(steps) X(attention_us) X(router_us) X(expert_us) X(wait_us) X(head_us) \
-    X(decode_allocations)
+    X(decode_allocations) X(held) X(queue_tokens) X(kv_pages) X(kv_pages_free) X(cached_tokens) X(cache_bytes) \
+    X(cache_evictions) X(refused) X(expired) X(sched_us)
 #define USAGE_NUMBERS(X) \
-    X(prompt_tokens) X(generated_tokens) X(queue_us) X(prefill_us) X(decode_us) X(expert_hits) X(expert_misses)
+    X(prompt_tokens) X(generated_tokens) X(queue_us) X(prefill_us) X(decode_us) X(expert_hits) X(expert_misses) \
+    X(cached_tokens)
 // clang-format on
 
 tc_status tc_engine_pack_welcome(uint64_t session, const tc_model_info *info, tc_wire_header *ret,
@@ -260,6 +283,13 @@ static tc_status unpack_generate(const TcPb__Generate *m, const tc_frame *frame,
     g->want_experts = m->want_experts;
     g->want_gaps = m->want_gaps;
     g->optimize_experts = m->optimize_experts;
+    g->priority = m->priority;
+    g->deadline_us = m->deadline_us;
+    g->scope = m->scope;
+    g->no_cache = m->no_cache;
+    if (m->n_more_ids >= TC_CHOICES_MAX) return tc_fail(e, TC_FORMAT, "%zu further choices", m->n_more_ids);
+    g->more_count = (uint32_t)m->n_more_ids;
+    for (uint32_t i = 0; i < g->more_count; i++) g->more_ids[i] = m->more_ids[i];
     tc_status status = check_generate(g, e);
     if (status != TC_OK) return e ? e->status = TC_FORMAT : TC_FORMAT;
     TC_TRY(payload_is(frame, (size_t)g->prompt_count * sizeof(uint32_t), "generate", e));
@@ -286,6 +316,11 @@ static tc_status unpack_from_client(const tc_frame *frame, tc_wire_arena *arena,
         ret->kind = TC_ENGINE_M_CANCEL;
         ret->id = m->cancel->id;
         return payload_is(frame, 0, "cancel", e);
+    case TC_PB__CLIENT_MESSAGE__KIND_HOLD:
+        ret->kind = TC_ENGINE_M_HOLD;
+        ret->id = m->hold->id;
+        ret->held = m->hold->held;
+        return payload_is(frame, 0, "hold", e);
     case TC_PB__CLIENT_MESSAGE__KIND_STATUS:
         ret->kind = TC_ENGINE_M_ASK;
         return payload_is(frame, 0, "status request", e);

@@ -13,6 +13,7 @@ typedef enum tc_engine_message_kind {
     TC_ENGINE_M_HELLO,
     TC_ENGINE_M_GENERATE,
     TC_ENGINE_M_CANCEL,
+    TC_ENGINE_M_HOLD,
     TC_ENGINE_M_ASK, // client -> core
     TC_ENGINE_M_WELCOME,
     TC_ENGINE_M_REJECT,
@@ -26,6 +27,7 @@ typedef enum tc_engine_message_kind {
 typedef struct tc_engine_message {
     tc_engine_message_kind kind;
     uint64_t session, id;
+    bool held;                 // HOLD
     uint32_t protocol_version; // HELLO, WELCOME
     tc_generate generate;      // prompt borrows the payload
     tc_model_info info;
@@ -45,6 +47,7 @@ tc_status tc_engine_pack_hello(uint64_t session, uint32_t version, tc_wire_heade
 tc_status tc_engine_pack_generate(uint64_t session, const tc_generate *request, tc_wire_header *ret,
                                   tc_error *e);
 tc_status tc_engine_pack_cancel(uint64_t session, uint64_t id, tc_wire_header *ret, tc_error *e);
+tc_status tc_engine_pack_hold(uint64_t session, uint64_t id, bool held, tc_wire_header *ret, tc_error *e);
 tc_status tc_engine_pack_ask(uint64_t session, tc_wire_header *ret, tc_error *e);
 tc_status tc_engine_pack_welcome(uint64_t session, const tc_model_info *info, tc_wire_header *ret,
                                  tc_error *e);

@@ -86,6 +86,15 @@ typedef struct tc_dev_ops {
     tc_status (*matrix)(tc_dev *dev, const tc_weight *weight, tc_matrix *ret, tc_error *e);
     void (*slot_reset)(tc_dev *dev, uint32_t slot);
 
+    // What is kept of a session: whole KV pages (tc_dev_page_bytes) and recurrent states (tc_dev_slot_bytes),
+    // copied inside the device or to and from host memory, bit for bit. Between batches only.
+    void (*page_copy)(tc_dev *dev, uint32_t from, uint32_t to);
+    void (*page_save)(tc_dev *dev, uint32_t page, void *host);
+    void (*page_load)(tc_dev *dev, uint32_t page, const void *host);
+    void (*slot_copy)(tc_dev *dev, uint32_t from, uint32_t to);
+    void (*slot_save)(tc_dev *dev, uint32_t slot, void *host);
+    void (*slot_load)(tc_dev *dev, uint32_t slot, const void *host);
+
     // Operators on the batch last given to batch_begin.
     void (*batch_begin)(tc_dev *dev, const tc_batch *batch);
     void (*embed)(tc_dev *dev, const tc_matrix *table, float *x, uint32_t ldx);

@@ -178,6 +178,8 @@ void tc_sched_command(tc_sched *s, const tc_command *command)
         i = index_of(s, command->id);
         if (i < s->count) finish(s, s->requests[i], TC_FINISH_CANCELLED);
         break;
+    case TC_COMMAND_HOLD:
+        break;
     case TC_COMMAND_STATUS:
         tc_sched_status(s, &status);
         tc_engine_server_status(s->o.server, &status);

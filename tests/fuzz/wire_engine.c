@@ -27,6 +27,7 @@ static void check_generate(const tc_engine_message *m)
     tc_wire_header header;
     MUST(g->id != 0 && g->prompt_count >= 1 && g->prompt_count <= TC_PROMPT_TOKENS_MAX);
     MUST(g->stop_token_count <= TC_STOP_TOKENS_MAX && g->max_tokens <= TC_GENERATE_TOKENS_MAX);
+    MUST(g->more_count < TC_CHOICES_MAX && g->priority >= -TC_PRIORITY_MAX && g->priority <= TC_PRIORITY_MAX);
     MUST(g->sampling.temperature >= 0 && g->sampling.top_p > 0 && g->sampling.repetition_penalty > 0);
     touch(g->prompt, (size_t)g->prompt_count * 4);
     MUST(tc_engine_pack_generate(m->session, g, &header, NULL) == TC_OK); // our own side would send it too

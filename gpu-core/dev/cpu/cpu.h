@@ -34,6 +34,12 @@ uint32_t tc_cpu_conv_channels(const tc_dev_geometry *g);
 size_t
 tc_cpu_state_floats(const tc_dev_geometry *g); // of one DeltaNet layer: recurrent state, then conv history
 
+void tc_cpu_page_copy(tc_dev *dev, uint32_t from, uint32_t to);
+void tc_cpu_page_save(tc_dev *dev, uint32_t page, void *host);
+void tc_cpu_page_load(tc_dev *dev, uint32_t page, const void *host);
+void tc_cpu_slot_copy(tc_dev *dev, uint32_t from, uint32_t to);
+void tc_cpu_slot_save(tc_dev *dev, uint32_t slot, void *host);
+void tc_cpu_slot_load(tc_dev *dev, uint32_t slot, const void *host);
 void tc_cpu_attention(tc_dev *dev, const tc_attention_args *args);
 void tc_cpu_delta(tc_dev *dev, const tc_delta_args *args);
 void tc_cpu_route(tc_dev *dev, const float *logits, uint32_t n, uint32_t experts, uint32_t top_k,

@@ -175,6 +175,19 @@ tc_status tc_engine_client_cancel(tc_engine_client *client, uint64_t id)
     return result;
 }
 
+tc_status tc_engine_client_hold(tc_engine_client *client, uint64_t id, bool held)
+{
+    (void)client;
+    pthread_mutex_lock(&core.lock);
+    fake_ask *ask = find(id);
+    if (ask) ask->held = held;
+    if (ask && held) ask->holds++;
+    tc_status result = core.up ? TC_OK : TC_CLOSED;
+    pthread_cond_broadcast(&core.changed);
+    pthread_mutex_unlock(&core.lock);
+    return result;
+}
+
 tc_status tc_engine_client_ask_status(tc_engine_client *client)
 {
     pthread_mutex_lock(&core.lock);

@@ -18,7 +18,8 @@ void fake_busy(bool busy);                                          // generate 
 typedef struct fake_ask {
     uint64_t id;
     tc_generate generate; // prompt copied
-    bool cancelled;
+    bool cancelled, held;
+    uint32_t holds; // how often it was held
     uint32_t tokens_before_cancel; // tokens sent before the cancel came
 } fake_ask;
 

@@ -321,6 +321,7 @@ static void core_restart(void **state)
     tc_engine_server_close(server);
     client_expect(client, TC_ENGINE_DOWN);
     assert_int_equal(tc_engine_client_cancel(client, 1), TC_CLOSED);
+    assert_int_equal(tc_engine_client_hold(client, 1, true), TC_CLOSED);
     server = open_server(url, &model);
     meet(server, client);
     struct pollfd fd = {.fd = tc_engine_server_fd(server), .events = POLLIN};

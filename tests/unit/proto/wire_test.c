@@ -331,7 +331,7 @@ static tc_generate good_generate(void)
 static void generates(void **state)
 {
     static uint32_t many[TC_PROMPT_TOKENS_MAX + 1];
-    for (int i = 0; i < 16; i++) {
+    for (int i = 0; i < 23; i++) {
         tc_generate g = good_generate();
         bool good = false;
         switch (i) {
@@ -388,6 +388,29 @@ static void generates(void **state)
         case 15:
             g.sampling.presence_penalty = __builtin_inff();
             break;
+        case 16:
+        case 17:
+            g.priority = i == 16 ? TC_PRIORITY_MAX : -TC_PRIORITY_MAX;
+            good = true;
+            break;
+        case 18:
+        case 19:
+            g.priority = i == 18 ? TC_PRIORITY_MAX + 1 : -TC_PRIORITY_MAX - 1;
+            break;
+        case 20: // everything at its largest fits a header
+            g.more_count = TC_CHOICES_MAX - 1;
+            memset(g.more_ids, 0xff, sizeof g.more_ids);
+            g.stop_token_count = TC_STOP_TOKENS_MAX;
+            memset(g.stop_tokens, 0xff, sizeof g.stop_tokens);
+            g.deadline_us = g.scope = UINT64_MAX;
+            good = true;
+            break;
+        case 21:
+            g.more_count = TC_CHOICES_MAX;
+            break;
+        case 22:
+            g.more_count = 1; // of id 0
+            break;
         }
         tc_wire_header header;
         tc_engine_message m;
@@ -395,8 +418,28 @@ static void generates(void **state)
         if (!good) continue;
         size_t bytes = assemble(&header, (size_t)g.prompt_count * 4);
         assert_int_equal(tc_engine_unpack(message, bytes, true, &m, NULL), TC_OK);
+        assert_int_equal(m.generate.priority, g.priority);
+        assert_int_equal(m.generate.more_count, g.more_count);
+        assert_memory_equal(m.generate.more_ids, g.more_ids, g.more_count * sizeof *g.more_ids);
+        assert_int_equal(m.generate.deadline_us, g.deadline_us);
+        assert_int_equal(m.generate.scope, g.scope);
         assert_int_equal(tc_engine_unpack(message, bytes - 1, true, &m, NULL), TC_FORMAT);
         assert_int_equal(tc_engine_unpack(message, bytes + 4, true, &m, NULL), TC_FORMAT);
+    }
+}
+
+static void holds(void **state)
+{
+    tc_wire_header header;
+    tc_engine_message m;
+    for (int held = 0; held < 2; held++) {
+        assert_int_equal(tc_engine_pack_hold(1, 77, held, &header, NULL), TC_OK);
+        assert_int_equal(tc_engine_unpack(message, assemble(&header, 0), true, &m, NULL), TC_OK);
+        assert_int_equal(m.kind, TC_ENGINE_M_HOLD);
+        assert_int_equal(m.id, 77);
+        assert_int_equal(m.held, held);
+        assert_int_equal(tc_engine_unpack(message, assemble(&header, 8), true, &m, NULL), TC_FORMAT);
+        assert_int_equal(tc_engine_unpack(message, assemble(&header, 0), false, &m, NULL), TC_FORMAT);
     }
 }
 
@@ -442,7 +485,7 @@ int main(void)
         cmocka_unit_test(frames),    cmocka_unit_test(strings),       cmocka_unit_test(balloon),
         cmocka_unit_test(hellos),    cmocka_unit_test(calls),         cmocka_unit_test(results),
         cmocka_unit_test(generates), cmocka_unit_test(core_messages), cmocka_unit_test(offers),
-        cmocka_unit_test(shares),
+        cmocka_unit_test(shares),    cmocka_unit_test(holds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
