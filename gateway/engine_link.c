@@ -86,6 +86,8 @@ static void dispatch(tc_core_link *link, const tc_engine_event *event)
         link->status_ms = uv_now(link->gateway->loop);
         break;
     case TC_ENGINE_TOKEN:
+    case TC_ENGINE_LOGPROBS:
+    case TC_ENGINE_EVALUATED:
         if (s && s->request) tc_request_event(s->request, event);
         break;
     case TC_ENGINE_FINISHED:
@@ -95,8 +97,6 @@ static void dispatch(tc_core_link *link, const tc_engine_event *event)
             if (request) tc_request_event(request, event);
         }
         break;
-    case TC_ENGINE_EVALUATED:
-        break; // never asked for
     }
 }
 

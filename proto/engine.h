@@ -18,8 +18,10 @@ enum {
     TC_PROMPT_TOKENS_MAX = 1 << 20,
     TC_GENERATE_TOKENS_MAX = 1 << 20,
     TC_STOP_TOKENS_MAX = 64,
-    TC_CHOICES_MAX = 128, // of one prompt
-    TC_PRIORITY_MAX = 10, // -10..10
+    TC_CHOICES_MAX = 128,       // of one prompt
+    TC_PRIORITY_MAX = 10,       // -10..10
+    TC_LOGPROBS_MAX = 20,       // likeliest tokens told beside the one chosen
+    TC_LOGIT_BIASES_MAX = 1024, // tokens of one request with a bias of their own
 };
 
 // Sampling of one request. Order of operations: docs/MODEL.md.
@@ -31,7 +33,14 @@ typedef struct tc_sampling {
     float presence_penalty, frequency_penalty; // 0: off
     bool seeded;                               // else the core draws a seed
     uint64_t seed;
+    uint32_t min_tokens; // before so many no eos and none of stop_tokens can be drawn
 } tc_sampling;
+
+// A token and a number: its bias, or its log-probability. Travels as it is.
+typedef struct tc_token_value {
+    uint32_t token;
+    float value;
+} tc_token_value;
 
 typedef struct tc_generate {
     uint64_t id;            // chosen by the client, unique among its live requests, not 0
@@ -40,10 +49,11 @@ typedef struct tc_generate {
     uint32_t max_tokens;    // 0: evaluate the prompt only
     tc_sampling sampling;
     uint32_t stop_tokens[TC_STOP_TOKENS_MAX], stop_token_count;
-    bool ignore_eos;       // the model's eos tokens do not stop it
-    bool want_logits;      // send TC_ENGINE_EVALUATED with logits of every prompt position
-    bool want_experts;     // ... with the chosen experts of every prompt position
-    bool want_gaps;        // top-2 logit gap with every token
+    bool ignore_eos;   // the model's eos tokens do not stop it
+    bool want_logits;  // send TC_ENGINE_EVALUATED with logits of every prompt position
+    bool want_experts; // ... with the chosen experts of every position: the prompt's, then those generated
+                       // (but for the last, which no pass reads)
+    bool want_gaps;    // top-2 logit gap with every token
     bool optimize_experts; // may this request change the expert cache
     int32_t priority;      // -TC_PRIORITY_MAX..TC_PRIORITY_MAX, higher comes first
     uint64_t deadline_us;  // from arrival; past it the request fails with TC_TIMEOUT; 0: none
@@ -53,6 +63,12 @@ typedef struct tc_generate {
     // Choice k draws with seed + k. Their ids are unique as `id` is.
     uint64_t more_ids[TC_CHOICES_MAX - 1];
     uint32_t more_count;
+    // TC_ENGINE_LOGPROBS for each token generated, before the token itself; or for each of the prompt but the
+    // first, before any token: then every prompt position has to be computed.
+    bool want_logprobs, want_prompt_logprobs;
+    uint32_t top_logprobs;            // likeliest tokens in each
+    const tc_token_value *logit_bias; // borrowed for the call; added to raw logits
+    uint32_t logit_bias_count;
 } tc_generate;
 
 typedef enum tc_finish { TC_FINISH_STOP, TC_FINISH_LENGTH, TC_FINISH_CANCELLED } tc_finish;
@@ -98,6 +114,7 @@ typedef struct tc_usage {
     uint64_t queue_us, prefill_us, decode_us;
     uint64_t expert_hits, expert_misses;
     uint32_t cached_tokens; // of the prompt, taken from the prefix cache
+    uint32_t stopped_by;    // 1 + the one of stop_tokens that ended it; 0: none of these
 } tc_usage;
 
 // ---- client ----
@@ -107,6 +124,7 @@ typedef enum tc_engine_event_kind {
     TC_ENGINE_TOKEN,     // `id`, `token`, `gap`
     TC_ENGINE_EVALUATED, // `id`, positions [position, position + positions): `logits` or NULL, `experts` or
                          // NULL
+    TC_ENGINE_LOGPROBS,  // `id`, tokens at [position, position + positions) of prompt and answer: `logprobs`
     TC_ENGINE_FINISHED,  // `id`, `finish`, `usage`
     TC_ENGINE_FAILED,    // `id`, `status`, `reason`
     TC_ENGINE_STATUS,    // `engine`
@@ -118,8 +136,10 @@ typedef struct tc_engine_event {
     uint32_t token;
     float gap;
     uint32_t position, positions;
-    const float *logits;    // [positions][vocab]
-    const int32_t *experts; // [positions][layers][top_k], -1 where a layer has no experts
+    const float *logits;            // [positions][vocab]
+    const int32_t *experts;         // [positions][layers][top_k], -1 where a layer has no experts
+    const tc_token_value *logprobs; // [positions][1 + top]: the token itself, then the likeliest, falling
+    uint32_t top;
     tc_finish finish;
     tc_usage usage;
     tc_status status;
@@ -172,6 +192,9 @@ void tc_engine_server_token(tc_engine_server *server, uint64_t id, uint32_t toke
 void tc_engine_server_evaluated(tc_engine_server *server, uint64_t id, uint32_t position, uint32_t positions,
                                 uint32_t vocab, const float *logits, uint32_t layers, uint32_t top_k,
                                 const int32_t *experts);
+// logprobs: [positions][1 + top]. Travels before the tokens gathered since the last flush.
+void tc_engine_server_logprobs(tc_engine_server *server, uint64_t id, uint32_t position, uint32_t positions,
+                               uint32_t top, const tc_token_value *logprobs);
 void tc_engine_server_finished(tc_engine_server *server, uint64_t id, tc_finish finish,
                                const tc_usage *usage);
 void tc_engine_server_failed(tc_engine_server *server, uint64_t id, tc_status status, const char *reason);

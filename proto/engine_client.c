@@ -65,6 +65,22 @@ static tc_status send_payload(tc_engine_client *client, const tc_wire_header *he
     return status;
 }
 
+static tc_status send_generate(tc_engine_client *client, const tc_wire_header *header,
+                               const tc_generate *request)
+{
+    tc_link_message *message;
+    uint8_t *room;
+    size_t prompt_bytes = (size_t)request->prompt_count * sizeof *request->prompt;
+    size_t bias_bytes = request->logit_bias_count * sizeof *request->logit_bias;
+    if (client->pipe == 0) return TC_CLOSED;
+    TC_TRY(tc_link_message_new(header, prompt_bytes + bias_bytes, &message, &room, NULL));
+    memcpy(room, request->prompt, prompt_bytes);
+    if (bias_bytes) memcpy(room + prompt_bytes, request->logit_bias, bias_bytes);
+    tc_status status = tc_link_send(client->link, client->pipe, message, 0);
+    if (status != TC_OK) tc_link_message_free(message);
+    return status;
+}
+
 tc_status tc_engine_client_generate(tc_engine_client *client, const tc_generate *request, tc_error *e)
 {
     tc_wire_header header;
@@ -74,8 +90,11 @@ tc_status tc_engine_client_generate(tc_engine_client *client, const tc_generate 
         if (request->prompt[i] >= client->info.vocab)
             return tc_fail(e, TC_ARGUMENT, "prompt token %u is not in the vocabulary of %u",
                            request->prompt[i], client->info.vocab);
-    tc_status status = send_payload(client, &header, request->prompt,
-                                    (size_t)request->prompt_count * sizeof *request->prompt);
+    for (uint32_t i = 0; i < request->logit_bias_count; i++)
+        if (request->logit_bias[i].token >= client->info.vocab)
+            return tc_fail(e, TC_ARGUMENT, "logit_bias token %u is not in the vocabulary of %u",
+                           request->logit_bias[i].token, client->info.vocab);
+    tc_status status = send_generate(client, &header, request);
     return status == TC_OK ? TC_OK : tc_fail(e, status, "request to the core: %s", tc_status_text(status));
 }
 
@@ -180,6 +199,22 @@ static bool take_evaluated(tc_engine_client *client, tc_engine_event *ret)
     return true;
 }
 
+static bool take_logprobs(tc_engine_client *client, tc_engine_event *ret)
+{
+    const tc_engine_message *m = &client->message;
+    for (uint32_t i = 0; i < m->positions * (1 + m->top); i++)
+        if (m->logprobs[i].token >= client->info.vocab) {
+            cut(client, "the core sent log-probabilities of tokens outside its vocabulary");
+            return false;
+        }
+    ret->kind = TC_ENGINE_LOGPROBS;
+    ret->position = m->position;
+    ret->positions = m->positions;
+    ret->top = m->top;
+    ret->logprobs = m->logprobs;
+    return true;
+}
+
 static bool take_up_message(tc_engine_client *client, tc_engine_event *ret)
 {
     const tc_engine_message *m = &client->message;
@@ -191,6 +226,8 @@ static bool take_up_message(tc_engine_client *client, tc_engine_event *ret)
         return false;
     case TC_ENGINE_M_EVALUATED:
         return take_evaluated(client, ret);
+    case TC_ENGINE_M_LOGPROBS:
+        return take_logprobs(client, ret);
     case TC_ENGINE_M_FINISHED:
         ret->kind = TC_ENGINE_FINISHED;
         ret->finish = m->finish;

@@ -150,6 +150,24 @@ void tc_engine_server_evaluated(tc_engine_server *server, uint64_t id, uint32_t 
     }
 }
 
+void tc_engine_server_logprobs(tc_engine_server *server, uint64_t id, uint32_t position, uint32_t positions,
+                               uint32_t top, const tc_token_value *logprobs)
+{
+    tc_wire_header header;
+    tc_link_message *message;
+    uint8_t *payload;
+    const tc_engine_message shape = {.id = id, .position = position, .positions = positions, .top = top};
+    size_t bytes = (size_t)positions * (1 + top) * sizeof *logprobs;
+    if (!connected(server)) return;
+    if (tc_engine_pack_logprobs(server->session, &shape, &header, NULL) != TC_OK ||
+        tc_link_message_new(&header, bytes, &message, &payload, NULL) != TC_OK) {
+        cut(server);
+        return;
+    }
+    memcpy(payload, logprobs, bytes);
+    queue(server, message);
+}
+
 void tc_engine_server_finished(tc_engine_server *server, uint64_t id, tc_finish finish, const tc_usage *usage)
 {
     tc_wire_header header;
@@ -221,6 +239,8 @@ static bool prompt_in_vocabulary(const tc_engine_server *server, const tc_genera
 {
     for (uint32_t i = 0; i < g->prompt_count; i++)
         if (g->prompt[i] >= server->info.vocab) return false;
+    for (uint32_t i = 0; i < g->logit_bias_count; i++)
+        if (g->logit_bias[i].token >= server->info.vocab) return false;
     return true;
 }
 

@@ -56,6 +56,24 @@ static tc_status check_sampling(const tc_sampling *s, tc_error *e)
     return TC_OK;
 }
 
+static tc_status check_extras(const tc_generate *g, tc_error *e)
+{
+    if (g->top_logprobs > TC_LOGPROBS_MAX)
+        return tc_fail(e, TC_ARGUMENT, "top_logprobs is %u, allowed are 0..%d", g->top_logprobs,
+                       TC_LOGPROBS_MAX);
+    if (g->logit_bias_count > TC_LOGIT_BIASES_MAX)
+        return tc_fail(e, TC_ARGUMENT, "logit_bias of %u tokens, allowed are %d", g->logit_bias_count,
+                       TC_LOGIT_BIASES_MAX);
+    if (g->sampling.min_tokens > TC_GENERATE_TOKENS_MAX)
+        return tc_fail(e, TC_ARGUMENT, "min_tokens is %u, allowed are 0..%d", g->sampling.min_tokens,
+                       TC_GENERATE_TOKENS_MAX);
+    for (uint32_t i = 0; i < g->logit_bias_count && g->logit_bias; i++)
+        if (!(fabsf(g->logit_bias[i].value) <= 1000))
+            return tc_fail(e, TC_ARGUMENT, "logit_bias of token %u is %g, allowed are -1000..1000",
+                           g->logit_bias[i].token, (double)g->logit_bias[i].value);
+    return TC_OK;
+}
+
 static tc_status check_generate(const tc_generate *g, tc_error *e)
 {
     if (g->id == 0) return tc_fail(e, TC_ARGUMENT, "request id must not be 0");
@@ -75,6 +93,7 @@ static tc_status check_generate(const tc_generate *g, tc_error *e)
         return tc_fail(e, TC_ARGUMENT, "%u choices, allowed are %d", g->more_count + 1, TC_CHOICES_MAX);
     for (uint32_t i = 0; i < g->more_count; i++)
         if (g->more_ids[i] == 0) return tc_fail(e, TC_ARGUMENT, "request id must not be 0");
+    TC_TRY(check_extras(g, e));
     return check_sampling(&g->sampling, e);
 }
 
@@ -92,6 +111,7 @@ tc_status tc_engine_pack_generate(uint64_t session, const tc_generate *g, tc_wir
     s.frequency_penalty = g->sampling.frequency_penalty;
     s.seeded = g->sampling.seeded;
     s.seed = g->sampling.seed;
+    s.min_tokens = g->sampling.min_tokens;
     m.id = g->id;
     m.prompt_count = g->prompt_count;
     m.max_tokens = g->max_tokens;
@@ -109,6 +129,10 @@ tc_status tc_engine_pack_generate(uint64_t session, const tc_generate *g, tc_wir
     m.no_cache = g->no_cache;
     m.n_more_ids = g->more_count;
     m.more_ids = (uint64_t *)g->more_ids;
+    m.want_logprobs = g->want_logprobs;
+    m.want_prompt_logprobs = g->want_prompt_logprobs;
+    m.top_logprobs = g->top_logprobs;
+    m.logit_bias_count = g->logit_bias_count;
     return pack_client(session, TC_PB__CLIENT_MESSAGE__KIND_GENERATE, &m, ret, e);
 }
 
@@ -148,7 +172,7 @@ tc_status tc_engine_pack_ask(uint64_t session, tc_wire_header *ret, tc_error *e)
     X(cache_evictions) X(refused) X(expired) X(sched_us)
 #define USAGE_NUMBERS(X) \
     X(prompt_tokens) X(generated_tokens) X(queue_us) X(prefill_us) X(decode_us) X(expert_hits) X(expert_misses) \
-    X(cached_tokens)
+    X(cached_tokens) X(stopped_by)
 // clang-format on
 
 tc_status tc_engine_pack_welcome(uint64_t session, const tc_model_info *info, tc_wire_header *ret,
@@ -192,6 +216,17 @@ tc_status tc_engine_pack_evaluated(uint64_t session, const tc_engine_message *sh
     m.layers = shape->layers;
     m.top_k = shape->top_k;
     return pack_core(session, TC_PB__CORE_MESSAGE__KIND_EVALUATED, &m, ret, e);
+}
+
+tc_status tc_engine_pack_logprobs(uint64_t session, const tc_engine_message *shape, tc_wire_header *ret,
+                                  tc_error *e)
+{
+    TcPb__Logprobs m = TC_PB__LOGPROBS__INIT;
+    m.id = shape->id;
+    m.position = shape->position;
+    m.positions = shape->positions;
+    m.top = shape->top;
+    return pack_core(session, TC_PB__CORE_MESSAGE__KIND_LOGPROBS, &m, ret, e);
 }
 
 tc_status tc_engine_pack_finished(uint64_t session, uint64_t id, tc_finish finish, const tc_usage *usage,
@@ -273,7 +308,8 @@ static tc_status unpack_generate(const TcPb__Generate *m, const tc_frame *frame,
                                 .presence_penalty = s->presence_penalty,
                                 .frequency_penalty = s->frequency_penalty,
                                 .seeded = s->seeded,
-                                .seed = s->seed};
+                                .seed = s->seed,
+                                .min_tokens = s->min_tokens};
     if (m->n_stop_tokens > TC_STOP_TOKENS_MAX)
         return tc_fail(e, TC_FORMAT, "%zu stop tokens", m->n_stop_tokens);
     g->stop_token_count = (uint32_t)m->n_stop_tokens;
@@ -290,10 +326,18 @@ static tc_status unpack_generate(const TcPb__Generate *m, const tc_frame *frame,
     if (m->n_more_ids >= TC_CHOICES_MAX) return tc_fail(e, TC_FORMAT, "%zu further choices", m->n_more_ids);
     g->more_count = (uint32_t)m->n_more_ids;
     for (uint32_t i = 0; i < g->more_count; i++) g->more_ids[i] = m->more_ids[i];
+    g->want_logprobs = m->want_logprobs;
+    g->want_prompt_logprobs = m->want_prompt_logprobs;
+    g->top_logprobs = m->top_logprobs;
+    g->logit_bias_count = m->logit_bias_count;
     tc_status status = check_generate(g, e);
     if (status != TC_OK) return e ? e->status = TC_FORMAT : TC_FORMAT;
-    TC_TRY(payload_is(frame, (size_t)g->prompt_count * sizeof(uint32_t), "generate", e));
+    size_t prompt_bytes = (size_t)g->prompt_count * sizeof(uint32_t);
+    TC_TRY(payload_is(frame, prompt_bytes + g->logit_bias_count * sizeof *g->logit_bias, "generate", e));
     g->prompt = (const uint32_t *)(const void *)frame->payload;
+    g->logit_bias = (const tc_token_value *)(const void *)(frame->payload + prompt_bytes);
+    status = check_extras(g, e);
+    if (status != TC_OK) return e ? e->status = TC_FORMAT : TC_FORMAT;
     return TC_OK;
 }
 
@@ -360,7 +404,7 @@ static tc_status unpack_evaluated(const TcPb__Evaluated *m, const tc_frame *fram
                                   tc_error *e)
 {
     if (m->positions == 0 || m->positions > TC_PROMPT_TOKENS_MAX ||
-        m->position > TC_PROMPT_TOKENS_MAX - m->positions || m->vocab > TC_VOCAB_MAX ||
+        m->position > 2 * TC_PROMPT_TOKENS_MAX - m->positions || m->vocab > TC_VOCAB_MAX ||
         m->layers > TC_LAYERS_MAX || m->top_k > TC_TOP_K_MAX || (m->layers == 0) != (m->top_k == 0))
         return tc_fail(e, TC_FORMAT, "evaluated: positions %u + %u, vocabulary %u, %u layers, top %u",
                        m->position, m->positions, m->vocab, m->layers, m->top_k);
@@ -375,6 +419,22 @@ static tc_status unpack_evaluated(const TcPb__Evaluated *m, const tc_frame *fram
     ret->top_k = m->top_k;
     if (m->vocab > 0) ret->logits = (const float *)(const void *)frame->payload;
     if (m->layers > 0) ret->experts = (const int32_t *)(const void *)(frame->payload + logits_bytes);
+    return TC_OK;
+}
+
+static tc_status unpack_logprobs(const TcPb__Logprobs *m, const tc_frame *frame, tc_engine_message *ret,
+                                 tc_error *e)
+{
+    if (m->positions == 0 || m->positions > TC_PROMPT_TOKENS_MAX ||
+        m->position > 2 * TC_PROMPT_TOKENS_MAX - m->positions || m->top > TC_LOGPROBS_MAX)
+        return tc_fail(e, TC_FORMAT, "logprobs: positions %u + %u, top %u", m->position, m->positions,
+                       m->top);
+    TC_TRY(payload_is(frame, (size_t)m->positions * (1 + m->top) * sizeof *ret->logprobs, "logprobs", e));
+    ret->id = m->id;
+    ret->position = m->position;
+    ret->positions = m->positions;
+    ret->top = m->top;
+    ret->logprobs = (const tc_token_value *)(const void *)frame->payload;
     return TC_OK;
 }
 
@@ -428,6 +488,9 @@ static tc_status unpack_from_core(const tc_frame *frame, tc_wire_arena *arena, t
     case TC_PB__CORE_MESSAGE__KIND_EVALUATED:
         ret->kind = TC_ENGINE_M_EVALUATED;
         return unpack_evaluated(m->evaluated, frame, ret, e);
+    case TC_PB__CORE_MESSAGE__KIND_LOGPROBS:
+        ret->kind = TC_ENGINE_M_LOGPROBS;
+        return unpack_logprobs(m->logprobs, frame, ret, e);
     case TC_PB__CORE_MESSAGE__KIND_FINISHED:
         ret->kind = TC_ENGINE_M_FINISHED;
         TC_TRY(payload_is(frame, 0, "finished", e));

@@ -19,6 +19,7 @@ typedef enum tc_engine_message_kind {
     TC_ENGINE_M_REJECT,
     TC_ENGINE_M_TOKENS,
     TC_ENGINE_M_EVALUATED,
+    TC_ENGINE_M_LOGPROBS,
     TC_ENGINE_M_FINISHED,
     TC_ENGINE_M_FAILED,
     TC_ENGINE_M_STATUS, // core -> client
@@ -36,6 +37,8 @@ typedef struct tc_engine_message {
     uint32_t position, positions, vocab, layers, top_k; // EVALUATED
     const float *logits;                                // borrowed, 4-byte aligned where the message is
     const int32_t *experts;                             // borrowed
+    uint32_t top;                                       // LOGPROBS
+    const tc_token_value *logprobs;                     // borrowed
     tc_finish finish;
     tc_usage usage;
     tc_status status;
@@ -55,6 +58,8 @@ tc_status tc_engine_pack_reject(uint64_t session, const char *reason, tc_wire_he
 tc_status tc_engine_pack_tokens(uint64_t session, uint32_t count, tc_wire_header *ret, tc_error *e);
 tc_status tc_engine_pack_evaluated(uint64_t session, const tc_engine_message *shape, tc_wire_header *ret,
                                    tc_error *e);
+tc_status tc_engine_pack_logprobs(uint64_t session, const tc_engine_message *shape, tc_wire_header *ret,
+                                  tc_error *e);
 tc_status tc_engine_pack_finished(uint64_t session, uint64_t id, tc_finish finish, const tc_usage *usage,
                                   tc_wire_header *ret, tc_error *e);
 tc_status tc_engine_pack_failed(uint64_t session, uint64_t id, tc_status status, const char *reason,

@@ -82,6 +82,17 @@ static void penalise(tc_sampler *s, const tc_sample_params *p, const uint32_t *h
     for (uint32_t i = prompt; i < count; i++) s->seen[history[i]] = 0;
 }
 
+static void bias(tc_sampler *s, const tc_sample_params *p)
+{
+    for (uint32_t i = 0; i < p->bias_count; i++) s->logits[p->bias[i].token] += p->bias[i].value;
+}
+
+static void forbid(tc_sampler *s, const tc_sample_params *p)
+{
+    for (uint32_t i = 0; i < p->forbidden_count; i++)
+        if (p->forbidden[i] < s->vocab) s->logits[p->forbidden[i]] = -INFINITY;
+}
+
 // Falling by logit; equal logits by rising id, so that the order is total.
 static int by_logit(const void *a, const void *b)
 {
@@ -177,9 +188,12 @@ uint32_t tc_sample(tc_sampler *s, const float *logits, const tc_sample_params *p
     uint32_t best = argmax(logits, s->vocab, ret_gap);
     bool penalties =
         params->repetition_penalty != 1.0f || params->presence_penalty != 0 || params->frequency_penalty != 0;
-    if (params->temperature <= 0 && !penalties) return best;
+    bool changes = penalties || params->bias_count || params->forbidden_count;
+    if (params->temperature <= 0 && !changes) return best;
     for (uint32_t i = 0; i < s->vocab; i++) s->logits[i] = isnan(logits[i]) ? -INFINITY : logits[i];
+    bias(s, params);
     if (penalties) penalise(s, params, history, prompt_count, count);
+    forbid(s, params);
     if (params->temperature <= 0) return argmax(s->logits, s->vocab, NULL);
 
     bool cut = params->top_k > 0 && params->top_k < s->vocab;

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: choosing one token from one row of logits. Order, as in the reference's generate(): repetition
-// penalty, then presence and frequency penalties, temperature, top-k, top-p, min-p, draw. A draw depends on
-// the seed and the number of the token only, never on the batch or on time. Refuses: stop conditions (sched).
+// Owns: choosing one token from one row of logits. Order, as in the reference's generate(): biases,
+// repetition penalty, then presence and frequency penalties, forbidden tokens, temperature, top-k, top-p,
+// min-p, draw. A draw depends on the seed and the number of the token only, never on the batch or on time.
+// Refuses: stop conditions (sched).
 #pragma once
 
 #include "common/base/status.h"
+#include "proto/engine.h"
 #include <stdint.h>
 
 typedef struct tc_sampler tc_sampler; // scratch for one vocabulary; one thread
@@ -14,6 +16,10 @@ typedef struct tc_sample_params {
     uint32_t top_k;
     float repetition_penalty, presence_penalty, frequency_penalty;
     uint64_t seed;
+    const tc_token_value *bias; // added to the raw logits; tokens < vocab
+    uint32_t bias_count;
+    const uint32_t *forbidden; // cannot be drawn; tokens >= vocab are ignored
+    uint32_t forbidden_count;
 } tc_sample_params;
 
 tc_status tc_sampler_create(uint32_t vocab, tc_sampler **ret, tc_error *e);
@@ -24,3 +30,7 @@ void tc_sampler_free(tc_sampler *sampler);
 // of the two largest raw logits. NaN logits lose against everything.
 uint32_t tc_sample(tc_sampler *sampler, const float *logits, const tc_sample_params *params,
                    const uint32_t *history, uint32_t prompt_count, uint32_t count, float *ret_gap);
+
+// Log-probabilities under the raw logits (temperature 1, no bias, no penalty): ret[0] of `token`, ret[1..top]
+// of the likeliest, falling, equal ones by rising id. top <= TC_LOGPROBS_MAX and top <= vocab.
+void tc_logprobs(const float *logits, uint32_t vocab, uint32_t token, uint32_t top, tc_token_value *ret);

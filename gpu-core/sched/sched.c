@@ -19,7 +19,9 @@ typedef struct request {
     tc_sample_params sampling;
     tc_usage usage;
     uint64_t arrived_us, started_us, first_token_us;
-    uint32_t batch_tokens, batch_first; // its segment in the step being run
+    uint32_t batch_tokens, batch_first;                              // its segment in the step being run
+    tc_token_value *bias;                                            // owned, malloc'ed
+    uint32_t end_tokens[TC_EOS_MAX + TC_STOP_TOKENS_MAX], end_count; // what ends it
 } request;
 
 struct tc_sched {
@@ -67,6 +69,7 @@ static void drop_request(tc_sched *s, uint32_t index)
     tc_session_end(s->o.pool, r->session);
     s->held_tokens -= r->ask.prompt_count;
     free(r->prompt);
+    free(r->bias);
     free(r);
     memmove(&s->requests[index], &s->requests[index + 1], (s->count - index - 1) * sizeof *s->requests);
     s->count--;
@@ -130,6 +133,16 @@ static tc_status check_request(const tc_sched *s, const tc_generate *g, tc_error
     return TC_OK;
 }
 
+// What ends this request, in the order that finish() tells: the model's end tokens, then its own.
+static void list_end_tokens(const tc_sched *s, request *r)
+{
+    const tc_generation_defaults *g = &s->o.desc->generation;
+    for (uint32_t i = 0; i < g->eos_count && !r->ask.ignore_eos; i++)
+        r->end_tokens[r->end_count++] = g->eos[i];
+    for (uint32_t i = 0; i < r->ask.stop_token_count; i++)
+        r->end_tokens[r->end_count++] = r->ask.stop_tokens[i];
+}
+
 static tc_sample_params sample_params(const tc_sampling *a)
 {
     tc_sample_params p = {
@@ -149,7 +162,9 @@ static void on_generate(tc_sched *s, const tc_generate *g)
     }
     request *r = calloc(1, sizeof *r);
     uint32_t *prompt = malloc(g->prompt_count * sizeof *prompt);
-    if (!r || !prompt) {
+    if (r && g->logit_bias_count) r->bias = malloc(g->logit_bias_count * sizeof *r->bias);
+    if (!r || !prompt || (g->logit_bias_count && !r->bias)) {
+        if (r) free(r->bias);
         free(r);
         free(prompt);
         tc_engine_server_failed(s->o.server, g->id, TC_NOMEM, "out of memory for the request");
@@ -161,6 +176,11 @@ static void on_generate(tc_sched *s, const tc_generate *g)
     if (r->ask.max_tokens > s->o.context - g->prompt_count)
         r->ask.max_tokens = s->o.context - g->prompt_count;
     r->sampling = sample_params(&g->sampling);
+    if (r->bias) memcpy(r->bias, g->logit_bias, g->logit_bias_count * sizeof *r->bias);
+    r->sampling.bias = r->ask.logit_bias = r->bias;
+    r->sampling.bias_count = g->logit_bias_count;
+    r->sampling.forbidden = r->end_tokens;
+    list_end_tokens(s, r);
     r->arrived_us = tc_now_us();
     s->requests[s->count++] = r;
     s->held_tokens += g->prompt_count;
@@ -260,7 +280,8 @@ static void report_evaluation(tc_sched *s, const request *r)
         uint32_t rows[TC_LOGIT_ROWS_MAX], n = r->batch_tokens - done;
         if (n > TC_LOGIT_ROWS_MAX) n = TC_LOGIT_ROWS_MAX;
         for (uint32_t i = 0; i < n; i++) rows[i] = r->batch_first + done + i;
-        const float *logits = r->ask.want_logits ? tc_forward_logits(s->o.forward, rows, n) : NULL;
+        bool prompt = s->position[rows[0]] < r->ask.prompt_count;
+        const float *logits = r->ask.want_logits && prompt ? tc_forward_logits(s->o.forward, rows, n) : NULL;
         const int32_t *chosen = r->ask.want_experts ? s->chosen + (size_t)rows[0] * stride : NULL;
         tc_engine_server_evaluated(s->o.server, r->ask.id, s->position[rows[0]], n, vocab, logits,
                                    desc->layers, desc->top_k, chosen);
@@ -268,13 +289,41 @@ static void report_evaluation(tc_sched *s, const request *r)
     }
 }
 
-static bool is_stop(const tc_sched *s, const request *r, uint32_t token)
+// Log-probabilities of the prompt's tokens that this step's positions predict.
+static void report_prompt_logprobs(tc_sched *s, const request *r)
 {
-    const tc_generation_defaults *g = &s->o.desc->generation;
-    for (uint32_t i = 0; i < g->eos_count && !r->ask.ignore_eos; i++)
-        if (g->eos[i] == token) return true;
-    for (uint32_t i = 0; i < r->ask.stop_token_count; i++)
-        if (r->ask.stop_tokens[i] == token) return true;
+    uint32_t vocab = s->o.desc->vocab, top = r->ask.top_logprobs < vocab ? r->ask.top_logprobs : vocab;
+    uint32_t at = s->position[r->batch_first], end = at + r->batch_tokens;
+    if (end >= r->ask.prompt_count) end = r->ask.prompt_count - 1; // the last position predicts the answer
+    while (at < end) {
+        tc_token_value values[(1 + TC_LOGPROBS_MAX) * TC_LOGIT_ROWS_MAX];
+        uint32_t rows[TC_LOGIT_ROWS_MAX], n = end - at < TC_LOGIT_ROWS_MAX ? end - at : TC_LOGIT_ROWS_MAX;
+        for (uint32_t i = 0; i < n; i++) rows[i] = r->batch_first + at + i - s->position[r->batch_first];
+        const float *logits = tc_forward_logits(s->o.forward, rows, n);
+        for (uint32_t i = 0; i < n; i++)
+            tc_logprobs(logits + (size_t)i * vocab, vocab, r->session->tokens[at + i + 1], top,
+                        values + i * (1 + top));
+        tc_engine_server_logprobs(s->o.server, r->ask.id, at + 1, n, top, values);
+        at += n;
+    }
+}
+
+static void report_logprobs(tc_sched *s, const request *r, const float *logits, uint32_t token)
+{
+    tc_token_value values[1 + TC_LOGPROBS_MAX];
+    uint32_t vocab = s->o.desc->vocab, top = r->ask.top_logprobs < vocab ? r->ask.top_logprobs : vocab;
+    tc_logprobs(logits, vocab, token, top, values);
+    tc_engine_server_logprobs(s->o.server, r->ask.id, r->session->count, 1, top, values);
+}
+
+// Whether the token ends the request, and through which of its own stop tokens.
+static bool is_stop(request *r, uint32_t token)
+{
+    for (uint32_t i = 0; i < r->end_count; i++) {
+        if (r->end_tokens[i] != token) continue;
+        if (i >= r->end_count - r->ask.stop_token_count) r->usage.stopped_by = 1 + token;
+        return true;
+    }
     return false;
 }
 
@@ -291,12 +340,14 @@ static void take_token(tc_sched *s, request *r, const float *logits)
         finish(s, r, TC_FINISH_LENGTH);
         return;
     }
+    r->sampling.forbidden_count = r->usage.generated_tokens < r->ask.sampling.min_tokens ? r->end_count : 0;
     uint32_t token = tc_sample(s->sampler, logits, &r->sampling, session->tokens, r->ask.prompt_count,
                                session->count, &gap);
-    if (is_stop(s, r, token)) {
+    if (is_stop(r, token)) {
         finish(s, r, TC_FINISH_STOP);
         return;
     }
+    if (r->ask.want_logprobs) report_logprobs(s, r, logits, token);
     tc_engine_server_token(s->o.server, r->ask.id, token, gap);
     s->total.tokens_generated++;
     r->usage.generated_tokens++;
@@ -317,7 +368,10 @@ static void after_step(tc_sched *s)
         if (r->state == REQUEST_PREFILL) {
             s->total.prompt_tokens += r->batch_tokens;
             if (r->ask.want_logits || r->ask.want_experts) report_evaluation(s, r);
+            if (r->ask.want_prompt_logprobs) report_prompt_logprobs(s, r);
             if (r->session->processed < r->session->count) continue;
+        } else if (r->ask.want_experts) {
+            report_evaluation(s, r);
         }
         rows[n] = r->batch_first + r->batch_tokens - 1;
         sampled[n++] = r;

@@ -29,7 +29,9 @@ static void check_generate(const tc_engine_message *m)
     MUST(g->stop_token_count <= TC_STOP_TOKENS_MAX && g->max_tokens <= TC_GENERATE_TOKENS_MAX);
     MUST(g->more_count < TC_CHOICES_MAX && g->priority >= -TC_PRIORITY_MAX && g->priority <= TC_PRIORITY_MAX);
     MUST(g->sampling.temperature >= 0 && g->sampling.top_p > 0 && g->sampling.repetition_penalty > 0);
+    MUST(g->top_logprobs <= TC_LOGPROBS_MAX && g->logit_bias_count <= TC_LOGIT_BIASES_MAX);
     touch(g->prompt, (size_t)g->prompt_count * 4);
+    touch(g->logit_bias, g->logit_bias_count * sizeof *g->logit_bias);
     MUST(tc_engine_pack_generate(m->session, g, &header, NULL) == TC_OK); // our own side would send it too
 }
 
@@ -54,9 +56,13 @@ static void check(const tc_engine_message *m)
         }
         break;
     case TC_ENGINE_M_EVALUATED:
-        MUST(m->positions >= 1 && (uint64_t)m->position + m->positions <= TC_PROMPT_TOKENS_MAX);
+        MUST(m->positions >= 1 && (uint64_t)m->position + m->positions <= 2 * TC_PROMPT_TOKENS_MAX);
         if (m->logits) touch(m->logits, (size_t)m->positions * m->vocab * 4);
         if (m->experts) touch(m->experts, (size_t)m->positions * m->layers * m->top_k * 4);
+        break;
+    case TC_ENGINE_M_LOGPROBS:
+        MUST(m->positions >= 1 && m->top <= TC_LOGPROBS_MAX);
+        touch(m->logprobs, (size_t)m->positions * (1 + m->top) * sizeof *m->logprobs);
         break;
     case TC_ENGINE_M_FINISHED:
         MUST(m->finish <= TC_FINISH_CANCELLED);

@@ -158,9 +158,61 @@ static void test_draw_depends_on_seed_and_number_only(void **state)
     tc_sampler_free(other);
 }
 
+static void test_bias_and_forbidden(void **state)
+{
+    (void)state;
+    tc_sampler *s = sampler_of(VOCAB);
+    const float logits[VOCAB] = {0, 5, 4, -1, -6, -6, -6, -6};
+    tc_token_value bias[] = {{2, 2}, {7, -100}};
+    const uint32_t forbidden[] = {1, VOCAB, UINT32_MAX}, most[] = {0, 1, 2, 3, 4, 5, 6};
+    tc_sample_params p = neutral;
+    p.temperature = 0;
+    p.bias = bias;
+    p.bias_count = 2;
+    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 2); // 6 against 5
+    bias[0].value = 0.5f;
+    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 1);
+    p.forbidden = forbidden;
+    p.forbidden_count = 3;
+    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 2);
+    p.bias_count = 0;
+    p.forbidden = most;
+    p.forbidden_count = 7;
+    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 7);
+    p.temperature = 2;
+    for (p.seed = 0; p.seed < 200; p.seed++) assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 7);
+    p.forbidden_count = 0; // a bias moves the draw, not only the best
+    p.bias = bias;
+    p.bias_count = 1;
+    bias[0] = (tc_token_value){4, 40};
+    for (p.seed = 0; p.seed < 200; p.seed++) assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 4);
+    tc_sampler_free(s);
+}
+
+static void test_logprobs(void **state)
+{
+    (void)state;
+    const float logits[5] = {logf(1), logf(2), logf(4), logf(2), NAN}; // 1/9, 2/9, 4/9, 2/9, 0
+    tc_token_value v[6];
+    tc_logprobs(logits, 5, 0, 5, v);
+    const tc_token_value expected[] = {{0, 1}, {2, 4}, {1, 2}, {3, 2}, {0, 1}};
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(v[i].token, expected[i].token);
+        assert_true(fabsf(v[i].value - logf(expected[i].value / 9)) < 1e-6f);
+    }
+    assert_true(v[5].token == 4 && isinf(v[5].value) && v[5].value < 0);
+    v[1].token = 77;
+    tc_logprobs(logits, 5, 3, 0, v);
+    assert_true(v[0].token == 3 && v[1].token == 77); // nothing beyond what was asked for
+    tc_logprobs(logits, 5, 3, 1, v);
+    assert_true(v[1].token == 2 && fabsf(v[1].value - logf(4 / 9.0f)) < 1e-6f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bias_and_forbidden),
+        cmocka_unit_test(test_logprobs),
         cmocka_unit_test(test_greedy_and_gap),
         cmocka_unit_test(test_penalties),
         cmocka_unit_test(test_truncations),

@@ -75,7 +75,8 @@ typedef struct transcript {
     tc_finish finish;
     tc_status status;
     tc_usage usage;
-    uint32_t evaluated;
+    uint32_t evaluated, routed, logprobs; // positions reported
+    tc_token_value logprob[CONTEXT];      // by position: the token's own
 } transcript;
 
 static transcript transcripts[REQUESTS + 1];
@@ -96,10 +97,30 @@ void tc_engine_server_evaluated(tc_engine_server *s, uint64_t id, uint32_t posit
                                 uint32_t vocab, const float *logits, uint32_t layers, uint32_t top_k,
                                 const int32_t *experts)
 {
-    (void)s, (void)vocab, (void)layers, (void)top_k, (void)experts;
-    assert_non_null(logits);
-    assert_int_equal(position, of(id)->evaluated);
-    of(id)->evaluated += positions;
+    (void)s, (void)vocab, (void)layers, (void)top_k;
+    assert_true(logits || experts);
+    if (logits) {
+        assert_int_equal(position, of(id)->evaluated);
+        of(id)->evaluated += positions;
+    }
+    if (experts) {
+        assert_int_equal(position, of(id)->routed);
+        of(id)->routed += positions;
+    }
+}
+void tc_engine_server_logprobs(tc_engine_server *s, uint64_t id, uint32_t position, uint32_t positions,
+                               uint32_t top, const tc_token_value *logprobs)
+{
+    (void)s;
+    assert_false(of(id)->ended);
+    for (uint32_t i = 0; i < positions; i++) {
+        const tc_token_value *v = logprobs + (size_t)i * (1 + top);
+        of(id)->logprob[position + i] = v[0];
+        assert_true(v[0].value <= 0);
+        for (uint32_t k = 1; k < top; k++) assert_true(v[k].value >= v[k + 1].value);
+        if (top) assert_true(v[0].value <= v[1].value);
+    }
+    of(id)->logprobs += positions;
 }
 void tc_engine_server_finished(tc_engine_server *s, uint64_t id, tc_finish finish, const tc_usage *usage)
 {
@@ -281,6 +302,56 @@ static void test_refusals(void **state)
     }
 }
 
+static void test_logprobs_and_routes(void **state)
+{
+    (void)state;
+    static plan p;
+    transcript plain;
+    for (unsigned seed = 0; seed < 20; seed++) {
+        srand(seed);
+        make_plan(&p, 1, false);
+        p.ask.want_logits = false;
+        run_alone(&p, &plain);
+        p.ask.want_logprobs = p.ask.want_prompt_logprobs = p.ask.want_experts = true;
+        p.ask.top_logprobs = seed % 4;
+        static transcript told;
+        run_alone(&p, &told);
+        assert_int_equal(told.count, plain.count); // asking changes no token
+        assert_memory_equal(told.tokens, plain.tokens, plain.count * sizeof *plain.tokens);
+        assert_int_equal(told.logprobs, p.ask.prompt_count - 1 + told.count);
+        for (uint32_t i = 1; i < p.ask.prompt_count; i++)
+            assert_int_equal(told.logprob[i].token, p.prompt[i]);
+        for (uint32_t i = 0; i < told.count; i++)
+            assert_int_equal(told.logprob[p.ask.prompt_count + i].token, told.tokens[i]);
+        // Every position that a pass has read: the last token of a full answer is not.
+        bool stopped = told.finish == TC_FINISH_STOP;
+        assert_int_equal(told.routed, p.ask.prompt_count + told.count - (stopped ? 0 : 1));
+    }
+}
+
+static void test_min_tokens_and_stop_tokens(void **state)
+{
+    (void)state;
+    static plan p;
+    transcript t;
+    for (unsigned seed = 0; seed < 40; seed++) {
+        srand(seed);
+        make_plan(&p, 1, false);
+        p.ask.want_logits = p.ask.ignore_eos = false;
+        p.ask.max_tokens = 40;
+        p.ask.stop_token_count = VOCAB / 2; // half of all tokens: it ends soon
+        for (uint32_t i = 0; i < VOCAB / 2; i++) p.ask.stop_tokens[i] = 2 * i;
+        run_alone(&p, &t);
+        assert_int_equal(t.finish, TC_FINISH_STOP);
+        assert_true(t.usage.stopped_by % 2 == 1 || EOS % 2 == 0);
+        p.ask.sampling.min_tokens = 25;
+        run_alone(&p, &t);
+        assert_true(t.count >= 25 || t.count == p.ask.max_tokens);
+        for (uint32_t i = 0; i < 25 && i < t.count; i++)
+            assert_true(t.tokens[i] != EOS && (t.tokens[i] % 2 || t.tokens[i] == VOCAB - 1));
+    }
+}
+
 static void test_queue_limit(void **state)
 {
     (void)state;
@@ -330,6 +401,8 @@ int main(void)
         cmocka_unit_test(test_company_changes_nothing),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_queue_limit),
+        cmocka_unit_test(test_logprobs_and_routes),
+        cmocka_unit_test(test_min_tokens_and_stop_tokens),
         cmocka_unit_test(test_failed_step_fails_its_requests_only),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -105,6 +105,12 @@ static void all_fields(void **state)
     request.stop_token_count = TC_STOP_TOKENS_MAX;
     for (uint32_t i = 0; i < TC_STOP_TOKENS_MAX; i++) request.stop_tokens[i] = UINT32_MAX - i;
     request.ignore_eos = request.want_experts = request.optimize_experts = true;
+    const tc_token_value bias[] = {{3, -1.5f}, {model.vocab - 1, 1000}};
+    request.logit_bias = bias;
+    request.logit_bias_count = 2;
+    request.want_logprobs = true;
+    request.top_logprobs = TC_LOGPROBS_MAX;
+    request.sampling.min_tokens = 9;
     assert_int_equal(tc_engine_client_generate(client, &request, NULL), TC_OK);
     tc_generate got = server_expect(server, TC_COMMAND_GENERATE).generate;
     assert_true(got.id == UINT64_MAX);
@@ -115,6 +121,9 @@ static void all_fields(void **state)
     assert_true(got.sampling.seeded && got.sampling.seed == UINT64_MAX - 1);
     assert_int_equal(got.stop_token_count, TC_STOP_TOKENS_MAX);
     assert_memory_equal(got.stop_tokens, request.stop_tokens, sizeof got.stop_tokens);
+    assert_true(got.want_logprobs && !got.want_prompt_logprobs && got.top_logprobs == TC_LOGPROBS_MAX);
+    assert_true(got.logit_bias_count == 2 && got.sampling.min_tokens == 9);
+    assert_memory_equal(got.logit_bias, bias, sizeof bias);
     assert_true(got.ignore_eos && !got.want_logits && got.want_experts && !got.want_gaps &&
                 got.optimize_experts);
 
@@ -247,6 +256,14 @@ static void evaluated_is_split(void **state)
     event = client_expect(client, TC_ENGINE_EVALUATED);
     assert_null(event.experts);
     assert_memory_equal(event.logits, logits, 2u * info.vocab * 4);
+    const tc_token_value values[] = {{1, -0.5f}, {1, -0.5f}, {2, -1}, {3, -2}, {1, -0.25f}, {3, -3}};
+    tc_engine_server_token(server, 7, 5, 0);
+    tc_engine_server_logprobs(server, 7, 4, 2, 2, values);
+    tc_engine_server_flush(server);
+    event = client_expect(client, TC_ENGINE_LOGPROBS); // before the token that was gathered
+    assert_true(event.id == 7 && event.position == 4 && event.positions == 2 && event.top == 2);
+    assert_memory_equal(event.logprobs, values, sizeof values);
+    client_expect(client, TC_ENGINE_TOKEN);
     free(logits);
     free(experts);
     tc_engine_client_close(client);

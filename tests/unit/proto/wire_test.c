@@ -331,7 +331,8 @@ static tc_generate good_generate(void)
 static void generates(void **state)
 {
     static uint32_t many[TC_PROMPT_TOKENS_MAX + 1];
-    for (int i = 0; i < 23; i++) {
+    static const tc_token_value wild = {1, 1001}, even = {1, 1000};
+    for (int i = 0; i < 31; i++) {
         tc_generate g = good_generate();
         bool good = false;
         switch (i) {
@@ -411,12 +412,42 @@ static void generates(void **state)
         case 22:
             g.more_count = 1; // of id 0
             break;
+        case 23:
+            g.top_logprobs = TC_LOGPROBS_MAX;
+            good = true;
+            break;
+        case 24:
+            g.top_logprobs = TC_LOGPROBS_MAX + 1;
+            break;
+        case 25:
+            g.logit_bias_count = TC_LOGIT_BIASES_MAX;
+            good = true;
+            break;
+        case 26:
+            g.logit_bias_count = TC_LOGIT_BIASES_MAX + 1;
+            break;
+        case 27:
+            g.sampling.min_tokens = TC_GENERATE_TOKENS_MAX;
+            good = true;
+            break;
+        case 28:
+            g.sampling.min_tokens = TC_GENERATE_TOKENS_MAX + 1;
+            break;
+        case 29:
+            g.logit_bias = &even;
+            g.logit_bias_count = 1;
+            good = true;
+            break;
+        case 30:
+            g.logit_bias = &wild;
+            g.logit_bias_count = 1;
+            break;
         }
         tc_wire_header header;
         tc_engine_message m;
         assert_int_equal(tc_engine_pack_generate(1, &g, &header, NULL), good ? TC_OK : TC_ARGUMENT);
         if (!good) continue;
-        size_t bytes = assemble(&header, (size_t)g.prompt_count * 4);
+        size_t bytes = assemble(&header, (size_t)g.prompt_count * 4 + (size_t)g.logit_bias_count * 8);
         assert_int_equal(tc_engine_unpack(message, bytes, true, &m, NULL), TC_OK);
         assert_int_equal(m.generate.priority, g.priority);
         assert_int_equal(m.generate.more_count, g.more_count);
@@ -457,6 +488,15 @@ static void core_messages(void **state)
     assert_int_equal(tc_engine_pack_evaluated(1, &shape, &header, NULL), TC_OK);
     assert_int_equal(tc_engine_unpack(message, assemble(&header, 2 * (10 + 6) * 4), false, &m, NULL),
                      TC_FORMAT);
+    shape = (tc_engine_message){.id = 1, .position = 5, .positions = 2, .top = TC_LOGPROBS_MAX};
+    const size_t row = (1 + TC_LOGPROBS_MAX) * 8;
+    assert_int_equal(tc_engine_pack_logprobs(1, &shape, &header, NULL), TC_OK);
+    assert_int_equal(tc_engine_unpack(message, assemble(&header, 2 * row), false, &m, NULL), TC_OK);
+    assert_true(m.kind == TC_ENGINE_M_LOGPROBS && m.top == TC_LOGPROBS_MAX && m.positions == 2);
+    assert_int_equal(tc_engine_unpack(message, assemble(&header, 2 * row - 4), false, &m, NULL), TC_FORMAT);
+    shape.top++;
+    assert_int_equal(tc_engine_pack_logprobs(1, &shape, &header, NULL), TC_OK);
+    assert_int_equal(tc_engine_unpack(message, assemble(&header, 2 * row + 16), false, &m, NULL), TC_FORMAT);
     assert_int_equal(tc_engine_pack_tokens(1, 2, &header, NULL), TC_OK);
     assert_int_equal(tc_engine_unpack(message, assemble(&header, 32), false, &m, NULL), TC_OK);
     assert_int_equal(tc_engine_unpack(message, assemble(&header, 31), false, &m, NULL), TC_FORMAT);
