@@ -53,6 +53,7 @@ static void tell_gone(tc_http_conn *conn)
 {
     void *owner = conn->owner;
     conn->owner = NULL;
+    conn->tick = NULL;
     if (owner) conn->gone(owner);
 }
 
@@ -157,7 +158,8 @@ void tc_http_conn_flush(tc_http_conn *conn)
         tc_http_conn_close(conn);
         return;
     }
-    if (conn->state == TC_CONN_ANSWER && conn->streaming && queued(conn) > TC_HTTP_WRITE_HIGH_BYTES) {
+    bool stream = conn->state == TC_CONN_TUNNEL || (conn->state == TC_CONN_ANSWER && conn->streaming);
+    if (stream && queued(conn) > TC_HTTP_WRITE_HIGH_BYTES) {
         tc_debug("a client reads too slowly: its generation is cancelled");
         conn->truncated = true;
         conn->state = TC_CONN_FLUSH; // closed when all is sent, or after stall_ms without progress
@@ -195,6 +197,11 @@ void tc_http_own(tc_http_conn *conn, void *owner, void (*gone)(void *owner))
     conn->gone = gone;
 }
 
+void tc_http_tick(tc_http_conn *conn, void (*tick)(void *owner, uint64_t now_ms))
+{
+    conn->tick = tick;
+}
+
 void tc_http_conn_answered(tc_http_conn *conn)
 {
     if (conn->state == TC_CONN_CLOSED) return;
@@ -203,6 +210,7 @@ void tc_http_conn_answered(tc_http_conn *conn)
                  conn->parser.path.count > 200 ? 200 : (int)conn->parser.path.count, conn->parser.path.data,
                  conn->status, (unsigned long long)(now_ms(conn) - conn->asked_ms));
     conn->owner = NULL;
+    conn->tick = NULL;
     conn->streaming = false;
     if (conn->keep_alive) {
         release_body(conn);
@@ -264,6 +272,12 @@ static void pump(tc_http_conn *conn)
         after_feed(conn, before);
     }
     tc_buffer_consume(&conn->in, at);
+    if (conn->state == TC_CONN_TUNNEL && conn->in.count) {
+        tc_buffer all = conn->in;
+        conn->in = (tc_buffer){.max = all.max};
+        conn->tunnel(conn->owner, all.data, all.count);
+        tc_buffer_free(&all);
+    }
     if (conn->in.count == 0 && conn->in.capacity > TC_HTTP_PIPELINE_BYTES_MAX) tc_buffer_free(&conn->in);
     conn->pumping = false;
     adjust_reading(conn);
@@ -357,6 +371,10 @@ void tc_http_conn_sweep(tc_http_conn *conn, uint64_t now)
     }
     if (conn->state == TC_CONN_ANSWER && !conn->reading && has_hung_up(conn)) {
         tc_http_conn_close(conn);
+        return;
+    }
+    if (conn->tick && (conn->state == TC_CONN_ANSWER || conn->state == TC_CONN_TUNNEL)) {
+        conn->tick(conn->owner, now); // may close it
         return;
     }
     if (conn->deadline_ms == 0 || now < conn->deadline_ms) return;

@@ -6,6 +6,7 @@
 //   RECEIVE --request complete--> ANSWER --respond / stream_end--> RECEIVE            (keep-alive)
 //      |                            |                         \--> FLUSH --> LINGER --> CLOSED
 //      +--malformed, too large------+--client gone: `gone`, CLOSED
+//                                   \--tunnel_begin--> TUNNEL --tunnel_end--> FLUSH        (101, WebSocket)
 #pragma once
 
 #include "gateway/server.h"
@@ -13,6 +14,7 @@
 typedef enum tc_conn_state {
     TC_CONN_RECEIVE,
     TC_CONN_ANSWER,
+    TC_CONN_TUNNEL, // upgraded: what comes in is the owner's, as it comes
     TC_CONN_FLUSH,  // the last answer is on its way out
     TC_CONN_LINGER, // all sent and our side shut: waiting for the client to close, so that it can read the
                     // answer
@@ -39,6 +41,8 @@ struct tc_http_conn {
     // The answer. An owner that answers later hears through `gone` that nobody listens any more.
     void *owner;
     void (*gone)(void *owner);
+    void (*tick)(void *owner, uint64_t now_ms); // every sweep while it is awaited; may be NULL
+    void (*tunnel)(void *owner, const char *data, size_t bytes);
     bool keep_alive, streaming, chunked, truncated;
     int status;
     uint64_t asked_ms;
@@ -60,6 +64,8 @@ bool tc_http_conn_is_idle(const tc_http_conn *conn);          // between request
 
 // For handlers. Exactly one answer for each request: respond, fail, or stream_begin ... stream_end.
 void tc_http_own(tc_http_conn *conn, void *owner, void (*gone)(void *owner));
+// Calls `tick` now and then until the answer is complete; it may do anything a handler may.
+void tc_http_tick(tc_http_conn *conn, void (*tick)(void *owner, uint64_t now_ms));
 void tc_http_drop_body(tc_http_conn *conn); // the handler needs it no more
 // `body` is copied. `extra`: more header lines, each ending in CRLF, or NULL.
 void tc_http_respond(tc_http_conn *conn, int status, const char *type, const char *extra, const char *body,
@@ -69,6 +75,13 @@ void tc_http_stream_begin(tc_http_conn *conn, const char *type);
 // May call `gone` and close, when the client lets too much pile up.
 void tc_http_stream_write(tc_http_conn *conn, const char *data, size_t bytes);
 void tc_http_stream_end(tc_http_conn *conn);
+// Answers 101 with `extra` header lines; from here on `data` gets the bytes that come in, and the owner (set
+// before) writes what it likes. It may end or close the connection in `data`. `gone` is called as for
+// streams.
+void tc_http_tunnel_begin(tc_http_conn *conn, const char *extra,
+                          void (*data)(void *owner, const char *data, size_t bytes));
+void tc_http_tunnel_write(tc_http_conn *conn, const void *data, size_t bytes);
+void tc_http_tunnel_end(tc_http_conn *conn); // closed when all is sent; `gone` is not called
 
 // For http_response.c.
 void tc_http_conn_flush(tc_http_conn *conn);

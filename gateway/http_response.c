@@ -71,3 +71,29 @@ void tc_http_stream_end(tc_http_conn *conn)
     if (conn->chunked) tc_buffer_text(&conn->out, "0\r\n\r\n");
     tc_http_conn_answered(conn);
 }
+
+void tc_http_tunnel_begin(tc_http_conn *conn, const char *extra,
+                          void (*data)(void *owner, const char *data, size_t bytes))
+{
+    assert(!conn->streaming);
+    conn->status = 101;
+    conn->keep_alive = false;
+    conn->state = TC_CONN_TUNNEL;
+    conn->tunnel = data;
+    tc_buffer_text(&conn->out, "HTTP/1.1 101 Switching Protocols\r\nServer: thermocline\r\n");
+    tc_buffer_text(&conn->out, extra);
+    tc_buffer_text(&conn->out, "\r\n");
+    tc_http_conn_flush(conn);
+}
+
+void tc_http_tunnel_write(tc_http_conn *conn, const void *data, size_t bytes)
+{
+    if (conn->state != TC_CONN_TUNNEL) return;
+    tc_buffer_append(&conn->out, data, bytes);
+    tc_http_conn_flush(conn);
+}
+
+void tc_http_tunnel_end(tc_http_conn *conn)
+{
+    if (conn->state == TC_CONN_TUNNEL) tc_http_conn_answered(conn);
+}

@@ -28,7 +28,8 @@ typedef struct stop {
 
 struct tc_text_stream {
     const tc_tokenizer *tokenizer;
-    bool skip_special, stopped;
+    bool skip_special, stopped, stops_held;
+    int stopped_by;
     size_t stop_count, cut_bytes, held_bytes;
     stop stops[TC_STOPS_MAX];
     uint8_t cut[CUT_BYTES_MAX + TC_TOKEN_BYTES_MAX];
@@ -70,6 +71,7 @@ tc_status tc_text_stream_create(const tc_tokenizer *tokenizer, const char *const
     if (!s) TC_GOTO(tc_fail(e, TC_NOMEM, "text stream: out of memory"));
     s->tokenizer = tokenizer;
     s->skip_special = skip_special;
+    s->stopped_by = -1;
     for (size_t i = 0; i < count; i++)
         if (add_stop(s, stops[i], strlen(stops[i])) != TC_OK)
             TC_GOTO(tc_fail(e, TC_NOMEM, "text stream: out of memory"));
@@ -103,8 +105,16 @@ static bool feed(tc_text_stream *s, const uint8_t *bytes, size_t count, size_t *
     for (size_t i = 0; i < count; i++) {
         size_t longest = 0;
         s->text[(*text_bytes)++] = bytes[i];
-        for (size_t k = 0; k < s->stop_count; k++)
-            if (advance(&s->stops[k], bytes[i]) && s->stops[k].bytes > longest) longest = s->stops[k].bytes;
+        for (size_t k = 0; k < s->stop_count; k++) {
+            stop *st = &s->stops[k];
+            if (!advance(st, bytes[i])) continue;
+            if (s->stops_held) {
+                st->matched = st->shorter[st->bytes - 1];
+            } else if (st->bytes > longest) {
+                longest = st->bytes;
+                s->stopped_by = (int)k;
+            }
+        }
         if (longest) {
             *text_bytes -= longest;
             s->stopped = true;
@@ -150,6 +160,16 @@ static void give(tc_text_stream *s, const uint8_t *bytes, size_t count, bool end
     s->given_bytes = text_bytes - hold;
     *ret = (const char *)s->text;
     *ret_bytes = s->given_bytes;
+}
+
+void tc_text_stream_hold_stops(tc_text_stream *s, bool hold)
+{
+    s->stops_held = hold;
+}
+
+int tc_text_stream_stopped_by(const tc_text_stream *s)
+{
+    return s->stopped_by;
 }
 
 tc_status tc_text_stream_push(tc_text_stream *s, uint32_t id, const char **ret, size_t *ret_bytes,

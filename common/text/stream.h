@@ -19,5 +19,9 @@ void tc_text_stream_free(tc_text_stream *stream);
 // rest is dropped. The stop string that is completed first wins; of those that end together, the longest.
 tc_status tc_text_stream_push(tc_text_stream *stream, uint32_t id, const char **ret, size_t *ret_bytes,
                               bool *ret_stopped);
+// While held, stop strings do not end the text; one that is complete then is just text.
+void tc_text_stream_hold_stops(tc_text_stream *stream, bool hold);
+// Which of the stop strings ended it; -1: none has.
+int tc_text_stream_stopped_by(const tc_text_stream *stream);
 // End of generation: everything held back (an unfinished character becomes U+FFFD).
 tc_status tc_text_stream_finish(tc_text_stream *stream, const char **ret, size_t *ret_bytes);

@@ -205,14 +205,39 @@ static void test_pieces_make_the_whole(void **state)
     tc_tokenizer_free(t);
 }
 
+// While stops are held a complete one is text; one that began then and ends later counts.
+static void test_held_stops(void **state)
+{
+    static const char *const stops[] = {"zz", "aab"};
+    static const char text[] = "aabaaba";
+    tc_tokenizer *t = small_json_load(&usual);
+    tc_text_stream *s = NULL;
+    char all[32];
+    size_t used = 0, bytes;
+    const char *piece;
+    bool stopped = false;
+    assert_int_equal(tc_text_stream_create(t, stops, 2, true, &s, NULL), TC_OK);
+    tc_text_stream_hold_stops(s, true);
+    for (size_t i = 0; text[i]; i++) {
+        if (i == 5) tc_text_stream_hold_stops(s, false);
+        assert_int_equal(tc_text_stream_push(s, (uint8_t)text[i], &piece, &bytes, &stopped), TC_OK);
+        memcpy(all + used, piece, bytes);
+        used += bytes;
+        assert_int_equal(stopped, i >= 5);
+        assert_int_equal(tc_text_stream_stopped_by(s), i >= 5 ? 1 : -1);
+    }
+    assert_int_equal(used, 3);
+    assert_memory_equal(all, "aab", 3);
+    tc_text_stream_free(s);
+    tc_tokenizer_free(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cases),
-        cmocka_unit_test(test_stopped_flag),
-        cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_largest_token),
-        cmocka_unit_test(test_pieces_make_the_whole),
+        cmocka_unit_test(test_cases),         cmocka_unit_test(test_stopped_flag),
+        cmocka_unit_test(test_held_stops),    cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_largest_token), cmocka_unit_test(test_pieces_make_the_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
