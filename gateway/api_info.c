@@ -73,6 +73,7 @@ static void statistics(tc_buffer *out, const tc_engine_status *e)
     number_field(out, "workers_lost", e->workers_lost);
     number_field(out, "expert_cache_hits", e->expert_hits);
     number_field(out, "expert_cache_misses", e->expert_misses);
+    number_field(out, "expert_reads", e->expert_reads);
     number_field(out, "steps", e->steps);
     number_field(out, "step_us", e->step_us_total);
     number_field(out, "attention_us", e->attention_us);

@@ -9,9 +9,11 @@
 
 enum { TC_LOGIT_ROWS_MAX = 64 };
 
-// Time by stage since creation.
+// Time by stage since creation, and the experts read: one a (step, layer, expert) however many tokens chose
+// it.
 typedef struct tc_forward_times {
     uint64_t attention_us, router_us, expert_us, head_us;
+    uint64_t expert_reads;
 } tc_forward_times;
 
 typedef struct tc_forward tc_forward;

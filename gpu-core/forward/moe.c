@@ -55,7 +55,8 @@ tc_status tc_forward_mlp(tc_forward *f, const tc_layer_weights *layer, uint32_t 
     }
     uint64_t start = tc_now_us();
     route(f, layer, n);
-    tc_plan_pairs(f->expert, f->weight, n, desc->top_k, desc->experts, f->counts, f->pairs);
+    f->times.expert_reads +=
+        tc_plan_pairs(f->expert, f->weight, n, desc->top_k, desc->experts, f->counts, f->pairs);
     if (chosen) note_chosen(f, n, chosen);
     uint64_t routed = tc_now_us();
     f->times.router_us += routed - start;

@@ -425,6 +425,7 @@ void tc_sched_status(tc_sched *s, tc_engine_status *ret)
     ret->router_us = times->router_us;
     ret->expert_us = times->expert_us;
     ret->head_us = times->head_us;
+    ret->expert_reads = times->expert_reads;
     ret->uptime_us = tc_now_us() - s->start_us;
     for (uint32_t i = 0; i < s->count; i++) {
         if (s->requests[i]->state == REQUEST_WAITING)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows: pairs come out sorted by (expert, token), every one once, with its weight.
+// Shows: pairs come out sorted by (expert, token), every one once, with its weight;
+// experts touched are counted.
 #include "gpu-core/experts/plan.h"
 #include "tests/support/cmocka_all.h"
 
@@ -22,13 +23,15 @@ static void test_sorted_and_complete(void **state)
                 weight[t * TOP_K + k] = (float)(t * 100 + expert[t * TOP_K + k]);
             }
         }
-        tc_plan_pairs(expert, weight, n, TOP_K, EXPERTS, counts, pairs);
+        uint32_t distinct = tc_plan_pairs(expert, weight, n, TOP_K, EXPERTS, counts, pairs), seen = 0;
         for (uint32_t i = 0; i < n * TOP_K; i++) {
             assert_true(pairs[i].weight == (float)(pairs[i].token * 100 + pairs[i].expert));
+            seen += i == 0 || pairs[i].expert != pairs[i - 1].expert;
             if (i == 0) continue;
             assert_true(pairs[i - 1].expert < pairs[i].expert ||
                         (pairs[i - 1].expert == pairs[i].expert && pairs[i - 1].token < pairs[i].token));
         }
+        assert_int_equal(distinct, seen);
     }
 }
 

@@ -131,8 +131,12 @@ static void all_fields(void **state)
     assert_int_equal(server_expect(server, TC_COMMAND_CANCEL).id, 5);
     assert_int_equal(tc_engine_client_ask_status(client), TC_OK);
     server_expect(server, TC_COMMAND_STATUS);
-    tc_engine_status status = {
-        .ready = true, .workers_up = 2, .steps = 77, .decode_allocations = 3, .reason = "because"};
+    tc_engine_status status = {.ready = true,
+                               .workers_up = 2,
+                               .steps = 77,
+                               .decode_allocations = 3,
+                               .expert_reads = 5,
+                               .reason = "because"};
     tc_engine_server_status(server, &status);
     tc_engine_event event = client_expect(client, TC_ENGINE_STATUS);
     assert_memory_equal(event.engine, &status, sizeof status);
