@@ -10,7 +10,7 @@
 //   client
 #pragma once
 
-#include "common/base/status.h"
+#include "common/text/grammar.h"
 #include <stdint.h>
 
 enum {
@@ -69,6 +69,11 @@ typedef struct tc_generate {
     uint32_t top_logprobs;            // likeliest tokens in each
     const tc_token_value *logit_bias; // borrowed for the call; added to raw logits
     uint32_t logit_bias_count;
+    // What the answer's text must match; the request ends (STOP) where nothing can follow. The text is
+    // borrowed for the call. constraint_after: 0, or a token's id + 1: the constraint begins behind that
+    // token (the end of a reasoning part).
+    tc_constraint constraint;
+    uint32_t constraint_after;
 } tc_generate;
 
 typedef enum tc_finish { TC_FINISH_STOP, TC_FINISH_LENGTH, TC_FINISH_CANCELLED } tc_finish;

@@ -52,33 +52,32 @@ int tc_engine_client_fd(const tc_engine_client *client)
 }
 
 // ---- sending ----
-static tc_status send_payload(tc_engine_client *client, const tc_wire_header *header, const void *payload,
-                              size_t bytes)
+typedef struct piece {
+    const void *data;
+    size_t bytes;
+} piece;
+
+static tc_status send_pieces(tc_engine_client *client, const tc_wire_header *header, const piece *pieces,
+                             uint32_t count)
 {
     tc_link_message *message;
     uint8_t *room;
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < count; i++) bytes += pieces[i].bytes;
     if (client->pipe == 0) return TC_CLOSED;
     TC_TRY(tc_link_message_new(header, bytes, &message, &room, NULL));
-    if (bytes > 0) memcpy(room, payload, bytes);
+    for (uint32_t i = 0; i < count; i++) {
+        if (pieces[i].bytes) memcpy(room, pieces[i].data, pieces[i].bytes);
+        room += pieces[i].bytes;
+    }
     tc_status status = tc_link_send(client->link, client->pipe, message, 0);
     if (status != TC_OK) tc_link_message_free(message);
     return status;
 }
 
-static tc_status send_generate(tc_engine_client *client, const tc_wire_header *header,
-                               const tc_generate *request)
+static tc_status send_empty(tc_engine_client *client, const tc_wire_header *header)
 {
-    tc_link_message *message;
-    uint8_t *room;
-    size_t prompt_bytes = (size_t)request->prompt_count * sizeof *request->prompt;
-    size_t bias_bytes = request->logit_bias_count * sizeof *request->logit_bias;
-    if (client->pipe == 0) return TC_CLOSED;
-    TC_TRY(tc_link_message_new(header, prompt_bytes + bias_bytes, &message, &room, NULL));
-    memcpy(room, request->prompt, prompt_bytes);
-    if (bias_bytes) memcpy(room + prompt_bytes, request->logit_bias, bias_bytes);
-    tc_status status = tc_link_send(client->link, client->pipe, message, 0);
-    if (status != TC_OK) tc_link_message_free(message);
-    return status;
+    return send_pieces(client, header, NULL, 0);
 }
 
 tc_status tc_engine_client_generate(tc_engine_client *client, const tc_generate *request, tc_error *e)
@@ -94,7 +93,12 @@ tc_status tc_engine_client_generate(tc_engine_client *client, const tc_generate 
         if (request->logit_bias[i].token >= client->info.vocab)
             return tc_fail(e, TC_ARGUMENT, "logit_bias token %u is not in the vocabulary of %u",
                            request->logit_bias[i].token, client->info.vocab);
-    tc_status status = send_generate(client, &header, request);
+    const piece pieces[] = {
+        {request->prompt, (size_t)request->prompt_count * sizeof *request->prompt},
+        {request->logit_bias, request->logit_bias_count * sizeof *request->logit_bias},
+        {request->constraint.text, request->constraint.bytes},
+    };
+    tc_status status = send_pieces(client, &header, pieces, 3);
     return status == TC_OK ? TC_OK : tc_fail(e, status, "request to the core: %s", tc_status_text(status));
 }
 
@@ -103,7 +107,7 @@ tc_status tc_engine_client_cancel(tc_engine_client *client, uint64_t id)
     tc_wire_header header;
     if (!client->up) return TC_CLOSED;
     TC_TRY(tc_engine_pack_cancel(client->session, id, &header, NULL));
-    return send_payload(client, &header, NULL, 0);
+    return send_empty(client, &header);
 }
 
 tc_status tc_engine_client_hold(tc_engine_client *client, uint64_t id, bool held)
@@ -111,7 +115,7 @@ tc_status tc_engine_client_hold(tc_engine_client *client, uint64_t id, bool held
     tc_wire_header header;
     if (!client->up) return TC_CLOSED;
     TC_TRY(tc_engine_pack_hold(client->session, id, held, &header, NULL));
-    return send_payload(client, &header, NULL, 0);
+    return send_empty(client, &header);
 }
 
 tc_status tc_engine_client_ask_status(tc_engine_client *client)
@@ -119,7 +123,7 @@ tc_status tc_engine_client_ask_status(tc_engine_client *client)
     tc_wire_header header;
     if (!client->up) return TC_CLOSED;
     TC_TRY(tc_engine_pack_ask(client->session, &header, NULL));
-    return send_payload(client, &header, NULL, 0);
+    return send_empty(client, &header);
 }
 
 // ---- receiving ----
@@ -129,7 +133,7 @@ static void say_hello(tc_engine_client *client)
     if (getrandom(&client->session, sizeof client->session, 0) != sizeof client->session)
         client->session = tc_now_ns();
     if (tc_engine_pack_hello(client->session, TC_ENGINE_PROTOCOL_VERSION, &header, NULL) != TC_OK ||
-        send_payload(client, &header, NULL, 0) != TC_OK)
+        send_empty(client, &header) != TC_OK)
         tc_link_cut(client->link, client->pipe);
 }
 

@@ -94,6 +94,12 @@ static tc_status check_generate(const tc_generate *g, tc_error *e)
     for (uint32_t i = 0; i < g->more_count; i++)
         if (g->more_ids[i] == 0) return tc_fail(e, TC_ARGUMENT, "request id must not be 0");
     TC_TRY(check_extras(g, e));
+    if ((uint32_t)g->constraint.kind >= TC_CONSTRAINT_KINDS)
+        return tc_fail(e, TC_ARGUMENT, "constraint of kind %u", (uint32_t)g->constraint.kind);
+    if (g->constraint.bytes > TC_CONSTRAINT_TEXT_BYTES_MAX ||
+        (g->constraint.bytes && g->constraint.kind == TC_CONSTRAINT_NONE))
+        return tc_fail(e, TC_ARGUMENT, "constraint of %zu bytes, allowed are %d", g->constraint.bytes,
+                       g->constraint.kind == TC_CONSTRAINT_NONE ? 0 : TC_CONSTRAINT_TEXT_BYTES_MAX);
     return check_sampling(&g->sampling, e);
 }
 
@@ -133,6 +139,9 @@ tc_status tc_engine_pack_generate(uint64_t session, const tc_generate *g, tc_wir
     m.want_prompt_logprobs = g->want_prompt_logprobs;
     m.top_logprobs = g->top_logprobs;
     m.logit_bias_count = g->logit_bias_count;
+    m.constraint_kind = g->constraint.kind;
+    m.constraint_bytes = (uint32_t)g->constraint.bytes;
+    m.constraint_after = g->constraint_after;
     return pack_client(session, TC_PB__CLIENT_MESSAGE__KIND_GENERATE, &m, ret, e);
 }
 
@@ -330,12 +339,19 @@ static tc_status unpack_generate(const TcPb__Generate *m, const tc_frame *frame,
     g->want_prompt_logprobs = m->want_prompt_logprobs;
     g->top_logprobs = m->top_logprobs;
     g->logit_bias_count = m->logit_bias_count;
+    if (m->constraint_kind >= TC_CONSTRAINT_KINDS)
+        return tc_fail(e, TC_FORMAT, "constraint of kind %u", m->constraint_kind);
+    g->constraint.kind = (tc_constraint_kind)m->constraint_kind;
+    g->constraint.bytes = m->constraint_bytes;
+    g->constraint_after = m->constraint_after;
     tc_status status = check_generate(g, e);
     if (status != TC_OK) return e ? e->status = TC_FORMAT : TC_FORMAT;
     size_t prompt_bytes = (size_t)g->prompt_count * sizeof(uint32_t);
-    TC_TRY(payload_is(frame, prompt_bytes + g->logit_bias_count * sizeof *g->logit_bias, "generate", e));
+    size_t bias_bytes = g->logit_bias_count * sizeof *g->logit_bias;
+    TC_TRY(payload_is(frame, prompt_bytes + bias_bytes + g->constraint.bytes, "generate", e));
     g->prompt = (const uint32_t *)(const void *)frame->payload;
     g->logit_bias = (const tc_token_value *)(const void *)(frame->payload + prompt_bytes);
+    g->constraint.text = (const char *)frame->payload + prompt_bytes + bias_bytes;
     status = check_extras(g, e);
     if (status != TC_OK) return e ? e->status = TC_FORMAT : TC_FORMAT;
     return TC_OK;

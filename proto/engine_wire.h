@@ -30,7 +30,7 @@ typedef struct tc_engine_message {
     uint64_t session, id;
     bool held;                 // HOLD
     uint32_t protocol_version; // HELLO, WELCOME
-    tc_generate generate;      // prompt borrows the payload
+    tc_generate generate;      // prompt and constraint borrow the payload
     tc_model_info info;
     uint32_t count;         // TOKENS: records of TC_TOKEN_RECORD_BYTES in `records`
     const uint8_t *records; // borrowed

@@ -130,6 +130,8 @@ static tc_status check_request(const tc_sched *s, const tc_generate *g, tc_error
         if (g->prompt[i] >= s->o.desc->vocab)
             return tc_fail(e, TC_ARGUMENT, "token id %u is not below the vocabulary size %u", g->prompt[i],
                            s->o.desc->vocab);
+    if (g->constraint.kind != TC_CONSTRAINT_NONE)
+        return tc_fail(e, TC_UNSUPPORTED, "this core keeps no constraints");
     return TC_OK;
 }
 

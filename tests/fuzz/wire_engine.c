@@ -32,6 +32,8 @@ static void check_generate(const tc_engine_message *m)
     MUST(g->top_logprobs <= TC_LOGPROBS_MAX && g->logit_bias_count <= TC_LOGIT_BIASES_MAX);
     touch(g->prompt, (size_t)g->prompt_count * 4);
     touch(g->logit_bias, g->logit_bias_count * sizeof *g->logit_bias);
+    MUST(g->constraint.kind < TC_CONSTRAINT_KINDS && g->constraint.bytes <= TC_CONSTRAINT_TEXT_BYTES_MAX);
+    touch(g->constraint.text, g->constraint.bytes);
     MUST(tc_engine_pack_generate(m->session, g, &header, NULL) == TC_OK); // our own side would send it too
 }
 

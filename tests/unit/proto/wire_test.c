@@ -332,7 +332,7 @@ static void generates(void **state)
 {
     static uint32_t many[TC_PROMPT_TOKENS_MAX + 1];
     static const tc_token_value wild = {1, 1001}, even = {1, 1000};
-    for (int i = 0; i < 31; i++) {
+    for (int i = 0; i < 36; i++) {
         tc_generate g = good_generate();
         bool good = false;
         switch (i) {
@@ -442,12 +442,32 @@ static void generates(void **state)
             g.logit_bias = &wild;
             g.logit_bias_count = 1;
             break;
+        case 31:
+            g.constraint = (tc_constraint){TC_CONSTRAINT_REGEX, "a+b", 3};
+            good = true;
+            break;
+        case 32:
+            g.constraint =
+                (tc_constraint){TC_CONSTRAINT_GRAMMAR, (const char *)many, TC_CONSTRAINT_TEXT_BYTES_MAX};
+            good = true;
+            break;
+        case 33:
+            g.constraint =
+                (tc_constraint){TC_CONSTRAINT_GRAMMAR, (const char *)many, TC_CONSTRAINT_TEXT_BYTES_MAX + 1};
+            break;
+        case 34:
+            g.constraint = (tc_constraint){TC_CONSTRAINT_NONE, "x", 1};
+            break;
+        case 35:
+            g.constraint.kind = TC_CONSTRAINT_KINDS;
+            break;
         }
         tc_wire_header header;
         tc_engine_message m;
         assert_int_equal(tc_engine_pack_generate(1, &g, &header, NULL), good ? TC_OK : TC_ARGUMENT);
         if (!good) continue;
-        size_t bytes = assemble(&header, (size_t)g.prompt_count * 4 + (size_t)g.logit_bias_count * 8);
+        size_t bytes = assemble(&header, (size_t)g.prompt_count * 4 + (size_t)g.logit_bias_count * 8 +
+                                             g.constraint.bytes);
         assert_int_equal(tc_engine_unpack(message, bytes, true, &m, NULL), TC_OK);
         assert_int_equal(m.generate.priority, g.priority);
         assert_int_equal(m.generate.more_count, g.more_count);
