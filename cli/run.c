@@ -140,6 +140,13 @@ static tc_status start_core(tc_supervisor *s, const tc_run_options *o, const cha
     put_number(&c, "--context", o->context);
     put_number(&c, "--sessions", o->sessions);
     put_number(&c, "--kv-budget", o->kv_budget);
+    if (o->prefix_cache_given) {
+        put(&c, "--prefix-cache");
+        put(&c, "%llu", (unsigned long long)o->prefix_cache);
+    }
+    put_number(&c, "--queue-requests", o->queue_requests);
+    put_number(&c, "--queue-tokens", o->queue_tokens);
+    put_number(&c, "--chunk-ms", o->chunk_ms);
     put_text(&c, "--log-level", o->log_level);
     return launch(s, "core", CORE_GROUP, &c, e);
 }

@@ -13,6 +13,8 @@ typedef struct tc_run_options {
     const char *model_name, *api_key_file; // of the gateway
     uint64_t drain_s;
     uint64_t workers, threads, worker_threads, context, sessions, kv_budget;
+    uint64_t prefix_cache, queue_requests, queue_tokens, chunk_ms;
+    bool prefix_cache_given;
     bool workers_given; // workers 0: the core computes experts itself (the oracle)
 } tc_run_options;
 
@@ -65,6 +67,32 @@ typedef struct tc_run_options {
          .min = 1,                                                                                           \
          .max = 1e18,                                                                                        \
          .help = "memory for KV and states (K, M, G may follow)"},                                           \
+        {.name = "--prefix-cache",                                                                           \
+         .kind = TC_OPTION_BYTES,                                                                            \
+         .target = &(o).prefix_cache,                                                                        \
+         .given = &(o).prefix_cache_given,                                                                   \
+         .choices = "BYTES",                                                                                 \
+         .min = 0,                                                                                           \
+         .max = 1e18,                                                                                        \
+         .help = "kept of computed prompts, 0: nothing (K, M, G may follow)"},                               \
+        {.name = "--queue-requests",                                                                         \
+         .kind = TC_OPTION_NUMBER,                                                                           \
+         .target = &(o).queue_requests,                                                                      \
+         .min = 1,                                                                                           \
+         .max = 65536,                                                                                       \
+         .help = "requests waiting and running; more are refused"},                                          \
+        {.name = "--queue-tokens",                                                                           \
+         .kind = TC_OPTION_NUMBER,                                                                           \
+         .target = &(o).queue_tokens,                                                                        \
+         .min = 1,                                                                                           \
+         .max = 4294967295,                                                                                  \
+         .help = "prompt tokens of all of them"},                                                            \
+        {.name = "--chunk-ms",                                                                               \
+         .kind = TC_OPTION_NUMBER,                                                                           \
+         .target = &(o).chunk_ms,                                                                            \
+         .min = 1,                                                                                           \
+         .max = 60000,                                                                                       \
+         .help = "what a prompt may add to the time between others' tokens"},                                \
         {.name = "--precision",                                                                              \
          .kind = TC_OPTION_CHOICE,                                                                           \
          .target = &(o).precision,                                                                           \

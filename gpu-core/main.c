@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #define TC_KV_BUDGET_DEFAULT_MAX (2ull << 30)
+#define TC_CACHE_DEFAULT_MAX (4ull << 30)
 
 enum {
     SPIN_US = 50,      // how long a thread that waits spins before it sleeps
@@ -38,9 +39,10 @@ typedef struct core {
     tc_expert_source *source;
     tc_forward *forward;
     tc_session_pool *pool;
+    tc_prefix_cache *cache;
     tc_engine_server *server;
     tc_sched *sched;
-    uint64_t kv_bytes, state_bytes;
+    uint64_t kv_bytes, state_bytes, cache_bytes;
     int signals;
 } core;
 
@@ -110,17 +112,28 @@ static tc_status plan_memory(core *c, tc_dev_geometry *g, tc_error *e)
     tc_checkpoint_walk(c->checkpoint, add_dense_bytes, &weights);
     uint64_t scratch = tc_forward_scratch_bytes(c->desc),
              sum = weights + c->kv_bytes + c->state_bytes + scratch;
-    tc_info("memory: dense weights %llu MiB, KV %llu MiB, states %llu MiB, scratch %llu MiB",
-            (unsigned long long)(weights >> 20), (unsigned long long)(c->kv_bytes >> 20),
-            (unsigned long long)(c->state_bytes >> 20), (unsigned long long)(scratch >> 20));
+    c->cache_bytes = c->o.cache_bytes;
+    if (c->cache_bytes == TC_CACHE_AUTO) {
+        uint64_t left = available > sum ? available - sum : 0;
+        c->cache_bytes = left / 4 < TC_CACHE_DEFAULT_MAX ? left / 4 : TC_CACHE_DEFAULT_MAX;
+    }
+    sum += c->cache_bytes;
+    tc_info(
+        "memory: dense weights %llu MiB, KV %llu MiB, states %llu MiB, scratch %llu MiB, prefix cache up to "
+        "%llu MiB",
+        (unsigned long long)(weights >> 20), (unsigned long long)(c->kv_bytes >> 20),
+        (unsigned long long)(c->state_bytes >> 20), (unsigned long long)(scratch >> 20),
+        (unsigned long long)(c->cache_bytes >> 20));
     if (available && sum > available)
-        return tc_fail(e, TC_BUDGET,
-                       "dense weights %llu + KV %llu + states %llu + scratch %llu MiB = %llu MiB, available "
-                       "are %llu MiB; "
-                       "lower --context, --sessions or --kv-budget",
-                       (unsigned long long)(weights >> 20), (unsigned long long)(c->kv_bytes >> 20),
-                       (unsigned long long)(c->state_bytes >> 20), (unsigned long long)(scratch >> 20),
-                       (unsigned long long)(sum >> 20), (unsigned long long)(available >> 20));
+        return tc_fail(
+            e, TC_BUDGET,
+            "dense weights %llu + KV %llu + states %llu + scratch %llu + prefix cache %llu MiB = %llu "
+            "MiB, available are %llu MiB; "
+            "lower --context, --sessions, --kv-budget or --prefix-cache",
+            (unsigned long long)(weights >> 20), (unsigned long long)(c->kv_bytes >> 20),
+            (unsigned long long)(c->state_bytes >> 20), (unsigned long long)(scratch >> 20),
+            (unsigned long long)(c->cache_bytes >> 20), (unsigned long long)(sum >> 20),
+            (unsigned long long)(available >> 20));
     return TC_OK;
 }
 
@@ -181,6 +194,9 @@ static void describe(const core *c, tc_model_info *ret)
         .weights_bytes = c->weights->bytes,
         .experts_bytes = tc_store_get_info(c->store)->bytes,
         .kv_budget_bytes = c->kv_bytes + c->state_bytes,
+        .cache_budget_bytes = c->cache_bytes,
+        .queue_requests_max = c->o.queue_requests,
+        .queue_tokens_max = c->o.queue_tokens,
         .do_sample = g->do_sample,
         .temperature = g->temperature,
         .top_p = g->top_p,
@@ -209,6 +225,7 @@ static tc_status start(core *c, tc_error *e)
     TC_TRY(tc_weights_load(c->checkpoint, c->dev, c->team, log_progress, &last_line, &c->weights, e));
     TC_TRY(tc_forward_create(c->weights, c->dev, c->source, c->o.precision, &c->forward, e));
     TC_TRY(tc_session_pool_create(c->dev, c->o.context, &c->pool, e));
+    if (c->cache_bytes) TC_TRY(tc_prefix_cache_create(c->dev, c->cache_bytes, &c->cache, e));
     tc_model_info info;
     describe(c, &info);
     TC_TRY(tc_engine_server_open(c->o.engine_url, &info, &c->server, e));
@@ -216,10 +233,14 @@ static tc_status start(core *c, tc_error *e)
         .desc = c->desc,
         .forward = c->forward,
         .pool = c->pool,
+        .cache = c->cache,
         .source = c->source,
         .server = c->server,
         .context = c->o.context,
         .sessions = c->o.sessions,
+        .queue_requests = c->o.queue_requests,
+        .queue_tokens = c->o.queue_tokens,
+        .chunk_us = c->o.chunk_us,
         .experts_are_hot = c->o.local_experts,
     };
     TC_TRY(tc_sched_create(&sched, &c->sched, e));
@@ -234,6 +255,7 @@ static void stop(core *c)
     if (c->sched) tc_sched_fail_all(c->sched, TC_CLOSED, "the server is shutting down");
     tc_sched_free(c->sched);
     tc_engine_server_close(c->server);
+    tc_prefix_cache_free(c->cache);
     tc_session_pool_free(c->pool);
     tc_forward_free(c->forward);
     if (c->source) c->source->ops->free(c->source);
@@ -254,7 +276,8 @@ static bool wait_for_work(core *c, bool idle)
         {.fd = tc_engine_server_fd(c->server), .events = POLLIN},
         {.fd = c->source->ops->fd(c->source), .events = POLLIN},
     };
-    if (poll(fds, 3, idle ? 1000 : 0) < 0 && errno != EINTR) return false;
+    uint64_t idle_us = idle ? tc_sched_idle_us(c->sched, 1000000) : 0;
+    if (poll(fds, 3, (int)((idle_us + 999) / 1000)) < 0 && errno != EINTR) return false;
     if (!(fds[0].revents & POLLIN)) return true;
     struct signalfd_siginfo info;
     if (read(c->signals, &info, sizeof info) == (ssize_t)sizeof info)

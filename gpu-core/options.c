@@ -2,6 +2,7 @@
 // Owns: parsing and range checks of the core's command line.
 #include "gpu-core/options.h"
 #include "common/base/status.h"
+#include "gpu-core/sched/sched.h"
 #include "proto/expert.h"
 
 #include <errno.h>
@@ -28,6 +29,10 @@ enum option_id {
     O_CONTEXT,
     O_SESSIONS,
     O_KV_BUDGET,
+    O_PREFIX_CACHE,
+    O_QUEUE_REQUESTS,
+    O_QUEUE_TOKENS,
+    O_CHUNK,
     O_CALL_DEADLINE,
     O_NO_WORKER,
     O_LOG_LEVEL,
@@ -53,6 +58,10 @@ static const struct option long_options[] = {
     {"context", required_argument, NULL, O_CONTEXT},
     {"sessions", required_argument, NULL, O_SESSIONS},
     {"kv-budget", required_argument, NULL, O_KV_BUDGET},
+    {"prefix-cache", required_argument, NULL, O_PREFIX_CACHE},
+    {"queue-requests", required_argument, NULL, O_QUEUE_REQUESTS},
+    {"queue-tokens", required_argument, NULL, O_QUEUE_TOKENS},
+    {"chunk-ms", required_argument, NULL, O_CHUNK},
     {"call-deadline-ms", required_argument, NULL, O_CALL_DEADLINE},
     {"no-worker-ms", required_argument, NULL, O_NO_WORKER},
     {"log-level", required_argument, NULL, O_LOG_LEVEL},
@@ -77,6 +86,12 @@ static const char usage[] =
     "  --context N              positions of one session (default 4096)\n"
     "  --sessions N             sessions at once (default 8, at most 64)\n"
     "  --kv-budget BYTES        default: what sessions x context needs, at most 2 GiB\n"
+    "  --prefix-cache BYTES     kept of prompts that were computed; 0: nothing (default: a quarter of what "
+    "is left,\n"
+    "                           at most 4 GiB)\n"
+    "  --queue-requests N       requests waiting and running; more are refused (default 512)\n"
+    "  --queue-tokens N         prompt tokens of all of them (default 4194304)\n"
+    "  --chunk-ms N             what a prompt may add to the time between tokens of others (default 100)\n"
     "  --call-deadline-ms N     a worker slower than this is cut off (default 10000)\n"
     "  --no-worker-ms N         how long a call waits for any worker (default 30000)\n"
     "  --log-level error|warn|info|debug  --journald  --parent-pid PID\n";
@@ -129,6 +144,22 @@ static bool apply_number(int id, const char *text, tc_core_options *o)
     case O_KV_BUDGET:
         if (!parse_number("kv-budget", text, 1, UINT64_MAX / 2, &v)) return false;
         o->kv_budget_bytes = v;
+        break;
+    case O_PREFIX_CACHE:
+        if (!parse_number("prefix-cache", text, 0, UINT64_MAX / 2, &v)) return false;
+        o->cache_bytes = v;
+        break;
+    case O_QUEUE_REQUESTS:
+        if (!parse_number("queue-requests", text, 1, TC_QUEUE_REQUESTS_MAX, &v)) return false;
+        o->queue_requests = (uint32_t)v;
+        break;
+    case O_QUEUE_TOKENS:
+        if (!parse_number("queue-tokens", text, 1, UINT32_MAX, &v)) return false;
+        o->queue_tokens = v;
+        break;
+    case O_CHUNK:
+        if (!parse_number("chunk-ms", text, 1, 60000, &v)) return false;
+        o->chunk_us = v * 1000;
         break;
     case O_CALL_DEADLINE:
         if (!parse_number("call-deadline-ms", text, 1, 3600000, &v)) return false;
@@ -212,6 +243,10 @@ int tc_core_options_parse(int argc, char **argv, tc_core_options *ret)
         .spin_us = TC_SPIN_AUTO,
         .context = TC_CONTEXT_DEFAULT,
         .sessions = TC_SESSIONS_DEFAULT,
+        .cache_bytes = TC_CACHE_AUTO,
+        .queue_requests = TC_QUEUE_REQUESTS_DEFAULT,
+        .queue_tokens = TC_QUEUE_TOKENS_DEFAULT,
+        .chunk_us = TC_CHUNK_US_DEFAULT,
         .call_deadline_us = 10000000,
         .no_worker_us = 30000000,
         .log_level = TC_LOG_INFO,

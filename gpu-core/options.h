@@ -8,6 +8,7 @@
 enum { TC_CONTEXT_DEFAULT = 4096, TC_SESSIONS_DEFAULT = 8, TC_SESSIONS_MAX = 64, TC_CONTEXT_MAX = 1 << 20 };
 
 #define TC_SPIN_AUTO UINT32_MAX
+#define TC_CACHE_AUTO UINT64_MAX
 
 typedef struct tc_core_options {
     const char *model, *store, *engine_url, *experts_url, *isa;
@@ -19,6 +20,9 @@ typedef struct tc_core_options {
     uint32_t threads;   // 0: online CPUs
     tc_precision precision;
     uint32_t context, sessions;
+    uint64_t cache_bytes; // prefix cache; TC_CACHE_AUTO: a part of what is left, 0: none
+    uint32_t queue_requests;
+    uint64_t queue_tokens, chunk_us;
     uint64_t kv_budget_bytes; // 0: what sessions x context needs, at most TC_KV_BUDGET_DEFAULT_MAX
     uint64_t call_deadline_us, no_worker_us;
     tc_log_level log_level;

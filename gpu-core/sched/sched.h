@@ -1,22 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: requests and the step loop: who is in the next batch, what happens with its logits, when a request
-// ends. One thread owns all of it; commands are drained between steps.
+// ends. One thread owns all of it; commands are drained between steps, so a cancel takes effect within one.
 //
-//            admit (a slot and pages are free)     prompt done          stop, length, cancel, failure
-//   WAITING -----------------------------------> PREFILL --------> DECODE ----------------------------->
-//   ended
+//            admit (a slot and pages are free)    prompt done           stop, length, cancel, deadline,
+//            failure
+//   WAITING ---+--------------------> PREFILL --+------------> DECODE --------------------------------> ended
+//      |       | prefix cached           ^      |                ^
+//      |       +------------> RESTORE ---+      |                |
+//      |                     (pages loaded)     |                |
+//      +-- a further choice of a prompt: follows the first one --+ (shares its pages)
+//
+// Who is next: the higher priority (waiting raises it: nobody waits for ever), then the scope that was served
+// least, then who came first. The first that does not fit stops the rest, so that nobody is overtaken for
+// ever. Prompts are cut at multiples of 64 positions; beside running answers a step takes as many of their
+// tokens as fit into the time set for that.
 //
 // Refuses: sockets (it sends through proto/engine.h), arithmetic (forward).
 #pragma once
 
 #include "gpu-core/forward/forward.h"
+#include "gpu-core/session/prefix_cache.h"
 #include "gpu-core/session/session.h"
 #include "proto/engine.h"
 
 enum {
-    TC_REQUESTS_MAX = 512,           // waiting and running
-    TC_WAITING_TOKENS_MAX = 4 << 20, // prompt tokens of all requests held
-    TC_PREFILL_BESIDE_DECODE = 64,   // prompt tokens a step while answers are running: bounds their wait
+    TC_QUEUE_REQUESTS_DEFAULT = 512, // waiting and running
+    TC_QUEUE_REQUESTS_MAX = 1 << 16,
+    TC_QUEUE_TOKENS_DEFAULT = 4 << 20, // prompt tokens of all requests held
+    TC_CHUNK_US_DEFAULT = 100000,      // what prompts may add to a step while answers are running
+    TC_PRIORITY_AGING_US = 10000000,   // waiting so long raises a request by one priority
+    TC_PROMPT_GRAIN = 64,              // prompts are cut at multiples of this
 };
 
 typedef struct tc_sched tc_sched;
@@ -25,10 +38,18 @@ typedef struct tc_sched_options {
     const tc_model_desc *desc;
     tc_forward *forward;
     tc_session_pool *pool;
+    tc_prefix_cache *cache; // NULL: none
     tc_expert_source *source;
     tc_engine_server *server;
     uint32_t context, sessions;
-    bool experts_are_hot; // the source is the core itself: its pairs count as hits
+    bool experts_are_hot;    // the source is the core itself: its pairs count as hits
+    uint32_t queue_requests; // 0: the default, for this and the next two
+    uint64_t queue_tokens;
+    uint64_t chunk_us;
+    uint32_t
+        snapshot_every; // positions between snapshots of a long prompt; 0: by the sizes of state and page
+    uint64_t (*now_us)(void *arg); // NULL: the monotonic clock
+    void *now_arg;
 } tc_sched_options;
 
 tc_status tc_sched_create(const tc_sched_options *options, tc_sched **ret, tc_error *e);
@@ -36,6 +57,8 @@ void tc_sched_free(tc_sched *sched);
 void tc_sched_command(tc_sched *sched, const tc_command *command);
 // Runs one step if there is anything to run; false: nothing to do.
 bool tc_sched_step(tc_sched *sched);
+// Microseconds until the next deadline, at most `most`: how long one may sleep when there is nothing to do.
+uint64_t tc_sched_idle_us(const tc_sched *sched, uint64_t most);
 // Ends every request with this failure (shutdown, client gone: without telling).
 void tc_sched_fail_all(tc_sched *sched, tc_status status, const char *reason);
 void tc_sched_status(tc_sched *sched, tc_engine_status *ret);

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the free lists of pages and sessions.
+// Owns: the free lists of pages and sessions, and how many sessions use a page.
 #include "gpu-core/session/session.h"
+
+#include <string.h>
 
 struct tc_session_pool {
     tc_dev *dev;
     uint32_t positions_max, pages_a_session;
     uint32_t *free_pages, free_page_count; // a stack
+    uint32_t *page_users;                  // [pages] sessions that hold it
     tc_session *sessions;                  // [slots], slot i is session i
     uint32_t *free_slots, free_slot_count; // a stack
     uint32_t *token_memory, *page_memory;
@@ -20,12 +23,13 @@ tc_status tc_session_pool_create(tc_dev *dev, uint32_t positions_max, tc_session
     pool->positions_max = positions_max;
     pool->pages_a_session = (positions_max + TC_KV_PAGE_POSITIONS - 1) / TC_KV_PAGE_POSITIONS;
     pool->free_pages = tc_alloc(TC_MEM_OTHER, pages, sizeof(uint32_t));
+    pool->page_users = tc_alloc(TC_MEM_OTHER, pages, sizeof(uint32_t));
     pool->free_slots = tc_alloc(TC_MEM_OTHER, slots, sizeof(uint32_t));
     pool->sessions = tc_alloc(TC_MEM_OTHER, slots, sizeof(tc_session));
     pool->token_memory = tc_alloc(TC_MEM_OTHER, (size_t)slots * positions_max, sizeof(uint32_t));
     pool->page_memory = tc_alloc(TC_MEM_OTHER, (size_t)slots * pool->pages_a_session, sizeof(uint32_t));
-    if (!pool->free_pages || !pool->free_slots || !pool->sessions || !pool->token_memory ||
-        !pool->page_memory) {
+    if (!pool->free_pages || !pool->page_users || !pool->free_slots || !pool->sessions ||
+        !pool->token_memory || !pool->page_memory) {
         tc_session_pool_free(pool);
         return tc_fail(e, TC_NOMEM, "out of memory for %u sessions of %u positions", slots, positions_max);
     }
@@ -44,6 +48,7 @@ void tc_session_pool_free(tc_session_pool *pool)
 {
     if (!pool) return;
     tc_free(pool->free_pages);
+    tc_free(pool->page_users);
     tc_free(pool->free_slots);
     tc_free(pool->sessions);
     tc_free(pool->token_memory);
@@ -51,7 +56,9 @@ void tc_session_pool_free(tc_session_pool *pool)
     tc_free(pool);
 }
 
-tc_status tc_session_start(tc_session_pool *pool, uint32_t positions, tc_session **ret, tc_error *e)
+// Takes a slot and the pages of `positions` but the first `shared` ones, which the caller fills in.
+static tc_status take(tc_session_pool *pool, uint32_t positions, uint32_t shared, tc_session **ret,
+                      tc_error *e)
 {
     if (positions > pool->positions_max)
         return tc_fail(e, TC_LIMIT, "%u positions asked for, the context holds %u", positions,
@@ -60,28 +67,69 @@ tc_status tc_session_start(tc_session_pool *pool, uint32_t positions, tc_session
     if (pages > pool->dev->geometry.pages)
         return tc_fail(e, TC_BUDGET, "%u KV pages asked for, the budget holds %u", pages,
                        pool->dev->geometry.pages);
-    if (pool->free_slot_count == 0 || pool->free_page_count < pages)
+    if (pool->free_slot_count == 0 || pool->free_page_count < pages - shared)
         return tc_fail(e, TC_BUSY, "%u sessions free, %u of %u KV pages free, %u needed",
-                       pool->free_slot_count, pool->free_page_count, pool->dev->geometry.pages, pages);
+                       pool->free_slot_count, pool->free_page_count, pool->dev->geometry.pages,
+                       pages - shared);
     tc_session *session = &pool->sessions[pool->free_slots[--pool->free_slot_count]];
     session->count = session->processed = 0;
     session->capacity = positions;
     session->page_count = pages;
-    for (uint32_t i = 0; i < pages; i++) session->pages[i] = pool->free_pages[--pool->free_page_count];
-    pool->dev->ops->slot_reset(pool->dev, session->slot);
+    for (uint32_t i = shared; i < pages; i++) {
+        session->pages[i] = pool->free_pages[--pool->free_page_count];
+        pool->page_users[session->pages[i]] = 1;
+    }
     *ret = session;
+    return TC_OK;
+}
+
+tc_status tc_session_start(tc_session_pool *pool, uint32_t positions, tc_session **ret, tc_error *e)
+{
+    TC_TRY(take(pool, positions, 0, ret, e));
+    pool->dev->ops->slot_reset(pool->dev, (*ret)->slot);
+    return TC_OK;
+}
+
+tc_status tc_session_fork(tc_session_pool *pool, const tc_session *from, uint32_t positions, tc_session **ret,
+                          tc_error *e)
+{
+    uint32_t full = from->processed / TC_KV_PAGE_POSITIONS;
+    TC_TRY(take(pool, positions, full, ret, e));
+    tc_session *session = *ret;
+    for (uint32_t i = 0; i < full; i++) {
+        session->pages[i] = from->pages[i];
+        pool->page_users[from->pages[i]]++;
+    }
+    if (from->processed % TC_KV_PAGE_POSITIONS)
+        pool->dev->ops->page_copy(pool->dev, from->pages[full], session->pages[full]);
+    pool->dev->ops->slot_copy(pool->dev, from->slot, session->slot);
+    memcpy(session->tokens, from->tokens, from->count * sizeof *from->tokens);
+    session->count = from->count;
+    session->processed = from->processed;
     return TC_OK;
 }
 
 void tc_session_end(tc_session_pool *pool, tc_session *session)
 {
     if (!session) return;
-    while (session->page_count)
-        pool->free_pages[pool->free_page_count++] = session->pages[--session->page_count];
+    while (session->page_count) {
+        uint32_t page = session->pages[--session->page_count];
+        if (--pool->page_users[page] == 0) pool->free_pages[pool->free_page_count++] = page;
+    }
     pool->free_slots[pool->free_slot_count++] = session->slot;
 }
 
 uint32_t tc_session_pages_free(const tc_session_pool *pool)
 {
     return pool->free_page_count;
+}
+
+uint32_t tc_session_slots_free(const tc_session_pool *pool)
+{
+    return pool->free_slot_count;
+}
+
+const tc_dev_geometry *tc_session_geometry(const tc_session_pool *pool)
+{
+    return &pool->dev->geometry;
 }

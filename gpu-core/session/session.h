@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: a session, one sequence's timeline: its tokens, KV pages and recurrent-state slot; and the pool both
 // come from. Pages for prompt and answer are taken when a session starts, so it cannot run out in the middle.
+// A full page may belong to several sessions: nobody writes to it any more.
 // Refuses: to compute. The device owns the memory behind page and slot numbers.
 #pragma once
 
@@ -24,5 +25,11 @@ void tc_session_pool_free(tc_session_pool *pool);
 // Starts a session able to hold `positions`. TC_LIMIT: more than positions_max. TC_BUSY: no slot or too few
 // pages now.
 tc_status tc_session_start(tc_session_pool *pool, uint32_t positions, tc_session **ret, tc_error *e);
+// Starts one that goes on from the same past as `from`: full pages are shared, the page being filled and the
+// recurrent state are copied. `positions` and errors as above.
+tc_status tc_session_fork(tc_session_pool *pool, const tc_session *from, uint32_t positions, tc_session **ret,
+                          tc_error *e);
 void tc_session_end(tc_session_pool *pool, tc_session *session);
 uint32_t tc_session_pages_free(const tc_session_pool *pool);
+uint32_t tc_session_slots_free(const tc_session_pool *pool);
+const tc_dev_geometry *tc_session_geometry(const tc_session_pool *pool);

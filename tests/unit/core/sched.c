@@ -18,6 +18,15 @@ static float logits_out[TC_LOGIT_ROWS_MAX * VOCAB];
 static uint64_t token_hash[TC_BATCH_TOKENS_MAX];
 static bool forward_fails;
 
+uint64_t tc_dev_page_bytes(const tc_dev_geometry *g)
+{
+    return (void)g, sizeof page_memory[0];
+}
+uint64_t tc_dev_slot_bytes(const tc_dev_geometry *g)
+{
+    return (void)g, sizeof slot_memory[0];
+}
+
 static uint64_t mix(uint64_t h, uint64_t v)
 {
     h = (h ^ (v + 0x9e3779b97f4a7c15u)) * 0xbf58476d1ce4e5b9u;
@@ -359,13 +368,14 @@ static void test_queue_limit(void **state)
     set_up(&b);
     static plan p;
     make_plan(&p, 1, false);
-    for (uint32_t i = 0; i <= TC_REQUESTS_MAX; i++) {
+    for (uint32_t i = 0; i <= TC_QUEUE_REQUESTS_DEFAULT; i++) {
         p.ask.id = 1; // the stub keeps one transcript: only the refusal at N + 1 is looked at
         tc_generate ask = p.ask;
-        ask.id = i == TC_REQUESTS_MAX ? 2 : 1000 + i;
+        ask.id = i == TC_QUEUE_REQUESTS_DEFAULT ? 2 : 1000 + i;
         const tc_command command = {.kind = TC_COMMAND_GENERATE, .generate = ask};
         tc_sched_command(b.sched, &command);
-        assert_true(i == TC_REQUESTS_MAX ? of(2)->failed && of(2)->status == TC_BUSY : !of(2)->failed);
+        assert_true(i == TC_QUEUE_REQUESTS_DEFAULT ? of(2)->failed && of(2)->status == TC_BUSY
+                                                   : !of(2)->failed);
     }
     const tc_command gone = {.kind = TC_COMMAND_CLIENT_GONE};
     tc_sched_command(b.sched, &gone);

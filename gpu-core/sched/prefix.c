@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: what requests take from the prefix cache and leave in it. A model with recurrent state leaves pages
+// and snapshots of its prompts only: an answer's state comes from single tokens, a prompt's from chunks, and
+// the same text must give the same bits whether it was kept or is computed again. Pages alone have no such
+// difference, so a model without that state leaves its answers too.
+#include "gpu-core/sched/sched_impl.h"
+
+enum { BLOCK = TC_KV_PAGE_POSITIONS, RESTORE_BYTES_A_US = 2000 };
+_Static_assert((int)TC_PROMPT_GRAIN == (int)BLOCK, "chunks of prompts end where pages do");
+
+static bool has_state(const tc_sched *s)
+{
+    return s->snapshot_every != 0;
+}
+
+// The last border before the prompt's end: at least one token is computed, for its logits.
+static uint32_t last_border(const request *r)
+{
+    return (r->prompt->count - 1) / BLOCK * BLOCK;
+}
+
+static bool wants_snapshot(const tc_sched *s, const request *r, uint32_t position)
+{
+    return has_state(s) && position &&
+           (position == last_border(r) || position == r->branch || position % s->snapshot_every == 0);
+}
+
+uint32_t tc_sched_next_border(const tc_sched *s, const request *r)
+{
+    if (!r->caches || !has_state(s)) return UINT32_MAX;
+    uint32_t done = r->session->processed, next = UINT32_MAX;
+    uint32_t every = (done / s->snapshot_every + 1) * s->snapshot_every;
+    const uint32_t borders[] = {last_border(r), r->branch, every};
+    for (size_t i = 0; i < sizeof borders / sizeof *borders; i++)
+        if (borders[i] > done && borders[i] < next) next = borders[i];
+    return next;
+}
+
+void tc_sched_begin_prompt(tc_sched *s, request *r)
+{
+    r->state = REQUEST_PREFILL;
+    if (!r->caches) return;
+    tc_prefix_match match = tc_prefix_find(s->o.cache, r->ask.scope, r->prompt->tokens, last_border(r));
+    r->branch = match.known > match.usable ? match.known : 0;
+    if (!match.block) return;
+    r->cached = r->loading = match.block;
+    r->usage.cached_tokens = match.usable;
+    r->state = REQUEST_RESTORE;
+}
+
+bool tc_sched_restore(tc_sched *s, bool beside)
+{
+    uint64_t room = beside ? s->o.chunk_us * RESTORE_BYTES_A_US : UINT64_MAX, taken = 0;
+    tc_prefix_stats stats = tc_prefix_cache_stats(s->o.cache);
+    uint64_t block_bytes = stats.blocks ? stats.bytes / stats.blocks : 0; // with its part of the snapshots
+    for (uint32_t i = 0; i < s->count && taken < room; i++) {
+        request *r = s->requests[i];
+        if (r->state != REQUEST_RESTORE || r->held) continue;
+        while (r->loading && taken < room) {
+            uint32_t index;
+            r->loading = tc_prefix_load_page(s->o.cache, r->loading, r->session->pages, &index);
+            taken += block_bytes ? block_bytes : 1;
+        }
+        if (r->loading) break;
+        tc_prefix_load_state(s->o.cache, r->cached, r->session->slot);
+        r->session->processed = r->usage.cached_tokens;
+        s->total.cached_tokens += r->usage.cached_tokens;
+        r->state = REQUEST_PREFILL;
+    }
+    return taken > 0;
+}
+
+// Adds the pages of [kept, end) behind r->cached, which ends at `kept`.
+static uint32_t keep_pages(tc_sched *s, request *r, uint32_t kept, uint32_t end)
+{
+    while (r->caches && kept + BLOCK <= end) {
+        r->cached = tc_prefix_add(s->o.cache, r->ask.scope, r->cached, r->session->tokens + kept,
+                                  r->session->pages[kept / BLOCK]);
+        kept += BLOCK;
+        if (!r->cached) r->caches = false; // no room: what follows would hang in the air
+    }
+    return kept;
+}
+
+void tc_sched_keep_prompt(tc_sched *s, request *r)
+{
+    if (!r->caches) return;
+    uint32_t done = r->session->processed, before = done - r->batch_tokens, last = last_border(r);
+    uint32_t end = keep_pages(s, r, before / BLOCK * BLOCK, done < last ? done : last);
+    if (r->caches && r->cached && end == done && wants_snapshot(s, r, done))
+        tc_prefix_add_state(s->o.cache, r->cached, r->session->slot);
+}
+
+void tc_sched_keep_answer(tc_sched *s, request *r)
+{
+    if (!r->caches || has_state(s) || r->state != REQUEST_DECODE) return;
+    uint32_t kept = r->cached ? last_border(r) : 0;
+    keep_pages(s, r, kept, r->session->processed / BLOCK * BLOCK);
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: what the files of gpu-core/sched share. Refuses: to be included elsewhere.
+#pragma once
+
+#include "gpu-core/forward/sample.h"
+#include "gpu-core/sched/sched.h"
+
+typedef enum request_state {
+    REQUEST_WAITING,
+    REQUEST_RESTORE,
+    REQUEST_PREFILL,
+    REQUEST_DECODE
+} request_state;
+
+// One prompt, of one request or of several choices.
+typedef struct prompt_text {
+    uint32_t users, count;
+    tc_token_value *bias; // owned, malloc'ed
+    uint32_t tokens[];
+} prompt_text;
+
+// What a scope has been given, in tokens (a generated one weighs as much as two of a prompt).
+typedef struct account {
+    uint64_t scope, served;
+    uint32_t requests; // held by this scope; 0: only remembered
+    bool known;        // not an empty place
+} account;
+
+typedef struct request request;
+struct request {
+    request_state state;
+    tc_generate ask;     // ask.prompt is `prompt`'s tokens
+    prompt_text *prompt; // shared
+    tc_session *session;
+    request *leader; // its prompt is computed by this one; NULL: by itself
+    account *account;
+    bool held, caches;
+    tc_sample_params sampling;
+    tc_usage usage;
+    uint64_t arrived_us, deadline_us, started_us, first_token_us; // deadline_us: on the clock; 0: none
+    uint32_t batch_tokens, batch_first;                           // its segment in the step being run
+    tc_prefix_block *cached;  // held: what is loaded (RESTORE), then the last block that is kept
+    tc_prefix_block *loading; // the next one to load, from the end to the start
+    uint32_t end_tokens[TC_EOS_MAX + TC_STOP_TOKENS_MAX], end_count; // what ends it
+    uint32_t branch; // where other prompts went on differently: worth a snapshot
+};
+
+struct tc_sched {
+    tc_sched_options o;
+    tc_sampler *sampler;
+    request **requests; // [queue_requests] in order of arrival
+    uint32_t count;
+    uint64_t held_tokens;
+    account *accounts; // [account_count]
+    uint32_t account_count;
+    uint64_t next_deadline_us; // no deadline is before this
+    // the batch being built
+    uint32_t ids[TC_BATCH_TOKENS_MAX], position[TC_BATCH_TOKENS_MAX], segment[TC_BATCH_TOKENS_MAX];
+    tc_segment segments[TC_BATCH_SEGMENTS_MAX];
+    request *owner[TC_BATCH_SEGMENTS_MAX];
+    tc_batch batch;
+    uint32_t decoding; // segments of answers, the first ones
+    int32_t *chosen;   // [TC_BATCH_TOKENS_MAX][layers][top_k]
+    uint32_t pairs_a_token, snapshot_every;
+    // what steps take, moving averages
+    double answer_us;                        // a step of answers only
+    double prompt_token_us;                  // what a prompt token adds; 0: not known yet
+    uint64_t start_us, outside_ns, sched_ns; // outside: forward, head and sampling of the step being run
+    uint32_t kv_pages;
+    tc_engine_status total; // counters only
+};
+
+// queue.c
+uint64_t tc_sched_now(const tc_sched *s);
+request *tc_sched_find(const tc_sched *s, uint64_t id);
+void tc_sched_drop(tc_sched *s, request *r);
+void tc_sched_fail(tc_sched *s, request *r, tc_status status, const char *reason);
+void tc_sched_accept(tc_sched *s, const tc_generate *g);
+void tc_sched_expire(tc_sched *s);
+void tc_sched_admit(tc_sched *s);
+bool tc_sched_goes_first(const tc_sched *s, const request *a, const request *b, uint64_t now);
+void tc_sched_charge(request *r, uint64_t tokens);
+
+// batch.c
+void tc_sched_build(tc_sched *s);
+void tc_sched_learn(tc_sched *s, uint64_t step_us);
+// prefix.c
+void tc_sched_begin_prompt(tc_sched *s, request *r); // admitted: from the cache, or from the start
+bool tc_sched_restore(tc_sched *s, bool beside);     // loads what is due; true: something was loaded
+void tc_sched_keep_prompt(tc_sched *s, request *r);  // after a step that computed some of it
+void tc_sched_keep_answer(tc_sched *s, request *r);  // at its end
+uint32_t tc_sched_next_border(const tc_sched *s,
+                              const request *r); // where a chunk must end; UINT32_MAX: none

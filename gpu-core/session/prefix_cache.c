@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the tree of blocks, its hash table, and eviction.
+//
+// Blocks are in one list by last use. A parent is always nearer to its front than its children (touching goes
+// from the leaf up), so the first block from the back that nobody holds and that has no children is the leaf
+// to evict, and only held blocks are passed over. Snapshots have a list of their own.
+#include "gpu-core/session/prefix_cache.h"
+
+#include <string.h>
+#include <xxhash.h>
+
+typedef struct link_node {
+    struct link_node *newer, *older;
+} link_node;
+
+struct tc_prefix_block {
+    link_node by_use;               // first: a node of that list is its block
+    link_node state_by_use;         // in the list while `state` is set
+    tc_prefix_block *parent, *next; // next: in the same bucket
+    uint64_t hash, scope;
+    uint64_t used, state_used; // value of the clock at the last use
+    uint32_t depth;            // blocks before it
+    uint32_t children, holds;
+    void *page, *state; // owned
+    uint32_t tokens[TC_KV_PAGE_POSITIONS];
+};
+
+enum { BUCKETS_MIN = 64, BUCKETS_MAX = 1 << 20 };
+
+struct tc_prefix_cache {
+    tc_dev *dev;
+    tc_prefix_stats stats;
+    size_t page_bytes, state_bytes;
+    link_node by_use, state_by_use; // rings: newer of the head is the oldest
+    uint64_t clock;
+    uint32_t buckets; // a power of two
+    tc_prefix_block **bucket;
+};
+
+static void unlink_node(link_node *n)
+{
+    n->newer->older = n->older;
+    n->older->newer = n->newer;
+}
+
+// Right behind `place`, that is, older than it. The head's older neighbour is the newest of all.
+static void link_behind(link_node *place, link_node *n)
+{
+    n->newer = place;
+    n->older = place->older;
+    place->older->newer = n;
+    place->older = n;
+}
+
+static tc_prefix_block *of_state(link_node *n)
+{
+    return (tc_prefix_block *)(void *)((char *)n - offsetof(tc_prefix_block, state_by_use));
+}
+
+tc_status tc_prefix_cache_create(tc_dev *dev, uint64_t budget_bytes, tc_prefix_cache **ret, tc_error *e)
+{
+    tc_prefix_cache *c = tc_alloc(TC_MEM_OTHER, 1, sizeof *c);
+    if (!c) return tc_fail(e, TC_NOMEM, "out of memory for the prefix cache");
+    c->dev = dev;
+    c->page_bytes = (size_t)tc_dev_page_bytes(&dev->geometry);
+    c->state_bytes = (size_t)tc_dev_slot_bytes(&dev->geometry);
+    c->stats.budget_bytes = budget_bytes;
+    c->by_use = (link_node){&c->by_use, &c->by_use};
+    c->state_by_use = (link_node){&c->state_by_use, &c->state_by_use};
+    uint64_t most = budget_bytes / (c->page_bytes + sizeof(tc_prefix_block));
+    c->buckets = BUCKETS_MIN;
+    while (c->buckets < most && c->buckets < BUCKETS_MAX) c->buckets *= 2;
+    c->bucket = tc_alloc(TC_MEM_OTHER, c->buckets, sizeof(tc_prefix_block *));
+    if (!c->bucket) {
+        tc_free(c);
+        return tc_fail(e, TC_NOMEM, "out of memory for the prefix cache: %u buckets", c->buckets);
+    }
+    *ret = c;
+    return TC_OK;
+}
+
+// ---- eviction ----
+
+static void drop_state(tc_prefix_cache *c, tc_prefix_block *b)
+{
+    if (!b->state) return;
+    unlink_node(&b->state_by_use);
+    tc_free(b->state);
+    b->state = NULL;
+    c->stats.snapshots--;
+    c->stats.bytes -= c->state_bytes;
+}
+
+static void drop_block(tc_prefix_cache *c, tc_prefix_block *b)
+{
+    tc_prefix_block **at = &c->bucket[b->hash & (c->buckets - 1)];
+    while (*at != b) at = &(*at)->next;
+    *at = b->next;
+    drop_state(c, b);
+    unlink_node(&b->by_use);
+    if (b->parent) b->parent->children--;
+    tc_free(b->page);
+    tc_free(b);
+    c->stats.blocks--;
+    c->stats.bytes -= c->page_bytes + sizeof *b;
+}
+
+static tc_prefix_block *oldest_leaf(tc_prefix_cache *c)
+{
+    for (link_node *n = c->by_use.newer; n != &c->by_use; n = n->newer) {
+        tc_prefix_block *b = (tc_prefix_block *)(void *)n;
+        if (!b->holds && !b->children) return b;
+    }
+    return NULL;
+}
+
+static tc_prefix_block *oldest_state(tc_prefix_cache *c)
+{
+    for (link_node *n = c->state_by_use.newer; n != &c->state_by_use; n = n->newer)
+        if (!of_state(n)->holds) return of_state(n);
+    return NULL;
+}
+
+static bool make_room(tc_prefix_cache *c, size_t bytes)
+{
+    if (bytes > c->stats.budget_bytes) return false;
+    while (c->stats.bytes + bytes > c->stats.budget_bytes) {
+        tc_prefix_block *leaf = oldest_leaf(c), *state = oldest_state(c);
+        if (!leaf && !state) return false;
+        if (state && (!leaf || state->state_used <= leaf->used))
+            drop_state(c, state);
+        else
+            drop_block(c, leaf);
+        c->stats.evictions++;
+    }
+    return true;
+}
+
+void tc_prefix_cache_free(tc_prefix_cache *c)
+{
+    if (!c) return;
+    tc_prefix_block *b;
+    while ((b = oldest_leaf(c))) drop_block(c, b);
+    tc_free(c->bucket);
+    tc_free(c);
+}
+
+// ---- finding ----
+
+static uint64_t hash_of(uint64_t scope, const tc_prefix_block *parent, const uint32_t *tokens)
+{
+    return XXH3_64bits_withSeed(tokens, TC_KV_PAGE_POSITIONS * sizeof *tokens, parent ? parent->hash : scope);
+}
+
+static tc_prefix_block *child_of(const tc_prefix_cache *c, uint64_t scope, const tc_prefix_block *parent,
+                                 const uint32_t *tokens)
+{
+    uint64_t hash = hash_of(scope, parent, tokens);
+    for (tc_prefix_block *b = c->bucket[hash & (c->buckets - 1)]; b; b = b->next)
+        if (b->hash == hash && b->parent == parent && b->scope == scope &&
+            memcmp(b->tokens, tokens, sizeof b->tokens) == 0)
+            return b;
+    return NULL;
+}
+
+static void touch(tc_prefix_cache *c, tc_prefix_block *leaf)
+{
+    c->clock++;
+    for (tc_prefix_block *b = leaf; b; b = b->parent) {
+        b->used = c->clock;
+        unlink_node(&b->by_use);
+        link_behind(&c->by_use, &b->by_use);
+    }
+}
+
+tc_prefix_match tc_prefix_find(tc_prefix_cache *c, uint64_t scope, const uint32_t *tokens, uint32_t count)
+{
+    tc_prefix_match match = {0};
+    tc_prefix_block *last = NULL, *b;
+    if (!c) return match;
+    while (count - match.known >= TC_KV_PAGE_POSITIONS &&
+           (b = child_of(c, scope, last, tokens + match.known))) {
+        last = b;
+        match.known += TC_KV_PAGE_POSITIONS;
+        if (b->state || !c->state_bytes) {
+            match.block = b;
+            match.usable = match.known;
+        }
+    }
+    touch(c, last);
+    if (!match.block) return match;
+    match.block->holds++;
+    if (c->state_bytes) {
+        match.block->state_used = c->clock;
+        unlink_node(&match.block->state_by_use);
+        link_behind(&c->state_by_use, &match.block->state_by_use);
+    }
+    return match;
+}
+
+void tc_prefix_release(tc_prefix_cache *c, tc_prefix_block *b)
+{
+    if (!b) return;
+    b->holds--;
+    touch(c, b);
+}
+
+tc_prefix_block *tc_prefix_load_page(tc_prefix_cache *c, tc_prefix_block *b, const uint32_t *pages,
+                                     uint32_t *ret_index)
+{
+    c->dev->ops->page_load(c->dev, pages[b->depth], b->page);
+    *ret_index = b->depth;
+    return b->parent;
+}
+
+void tc_prefix_load_state(tc_prefix_cache *c, tc_prefix_block *b, uint32_t slot)
+{
+    if (c->state_bytes) c->dev->ops->slot_load(c->dev, slot, b->state);
+}
+
+// ---- adding ----
+
+static tc_prefix_block *new_block(tc_prefix_cache *c, uint64_t scope, tc_prefix_block *parent,
+                                  const uint32_t *tokens)
+{
+    if (!make_room(c, c->page_bytes + sizeof(tc_prefix_block))) return NULL;
+    tc_prefix_block *b = tc_alloc(TC_MEM_KV, 1, sizeof *b);
+    void *page = b ? tc_alloc(TC_MEM_KV, c->page_bytes, 1) : NULL;
+    if (!page) {
+        tc_free(b);
+        return NULL;
+    }
+    b->page = page;
+    b->parent = parent;
+    b->scope = scope;
+    b->depth = parent ? parent->depth + 1 : 0;
+    b->hash = hash_of(scope, parent, tokens);
+    b->used = parent ? parent->used : ++c->clock;
+    memcpy(b->tokens, tokens, sizeof b->tokens);
+    if (parent) parent->children++;
+    b->next = c->bucket[b->hash & (c->buckets - 1)];
+    c->bucket[b->hash & (c->buckets - 1)] = b;
+    link_behind(parent ? &parent->by_use : &c->by_use, &b->by_use);
+    c->stats.blocks++;
+    c->stats.bytes += c->page_bytes + sizeof *b;
+    return b;
+}
+
+tc_prefix_block *tc_prefix_add(tc_prefix_cache *c, uint64_t scope, tc_prefix_block *parent,
+                               const uint32_t *tokens, uint32_t page)
+{
+    tc_prefix_block *b = child_of(c, scope, parent, tokens);
+    if (!b) {
+        b = new_block(c, scope, parent, tokens); // the parent is held: eviction cannot take it
+        if (b) c->dev->ops->page_save(c->dev, page, b->page);
+    }
+    if (b) b->holds++;
+    if (parent) parent->holds--;
+    return b;
+}
+
+void tc_prefix_add_state(tc_prefix_cache *c, tc_prefix_block *b, uint32_t slot)
+{
+    if (!c->state_bytes || b->state || !make_room(c, c->state_bytes)) return;
+    void *state = tc_alloc(TC_MEM_STATE, c->state_bytes, 1);
+    if (!state) return;
+    c->dev->ops->slot_save(c->dev, slot, state);
+    b->state = state;
+    b->state_used = ++c->clock;
+    link_behind(&c->state_by_use, &b->state_by_use);
+    c->stats.snapshots++;
+    c->stats.bytes += c->state_bytes;
+}
+
+tc_prefix_stats tc_prefix_cache_stats(const tc_prefix_cache *c)
+{
+    return c ? c->stats : (tc_prefix_stats){0};
+}
