@@ -110,7 +110,7 @@ static tc_status plan_memory(core *c, tc_dev_geometry *g, tc_error *e)
     c->kv_bytes = page_bytes * g->pages;
     c->state_bytes = tc_dev_slot_bytes(g) * g->slots;
     tc_checkpoint_walk(c->checkpoint, add_dense_bytes, &weights);
-    uint64_t scratch = tc_forward_scratch_bytes(c->desc),
+    uint64_t scratch = tc_forward_scratch_bytes(c->desc) + tc_dev_scratch_bytes(g, c->o.threads),
              sum = weights + c->kv_bytes + c->state_bytes + scratch;
     c->cache_bytes = c->o.cache_bytes;
     if (c->cache_bytes == TC_CACHE_AUTO) {

@@ -128,3 +128,18 @@ float tc_matrix_element(const tc_matrix *m, uint32_t row, uint32_t col)
         return ((const float *)panel)[at];
     }
 }
+
+void tc_matrix_row(const tc_matrix *m, uint32_t row, float *y)
+{
+    size_t panel_bytes = tc_matrix_bytes(m->type, TC_PANEL_ROWS, m->cols, m->group);
+    const void *panel = (const uint8_t *)m->data + (size_t)(row / TC_PANEL_ROWS) * panel_bytes;
+    const uint16_t *half = (const uint16_t *)panel + row % TC_PANEL_ROWS;
+    const float *whole = (const float *)panel + row % TC_PANEL_ROWS;
+    for (uint32_t c = 0; c < m->cols; c++) {
+        size_t at = (size_t)c * TC_PANEL_ROWS;
+        y[c] = m->type == TC_M_BF16  ? tc_bf16_to_float(half[at])
+               : m->type == TC_M_F16 ? tc_f16_to_float(half[at])
+               : m->type == TC_M_F32 ? whole[at]
+                                     : tc_matrix_element(m, row, c);
+    }
+}

@@ -45,5 +45,7 @@ tc_matrix_type tc_matrix_type_for(const tc_weight *weight, uint32_t col0, uint32
 void tc_matrix_pack(const tc_weight *weight, uint32_t row0, uint32_t rows, uint32_t col0, uint32_t cols,
                     tc_matrix_type type, uint32_t group, void *data, tc_matrix *ret);
 
-// Element [row, col] as TC_EXACT sees it. For tests and for embedding rows.
+// Element [row, col] as TC_EXACT sees it.
 float tc_matrix_element(const tc_matrix *matrix, uint32_t row, uint32_t col);
+// Row `row`, all of it, into y [cols]: what tc_matrix_element gives for each column.
+void tc_matrix_row(const tc_matrix *matrix, uint32_t row, float *y);

@@ -34,9 +34,13 @@ typedef struct tc_batch {
     const tc_segment *segment_list;
 } tc_batch;
 
+// How keys and values are kept. F16 saturates at +-65504 and is converted where it is read.
+typedef enum tc_kv_type { TC_KV_F32, TC_KV_F16 } tc_kv_type;
+
 // Geometry fixed for the life of the device.
 typedef struct tc_dev_geometry {
     uint32_t heads, kv_heads, head_dim, rotary_dim, kv_layers; // kv_layers: full-attention layers
+    tc_kv_type kv_type;
     double rope_theta;
     uint32_t dn_key_heads, dn_value_heads, dn_key_dim, dn_value_dim, dn_conv, dn_layers;
     float rms_eps;
@@ -106,10 +110,13 @@ typedef struct tc_dev_ops {
     void (*route)(tc_dev *dev, const float *logits, uint32_t n, uint32_t experts, uint32_t top_k,
                   bool renormalise, uint32_t *expert, float *weight);
     void (*silu_mul)(tc_dev *dev, const float *gate, const float *up, uint32_t n, uint32_t dim, float *out);
-    void (*add)(tc_dev *dev, float *x, const float *y, uint32_t n, uint32_t dim); // x += y
-    // x += sum (fixed point; NULL: none) + sigmoid(shared_gate[t * ld_gate]) * shared (NULL: none)
+    // x += y, then normed = rmsnorm(x) where `norm`, the multiplier, is not NULL
+    void (*add)(tc_dev *dev, float *x, const float *y, uint32_t n, uint32_t dim, const float *norm,
+                float *normed);
+    // x += sum (fixed point; NULL: none) + sigmoid(shared_gate[t * ld_gate]) * shared (NULL: none), then as
+    // add
     void (*combine)(tc_dev *dev, float *x, const int64_t *sum, const float *shared, const float *shared_gate,
-                    uint32_t ld_gate, uint32_t n, uint32_t dim);
+                    uint32_t ld_gate, uint32_t n, uint32_t dim, const float *norm, float *normed);
 } tc_dev_ops;
 
 struct tc_dev {
@@ -125,6 +132,8 @@ tc_status tc_dev_cpu_create(const tc_dev_geometry *geometry, tc_team *team, cons
                             tc_dev **ret, tc_error *e);
 void tc_dev_free(tc_dev *dev); // NULL is legal
 
-// Bytes that a device with this geometry takes for the KV pool (a page) and for recurrent states (a slot).
+// Bytes that a device with this geometry takes for the KV pool (a page), for recurrent states (a slot), and
+// for its own scratch with a team of `threads`.
 uint64_t tc_dev_page_bytes(const tc_dev_geometry *geometry);
 uint64_t tc_dev_slot_bytes(const tc_dev_geometry *geometry);
+uint64_t tc_dev_scratch_bytes(const tc_dev_geometry *geometry, uint32_t threads);

@@ -95,19 +95,19 @@ void tc_forward_free(tc_forward *f)
     tc_free(f);
 }
 
+// f->normed holds the layer's normed input: from the layer before, or, for the first, from here.
 static tc_status run_layer(tc_forward *f, uint32_t index, uint32_t n, int32_t *chosen, tc_error *e)
 {
     const tc_layer_weights *layer = &f->weights->layer[index];
     const tc_dev_ops *ops = f->dev->ops;
     uint32_t hidden = f->desc->hidden;
     uint64_t start = tc_now_us();
-    ops->rmsnorm(f->dev, f->x, layer->input_norm, n, hidden, f->normed);
+    if (index == 0) ops->rmsnorm(f->dev, f->x, layer->input_norm, n, hidden, f->normed);
     if (layer->kind == TC_LAYER_DELTA)
         tc_forward_delta(f, layer, n);
     else
         tc_forward_attention(f, layer, n);
-    ops->add(f->dev, f->x, f->projected, n, hidden);
-    ops->rmsnorm(f->dev, f->x, layer->post_norm, n, hidden, f->normed);
+    ops->add(f->dev, f->x, f->projected, n, hidden, layer->post_norm, f->normed);
     f->times.attention_us += tc_now_us() - start;
     return tc_forward_mlp(f, layer, index, n, chosen, e);
 }

@@ -32,7 +32,7 @@ struct tc_forward {
 
 void tc_forward_attention(tc_forward *f, const tc_layer_weights *layer, uint32_t n);
 void tc_forward_delta(tc_forward *f, const tc_layer_weights *layer, uint32_t n);
-// Adds the MLP of the layer to x. chosen: see tc_forward_run, already at this layer's place, stride layers *
-// top_k.
+// Adds the MLP of the layer (one of weights->layer) to x, and norms x for the next one. chosen: see
+// tc_forward_run, already at this layer's place, stride layers * top_k.
 tc_status tc_forward_mlp(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index, uint32_t n,
                          int32_t *chosen, tc_error *e);

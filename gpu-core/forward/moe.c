@@ -47,9 +47,10 @@ tc_status tc_forward_mlp(tc_forward *f, const tc_layer_weights *layer, uint32_t 
                          int32_t *chosen, tc_error *e)
 {
     const tc_model_desc *desc = f->desc;
+    const float *next_norm = layer_index + 1 < desc->layers ? layer[1].input_norm : NULL;
     if (!layer->moe) {
         run_mlp(f, &layer->mlp, n, f->shared);
-        f->dev->ops->add(f->dev, f->x, f->shared, n, desc->hidden);
+        f->dev->ops->add(f->dev, f->x, f->shared, n, desc->hidden, next_norm, f->normed);
         if (chosen) note_dense(f, n, chosen);
         return TC_OK;
     }
@@ -74,7 +75,7 @@ tc_status tc_forward_mlp(tc_forward *f, const tc_layer_weights *layer, uint32_t 
     tc_status status = f->source->ops->join(f->source, f->sum, e);
     if (status != TC_OK) return status;
     f->dev->ops->combine(f->dev, f->x, f->sum, desc->shared_width ? f->shared : NULL, f->shared_gate, 1, n,
-                         desc->hidden);
+                         desc->hidden, next_norm, f->normed);
     f->times.expert_us += tc_now_us() - routed;
     return TC_OK;
 }

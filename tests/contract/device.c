@@ -184,7 +184,7 @@ static void test_combine(void **state)
         sum[i] = (int64_t)(noise() * 8e9f);
         expected[i] = x[i] + (double)sum[i] / 4294967296.0 + shared[i] / (1 + exp(-gate[i / WIDTH]));
     }
-    f->dev->ops->combine(f->dev, x, sum, shared, gate, 1, N, WIDTH);
+    f->dev->ops->combine(f->dev, x, sum, shared, gate, 1, N, WIDTH, NULL, NULL);
     assert_close(x, expected, N * WIDTH, "combine");
     tc_free(x);
     tc_free(shared);

@@ -7,22 +7,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
-uint32_t tc_cpu_conv_channels(const tc_dev_geometry *g)
-{
-    return 2 * g->dn_key_heads * g->dn_key_dim + g->dn_value_heads * g->dn_value_dim;
-}
-
-size_t tc_cpu_state_floats(const tc_dev_geometry *g)
-{
-    if (g->dn_layers == 0) return 0;
-    size_t recurrent = (size_t)g->dn_value_heads * g->dn_key_dim * g->dn_value_dim;
-    size_t history = (size_t)(g->dn_conv - 1) * tc_cpu_conv_channels(g);
-    return recurrent + ((history + 15) & ~(size_t)15);
-}
-
 uint64_t tc_dev_page_bytes(const tc_dev_geometry *g)
 {
-    return (uint64_t)g->kv_layers * 2 * g->kv_heads * TC_KV_PAGE_POSITIONS * g->head_dim * sizeof(float);
+    uint64_t row_bytes = tc_dense_padded(g->head_dim) * (g->kv_type == TC_KV_F16 ? 2u : 4u);
+    return (uint64_t)g->kv_layers * 2 * g->kv_heads * TC_KV_PAGE_POSITIONS * row_bytes;
 }
 
 uint64_t tc_dev_slot_bytes(const tc_dev_geometry *g)
@@ -30,15 +18,26 @@ uint64_t tc_dev_slot_bytes(const tc_dev_geometry *g)
     return (uint64_t)g->dn_layers * tc_cpu_state_floats(g) * sizeof(float);
 }
 
+static uint64_t rotary_floats(const tc_dev_geometry *g)
+{
+    return (uint64_t)TC_BATCH_TOKENS_MAX * g->rotary_dim + g->rotary_dim / 2 + 1;
+}
+
+uint64_t tc_dev_scratch_bytes(const tc_dev_geometry *g, uint32_t threads)
+{
+    uint64_t delta = g->dn_layers ? threads * tc_cpu_delta_floats(g) : 0;
+    return tc_cpu_attention_bytes(g, threads) + (delta + rotary_floats(g)) * sizeof(float);
+}
+
 // Anonymous zero pages: reserved here, resident only where they are written.
-static float *map_floats(size_t bytes)
+static void *map_pages(size_t bytes)
 {
     if (bytes == 0) bytes = 4096;
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return p == MAP_FAILED ? NULL : p;
 }
 
-static void unmap_floats(float *p, size_t bytes)
+static void unmap_pages(void *p, size_t bytes)
 {
     if (p) munmap(p, bytes ? bytes : 4096);
 }
@@ -59,9 +58,9 @@ void tc_cpu_each(tc_dev_cpu *cpu, uint32_t items, uint64_t multiply_adds, tc_tea
 static void cpu_free(tc_dev *dev)
 {
     tc_dev_cpu *cpu = tc_cpu(dev);
-    unmap_floats(cpu->kv, cpu->kv_bytes);
-    unmap_floats(cpu->states, cpu->states_bytes);
-    tc_free(cpu->scores);
+    unmap_pages(cpu->kv, cpu->kv_bytes);
+    unmap_pages(cpu->states, cpu->states_bytes);
+    tc_cpu_attention_free(cpu);
     tc_free(cpu->delta_scratch);
     tc_free(cpu->inverse_frequency);
     tc_free(cpu->rotary);
@@ -99,52 +98,85 @@ static void cpu_slot_reset(tc_dev *dev, uint32_t slot)
     memset(cpu->states + slot * floats, 0, floats * sizeof(float));
 }
 
+static void rotary_item(void *arg, uint32_t t, uint32_t member)
+{
+    (void)member;
+    tc_dev_cpu *cpu = arg;
+    uint32_t half = cpu->dev.geometry.rotary_dim / 2;
+    float *cosine = cpu->rotary + (size_t)t * 2 * half;
+    for (uint32_t i = 0; i < half; i++) {
+        float angle = (float)cpu->batch.position[t] * cpu->inverse_frequency[i];
+        cosine[i] = cosf(angle);
+        cosine[half + i] = sinf(angle);
+    }
+}
+
 static void cpu_batch_begin(tc_dev *dev, const tc_batch *batch)
 {
     tc_dev_cpu *cpu = tc_cpu(dev);
-    uint32_t half = dev->geometry.rotary_dim / 2;
     cpu->batch = *batch;
-    for (uint32_t t = 0; t < batch->tokens && half; t++) {
-        float *cosine = cpu->rotary + (size_t)t * 2 * half;
-        for (uint32_t i = 0; i < half; i++) {
-            float angle = (float)batch->position[t] * cpu->inverse_frequency[i];
-            cosine[i] = cosf(angle);
-            cosine[half + i] = sinf(angle);
-        }
-    }
+    tc_cpu_attention_begin(cpu);
+    tc_cpu_each(cpu, batch->tokens, (uint64_t)batch->tokens * dev->geometry.rotary_dim * 64, rotary_item,
+                cpu);
+}
+
+typedef struct embed_job {
+    const tc_dev_cpu *cpu;
+    const tc_matrix *table;
+    float *x;
+    uint32_t ldx;
+} embed_job;
+
+static void embed_item(void *arg, uint32_t t, uint32_t member)
+{
+    (void)member;
+    const embed_job *job = arg;
+    tc_matrix_row(job->table, job->cpu->batch.ids[t], job->x + (size_t)t * job->ldx);
 }
 
 static void cpu_embed(tc_dev *dev, const tc_matrix *table, float *x, uint32_t ldx)
 {
-    const tc_batch *batch = &tc_cpu(dev)->batch;
-    for (uint32_t t = 0; t < batch->tokens; t++)
-        for (uint32_t c = 0; c < table->cols; c++)
-            x[(size_t)t * ldx + c] = tc_matrix_element(table, batch->ids[t], c);
+    tc_dev_cpu *cpu = tc_cpu(dev);
+    embed_job job = {cpu, table, x, ldx};
+    // a row lies in as many cache lines as half its columns: each costs about what 64 multiply-adds do
+    tc_cpu_each(cpu, cpu->batch.tokens, (uint64_t)cpu->batch.tokens * table->cols * 32, embed_item, &job);
 }
 
-typedef struct norm_job {
-    const float *x, *multiplier;
-    uint32_t dim;
-    float eps, *y;
-} norm_job;
+// What the element-wise operators do to a row: add something to x, then norm it.
+typedef struct row_job {
+    const tc_dense *dense;
+    const tc_kernels *kernels;
+    float *x;
+    const float *y, *gate;
+    const int64_t *sum;
+    uint32_t dim, ld;
+    const float *norm;
+    float eps, *normed;
+} row_job;
 
-// Mean of squares in double: the order of additions cannot matter then.
+static void norm_row(const row_job *job, uint32_t t)
+{
+    size_t at = (size_t)t * job->dim;
+    if (!job->norm) return;
+    float mean = job->dense->squares(job->x + at, job->dim) / (float)job->dim;
+    job->dense->scale(job->x + at, 1.0f / sqrtf(mean + job->eps), job->norm, job->dim, job->normed + at);
+}
+
 static void norm_item(void *arg, uint32_t t, uint32_t member)
 {
     (void)member;
-    const norm_job *job = arg;
-    const float *x = job->x + (size_t)t * job->dim;
-    float *y = job->y + (size_t)t * job->dim;
-    double sum = 0;
-    for (uint32_t i = 0; i < job->dim; i++) sum += (double)x[i] * x[i];
-    float scale = 1.0f / sqrtf((float)(sum / job->dim) + job->eps);
-    for (uint32_t i = 0; i < job->dim; i++) y[i] = x[i] * scale * job->multiplier[i];
+    norm_row(arg, t);
 }
 
 static void cpu_rmsnorm(tc_dev *dev, const float *x, const float *multiplier, uint32_t n, uint32_t dim,
                         float *y)
 {
-    norm_job job = {x, multiplier, dim, dev->geometry.rms_eps, y};
+    row_job job = {.dense = tc_cpu(dev)->dense,
+                   .x = (float *)x, // read only
+                   .dim = dim,
+                   .norm = multiplier,
+                   .eps = dev->geometry.rms_eps,
+                   .normed = y};
     tc_cpu_each(tc_cpu(dev), n, (uint64_t)n * dim * 4, norm_item, &job);
 }
 
@@ -199,61 +231,69 @@ static void cpu_matmul(tc_dev *dev, const tc_matmul_job *jobs, uint32_t count, u
     tc_cpu_each(cpu, call.first_item[count], work, matmul_item, &call);
 }
 
-typedef struct elements_job {
-    float *x;
-    const float *a, *b;
-    const int64_t *sum;
-    uint32_t dim, ld;
-    const tc_kernels *kernels;
-} elements_job;
-
 static void silu_mul_item(void *arg, uint32_t t, uint32_t member)
 {
     (void)member;
-    const elements_job *job = arg;
+    const row_job *job = arg;
     size_t at = (size_t)t * job->dim;
-    job->kernels->silu_mul(job->a + at, job->b + at, job->x + at, job->dim);
+    job->kernels->silu_mul(job->gate + at, job->y + at, job->x + at, job->dim);
 }
 
 static void cpu_silu_mul(tc_dev *dev, const float *gate, const float *up, uint32_t n, uint32_t dim,
                          float *out)
 {
-    elements_job job = {.x = out, .a = gate, .b = up, .dim = dim, .kernels = tc_cpu(dev)->kernels};
+    row_job job = {.kernels = tc_cpu(dev)->kernels, .x = out, .gate = gate, .y = up, .dim = dim};
     tc_cpu_each(tc_cpu(dev), n, (uint64_t)n * dim * 8, silu_mul_item, &job);
 }
 
 static void add_item(void *arg, uint32_t t, uint32_t member)
 {
     (void)member;
-    const elements_job *job = arg;
+    const row_job *job = arg;
     size_t at = (size_t)t * job->dim;
-    for (uint32_t i = 0; i < job->dim; i++) job->x[at + i] += job->a[at + i];
+    job->dense->add(job->x + at, job->y + at, job->dim);
+    norm_row(job, t);
 }
 
-static void cpu_add(tc_dev *dev, float *x, const float *y, uint32_t n, uint32_t dim)
+static void cpu_add(tc_dev *dev, float *x, const float *y, uint32_t n, uint32_t dim, const float *norm,
+                    float *normed)
 {
-    elements_job job = {.x = x, .a = y, .dim = dim};
-    tc_cpu_each(tc_cpu(dev), n, (uint64_t)n * dim, add_item, &job);
+    row_job job = {.dense = tc_cpu(dev)->dense,
+                   .x = x,
+                   .y = y,
+                   .dim = dim,
+                   .norm = norm,
+                   .eps = dev->geometry.rms_eps,
+                   .normed = normed};
+    tc_cpu_each(tc_cpu(dev), n, (uint64_t)n * dim * 4, add_item, &job);
 }
 
 static void combine_item(void *arg, uint32_t t, uint32_t member)
 {
     (void)member;
-    const elements_job *job = arg;
+    const row_job *job = arg;
     size_t at = (size_t)t * job->dim;
-    float gate = job->a ? 1.0f / (1.0f + expf(-job->b[(size_t)t * job->ld])) : 0.0f;
-    for (uint32_t i = 0; i < job->dim; i++) {
-        float y = job->sum ? tc_fixed_to_float(job->sum[at + i]) : 0.0f;
-        if (job->a) y += gate * job->a[at + i];
-        job->x[at + i] += y;
-    }
+    float gate = job->y ? 1.0f / (1.0f + expf(-job->gate[(size_t)t * job->ld])) : 0.0f;
+    job->dense->combine(job->x + at, job->sum ? job->sum + at : NULL, job->y ? job->y + at : NULL, gate,
+                        job->dim);
+    norm_row(job, t);
 }
 
 static void cpu_combine(tc_dev *dev, float *x, const int64_t *sum, const float *shared,
-                        const float *shared_gate, uint32_t ld_gate, uint32_t n, uint32_t dim)
+                        const float *shared_gate, uint32_t ld_gate, uint32_t n, uint32_t dim,
+                        const float *norm, float *normed)
 {
-    elements_job job = {.x = x, .a = shared, .b = shared_gate, .sum = sum, .dim = dim, .ld = ld_gate};
-    tc_cpu_each(tc_cpu(dev), n, (uint64_t)n * dim * 4, combine_item, &job);
+    row_job job = {.dense = tc_cpu(dev)->dense,
+                   .x = x,
+                   .y = shared,
+                   .gate = shared_gate,
+                   .sum = sum,
+                   .dim = dim,
+                   .ld = ld_gate,
+                   .norm = norm,
+                   .eps = dev->geometry.rms_eps,
+                   .normed = normed};
+    tc_cpu_each(tc_cpu(dev), n, (uint64_t)n * dim * 8, combine_item, &job);
 }
 
 static const tc_dev_ops cpu_ops = {
@@ -288,23 +328,21 @@ tc_status tc_dev_cpu_create(const tc_dev_geometry *geometry, tc_team *team, cons
     if (!cpu) return tc_fail(e, TC_NOMEM, "out of memory for the cpu device");
     const tc_dev_geometry *g = geometry;
     uint32_t members = tc_team_size(team), half = g->rotary_dim / 2;
-    uint32_t ratio = g->dn_key_heads ? g->dn_value_heads / g->dn_key_heads : 0;
     cpu->dev.ops = &cpu_ops;
     cpu->dev.geometry = *geometry;
     cpu->team = team;
     cpu->kernels = kernels;
+    cpu->dense = tc_dense_for(kernels->name);
     cpu->kv_bytes = (size_t)tc_dev_page_bytes(g) * g->pages;
     cpu->states_bytes = (size_t)tc_dev_slot_bytes(g) * g->slots;
-    cpu->kv = map_floats(cpu->kv_bytes);
-    cpu->states = map_floats(cpu->states_bytes);
-    cpu->scores = tc_alloc(TC_MEM_SCRATCH, (size_t)members * g->positions_max, sizeof(float));
-    cpu->delta_scratch_floats = 2 * g->dn_key_dim + (ratio + 2) * g->dn_value_dim;
+    cpu->kv = map_pages(cpu->kv_bytes);
+    cpu->states = map_pages(cpu->states_bytes);
     cpu->delta_scratch =
-        tc_alloc(TC_MEM_SCRATCH, (size_t)members * cpu->delta_scratch_floats + 1, sizeof(float));
+        tc_alloc(TC_MEM_SCRATCH, g->dn_layers ? members * tc_cpu_delta_floats(g) : 1, sizeof(float));
     cpu->inverse_frequency = tc_alloc(TC_MEM_SCRATCH, half + 1, sizeof(float));
     cpu->rotary = tc_alloc(TC_MEM_SCRATCH, (size_t)TC_BATCH_TOKENS_MAX * 2 * half + 1, sizeof(float));
-    if (!cpu->kv || !cpu->states || !cpu->scores || !cpu->delta_scratch || !cpu->inverse_frequency ||
-        !cpu->rotary) {
+    if (!tc_cpu_attention_create(cpu) || !cpu->kv || !cpu->states || !cpu->delta_scratch ||
+        !cpu->inverse_frequency || !cpu->rotary) {
         cpu_free(&cpu->dev);
         return tc_fail(e, TC_NOMEM, "out of memory: KV pool %zu bytes, states %zu bytes", cpu->kv_bytes,
                        cpu->states_bytes);

@@ -1,146 +1,229 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the Gated DeltaNet operator of the cpu device: causal convolution, recurrence and gated norm. One
-// item is one key head of one segment with the value heads that use it; its tokens run in order, because the
-// state does. Equations: docs/MODEL.md. The state is float32 and is updated token by token, in prompts too.
+// Owns: the Gated DeltaNet operator of the cpu device: causal convolution, recurrence and gated norm.
+// Equations: docs/MODEL.md; why tokens are taken one by one in prompts too: docs/ARCHITECTURE.md.
+//
+// An item is one key head of one segment with some of the value heads that use it. It takes tokens in runs of
+// 16: convolution, norms and gates of the run, then one strip of 16 state columns after the other goes
+// through all tokens of the run while it stays in the first cache. So a prompt reads and writes its state
+// once a run, and a token's arithmetic is the same wherever a prompt is cut.
+//
+// A layer's state: [value heads][strips][dk padded][16], then the convolution's inputs, a ring [taps -
+// 1][channels] by position.
+#include "common/model/model.h"
 #include "gpu-core/dev/cpu/cpu.h"
 
 #include <math.h>
 #include <string.h>
 
+enum { RUN = 16 };
+_Static_assert((int)TC_CONV_MAX <= (int)TC_DENSE_TAPS_MAX, "taps");
+_Static_assert(TC_DENSE_PAD % TC_DENSE_ROW_STEP == 0 && TC_DENSE_PAD % TC_DENSE_STRIP == 0, "padding");
+
 typedef struct delta_job {
     tc_dev_cpu *cpu;
     const tc_delta_args *args;
+    uint32_t parts; // items a key head
 } delta_job;
 
-// A span of convolution channels of one key head: where it lies in a token's qkvz row and in the flat channel
-// order.
+static uint32_t channels_of(const tc_dev_geometry *g)
+{
+    return 2 * g->dn_key_heads * g->dn_key_dim + g->dn_value_heads * g->dn_value_dim;
+}
+
+static uint32_t key_floats(const tc_dev_geometry *g)
+{
+    return tc_dense_padded(g->dn_key_dim); // a multiple of TC_DENSE_ROW_STEP too
+}
+
+static size_t head_floats(const tc_dev_geometry *g)
+{
+    return (size_t)tc_dense_padded(g->dn_value_dim) * key_floats(g);
+}
+
+size_t tc_cpu_state_floats(const tc_dev_geometry *g)
+{
+    if (g->dn_layers == 0) return 0;
+    size_t history = (size_t)(g->dn_conv - 1) * channels_of(g);
+    return g->dn_value_heads * head_floats(g) + ((history + 15) & ~(size_t)15);
+}
+
+// One member's memory for a run: q, k [RUN][dk padded]; v, o [RUN][dv padded]; five numbers a token.
+typedef struct run_memory {
+    float *q, *k, *v, *o, *kq, *a, *b, *decay, *beta;
+} run_memory;
+
+size_t tc_cpu_delta_floats(const tc_dev_geometry *g)
+{
+    return RUN * (2 * (size_t)key_floats(g) + 2 * tc_dense_padded(g->dn_value_dim) + 5);
+}
+
+static run_memory memory_of(const tc_dev_cpu *cpu, uint32_t member)
+{
+    const tc_dev_geometry *g = &cpu->dev.geometry;
+    uint32_t dk = key_floats(g), dv = tc_dense_padded(g->dn_value_dim);
+    float *q = cpu->delta_scratch + member * tc_cpu_delta_floats(g), *k = q + RUN * dk, *v = k + RUN * dk;
+    float *o = v + RUN * dv, *kq = o + RUN * dv;
+    return (run_memory){q, k, v, o, kq, kq + RUN, kq + 2 * RUN, kq + 3 * RUN, kq + 4 * RUN};
+}
+
+// A span of convolution channels: where it lies in a token's qkvz row and in the flat channel order.
 typedef struct conv_span {
     uint32_t source, channel, length;
 } conv_span;
 
-// out[i] = silu(sum over taps). Tap j sees the raw input of token t - (taps - 1) + j; inputs from before the
-// segment are in the history (oldest first).
-static void conv_token(const tc_dev_geometry *g, const tc_delta_args *args, const float *rows,
-                       uint32_t row_floats, uint32_t t, const float *history, const conv_span *span,
-                       float *out)
+// What an item works on.
+typedef struct delta_item_view {
+    const tc_segment *segment;
+    uint32_t head, row_floats, base; // base: the key head's place in a qkvz row
+    const float *rows;               // qkvz of the segment's first token
+    float *state;
+    const float *history;
+} delta_item_view;
+
+// Token t's convolution: the input of the tap that lies `back` tokens before it comes from the batch or,
+// before the segment, from the ring. y is filled up with zeros to a padded row.
+static void convolve_token(const delta_job *job, const delta_item_view *v, uint32_t t, const conv_span *span,
+                           float *y)
 {
-    uint32_t taps = g->dn_conv, channels = tc_cpu_conv_channels(g);
-    memset(out, 0, span->length * sizeof(float));
+    const tc_dev_geometry *g = &job->cpu->dev.geometry;
+    const float *in[TC_DENSE_TAPS_MAX], *tap[TC_DENSE_TAPS_MAX];
+    uint32_t taps = g->dn_conv, channels = channels_of(g);
     for (uint32_t j = 0; j < taps; j++) {
         uint32_t back = taps - 1 - j;
-        const float *in = t >= back ? rows + (size_t)(t - back) * row_floats + span->source
-                                    : history + (size_t)(t + j) * channels + span->channel;
-        const float *tap = args->conv + (size_t)j * channels + span->channel;
-        for (uint32_t i = 0; i < span->length; i++) out[i] += tap[i] * in[i];
-    }
-    for (uint32_t i = 0; i < span->length; i++) out[i] = out[i] / (1.0f + expf(-out[i]));
-}
-
-// History after the segment: the raw inputs of its last taps-1 tokens (older history moves up when it is
-// shorter).
-static void conv_keep(const tc_dev_geometry *g, const float *rows, uint32_t row_floats, uint32_t tokens,
-                      float *history, const conv_span *span)
-{
-    uint32_t keep = g->dn_conv - 1, channels = tc_cpu_conv_channels(g);
-    for (uint32_t j = 0; j < keep; j++) {
-        const float *in = tokens + j >= keep ? rows + (size_t)(tokens + j - keep) * row_floats + span->source
-                                             : history + (size_t)(tokens + j) * channels + span->channel;
-        memmove(history + (size_t)j * channels + span->channel, in, span->length * sizeof(float));
-    }
-}
-
-static void l2_normalise(float *x, uint32_t n, float scale)
-{
-    double sum = 0;
-    for (uint32_t i = 0; i < n; i++) sum += (double)x[i] * x[i];
-    float factor = 1.0f / sqrtf((float)sum + 1e-6f) * scale;
-    for (uint32_t i = 0; i < n; i++) x[i] *= factor;
-}
-
-// One token of one value head. state [dk][dv]: S *= decay; delta = beta (v - S^T k); S += k delta^T; o = S^T
-// q.
-__attribute__((target_clones("avx512f", "avx2", "default"))) static void
-recurrence(float *restrict state, const float *restrict q, const float *restrict k, const float *restrict v,
-           float decay, float beta, uint32_t dk, uint32_t dv, float *restrict delta, float *restrict o)
-{
-    memset(delta, 0, dv * sizeof(float));
-    memset(o, 0, dv * sizeof(float));
-    for (uint32_t i = 0; i < dk; i++) {
-        float *restrict row = state + (size_t)i * dv;
-        for (uint32_t j = 0; j < dv; j++) {
-            row[j] *= decay;
-            delta[j] += k[i] * row[j];
+        tap[j] = job->args->conv + (size_t)j * channels + span->channel;
+        if (t >= back) {
+            in[j] = v->rows + (size_t)(t - back) * v->row_floats + span->source;
+        } else { // position + t - back, shifted up by a multiple of the ring's length so that it is not
+                 // negative
+            uint32_t at = (v->segment->position + t + (taps - 1) - back) % (taps - 1);
+            in[j] = v->history + (size_t)at * channels + span->channel;
         }
     }
-    for (uint32_t j = 0; j < dv; j++) delta[j] = beta * (v[j] - delta[j]);
-    for (uint32_t i = 0; i < dk; i++) {
-        float *restrict row = state + (size_t)i * dv;
-        for (uint32_t j = 0; j < dv; j++) {
-            row[j] += k[i] * delta[j];
-            o[j] += q[i] * row[j];
-        }
+    job->cpu->dense->convolve(in, tap, taps, span->length, y);
+    memset(y + span->length, 0, (tc_dense_padded(span->length) - span->length) * sizeof *y);
+}
+
+static void l2_normalise(const tc_dense *dense, float *x, uint32_t n, float factor)
+{
+    dense->scale(x, 1.0f / sqrtf(dense->squares(x, n) + 1e-6f) * factor, NULL, n, x);
+}
+
+static void prepare_keys(const delta_job *job, const delta_item_view *v, uint32_t first, uint32_t count,
+                         const run_memory *m)
+{
+    const tc_dev_geometry *g = &job->cpu->dev.geometry;
+    const tc_dense *dense = job->cpu->dense;
+    uint32_t dk = g->dn_key_dim, padded = key_floats(g), keys = g->dn_key_heads * dk;
+    const conv_span q = {v->base, v->head * dk, dk}, k = {v->base + dk, keys + v->head * dk, dk};
+    for (uint32_t i = 0; i < count; i++) {
+        float *to_q = m->q + (size_t)i * padded, *to_k = m->k + (size_t)i * padded;
+        convolve_token(job, v, first + i, &q, to_q);
+        convolve_token(job, v, first + i, &k, to_k);
+        l2_normalise(dense, to_q, dk, 1.0f / sqrtf((float)dk));
+        l2_normalise(dense, to_k, dk, 1.0f);
+        m->kq[i] = dense->dot(to_k, to_q, padded);
     }
 }
 
-static float softplus(float x)
+// One value head over a run whose keys are prepared. `index`: among the value heads of the key head.
+static void run_value_head(const delta_job *job, const delta_item_view *v, uint32_t first, uint32_t count,
+                           uint32_t index, const run_memory *m)
 {
-    return x > 20.0f ? x : log1pf(expf(x)); // the reference's threshold
+    const tc_dev_geometry *g = &job->cpu->dev.geometry;
+    const tc_delta_args *args = job->args;
+    const tc_dense *dense = job->cpu->dense;
+    uint32_t ratio = g->dn_value_heads / g->dn_key_heads, dk = g->dn_key_dim, dv = g->dn_value_dim;
+    uint32_t value_head = v->head * ratio + index, padded = tc_dense_padded(dv), keys = g->dn_key_heads * dk;
+    const conv_span span = {v->base + 2 * dk + index * dv, 2 * keys + value_head * dv, dv};
+    for (uint32_t i = 0; i < count; i++) {
+        const float *b = args->ba + (size_t)(v->segment->first + first + i) * 2 * g->dn_value_heads +
+                         (size_t)v->head * 2 * ratio;
+        m->b[i] = b[index];
+        m->a[i] = b[ratio + index];
+        convolve_token(job, v, first + i, &span, m->v + (size_t)i * padded);
+    }
+    dense->gates(m->a, m->b, args->neg_exp_a[value_head], args->dt_bias[value_head], count, m->decay,
+                 m->beta);
+    for (uint32_t c = 0; c < padded; c += TC_DENSE_STRIP) {
+        const tc_dense_strip strip = {.state =
+                                          v->state + value_head * head_floats(g) + (size_t)c * key_floats(g),
+                                      .k = m->k,
+                                      .q = m->q,
+                                      .kq = m->kq,
+                                      .v = m->v + c,
+                                      .decay = m->decay,
+                                      .beta = m->beta,
+                                      .o = m->o + c,
+                                      .tokens = count,
+                                      .dk = key_floats(g),
+                                      .ld = padded};
+        dense->strip(&strip);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        const float *o = m->o + (size_t)i * padded;
+        const float *z =
+            v->rows + (size_t)(first + i) * v->row_floats + v->base + 2 * dk + (ratio + index) * dv;
+        float mean = dense->squares(o, dv) / (float)dv;
+        size_t at = (size_t)(v->segment->first + first + i) * g->dn_value_heads + value_head;
+        dense->gated_norm(o, 1.0f / sqrtf(mean + g->rms_eps), args->norm, z, dv, args->out + at * dv);
+    }
 }
 
-// out = norm(o) * w * silu(z)
-static void gated_norm(const float *o, const float *z, const float *w, uint32_t n, float eps, float *out)
+static float *layer_state(const delta_job *job, const tc_segment *segment)
 {
-    double sum = 0;
-    for (uint32_t i = 0; i < n; i++) sum += (double)o[i] * o[i];
-    float scale = 1.0f / sqrtf((float)(sum / n) + eps);
-    for (uint32_t i = 0; i < n; i++) out[i] = w[i] * (o[i] * scale) * (z[i] / (1.0f + expf(-z[i])));
+    const tc_dev_geometry *g = &job->cpu->dev.geometry;
+    return job->cpu->states +
+           ((size_t)segment->slot * g->dn_layers + job->args->dn_layer) * tc_cpu_state_floats(g);
 }
 
 static void delta_item(void *arg, uint32_t item, uint32_t member)
 {
     const delta_job *job = arg;
-    tc_dev_cpu *cpu = job->cpu;
-    const tc_delta_args *args = job->args;
-    const tc_dev_geometry *g = &cpu->dev.geometry;
-    const tc_segment *segment = &cpu->batch.segment_list[item / g->dn_key_heads];
-    uint32_t head = item % g->dn_key_heads, ratio = g->dn_value_heads / g->dn_key_heads;
-    uint32_t dk = g->dn_key_dim, dv = g->dn_value_dim, vspan = ratio * dv;
-    uint32_t head_floats = 2 * dk + 2 * vspan, row_floats = g->dn_key_heads * head_floats;
-    uint32_t keys = g->dn_key_heads * dk, base = head * head_floats;
-    const float *rows = args->qkvz + (size_t)segment->first * row_floats;
-    float *state =
-        cpu->states + ((size_t)segment->slot * g->dn_layers + args->dn_layer) * tc_cpu_state_floats(g);
-    float *history = state + (size_t)g->dn_value_heads * dk * dv;
-    const conv_span spans[3] = {{base, head * dk, dk},
-                                {base + dk, keys + head * dk, dk},
-                                {base + 2 * dk, 2 * keys + head * vspan, vspan}};
-    float *q = cpu->delta_scratch + (size_t)member * cpu->delta_scratch_floats;
-    float *k = q + dk, *v = k + dk, *delta = v + vspan, *o = delta + dv;
-    float *outputs[3] = {q, k, v};
-    for (uint32_t t = 0; t < segment->tokens; t++) {
-        for (int s = 0; s < 3; s++) conv_token(g, args, rows, row_floats, t, history, &spans[s], outputs[s]);
-        l2_normalise(q, dk, 1.0f / sqrtf((float)dk));
-        l2_normalise(k, dk, 1.0f);
-        size_t token = segment->first + t;
-        const float *b = args->ba + token * 2 * g->dn_value_heads + (size_t)head * 2 * ratio, *a = b + ratio;
-        for (uint32_t i = 0; i < ratio; i++) {
-            uint32_t value_head = head * ratio + i;
-            float beta = 1.0f / (1.0f + expf(-b[i]));
-            float decay = expf(args->neg_exp_a[value_head] * softplus(a[i] + args->dt_bias[value_head]));
-            recurrence(state + (size_t)value_head * dk * dv, q, k, v + i * dv, decay, beta, dk, dv, delta, o);
-            const float *z = rows + (size_t)t * row_floats + base + 2 * dk + vspan + i * dv;
-            gated_norm(o, z, args->norm, dv, g->rms_eps,
-                       args->out + (token * g->dn_value_heads + value_head) * dv);
+    const tc_dev_geometry *g = &job->cpu->dev.geometry;
+    uint32_t part = item % job->parts, head = item / job->parts % g->dn_key_heads;
+    const tc_segment *segment = &job->cpu->batch.segment_list[item / job->parts / g->dn_key_heads];
+    uint32_t ratio = g->dn_value_heads / g->dn_key_heads, share = (ratio + job->parts - 1) / job->parts;
+    uint32_t span = 2 * g->dn_key_dim + 2 * ratio * g->dn_value_dim;
+    delta_item_view v = {.segment = segment, .head = head, .base = head * span};
+    v.row_floats = g->dn_key_heads * span;
+    v.rows = job->args->qkvz + (size_t)segment->first * v.row_floats;
+    v.state = layer_state(job, segment);
+    v.history = v.state + g->dn_value_heads * head_floats(g);
+    run_memory m = memory_of(job->cpu, member);
+    for (uint32_t t = 0; t < segment->tokens; t += RUN) {
+        uint32_t count = segment->tokens - t < RUN ? segment->tokens - t : RUN;
+        prepare_keys(job, &v, t, count, &m);
+        for (uint32_t i = part * share; i < (part + 1) * share && i < ratio; i++)
+            run_value_head(job, &v, t, count, i, &m);
+    }
+}
+
+// The raw inputs of the segment's last taps - 1 tokens into the ring, channels in their flat order.
+static void keep_history(const delta_job *job, const tc_segment *segment)
+{
+    const tc_dev_geometry *g = &job->cpu->dev.geometry;
+    uint32_t ring = g->dn_conv - 1, dk = g->dn_key_dim, keys = g->dn_key_heads * dk;
+    uint32_t vspan = g->dn_value_heads / g->dn_key_heads * g->dn_value_dim, span = 2 * dk + 2 * vspan;
+    float *history = layer_state(job, segment) + g->dn_value_heads * head_floats(g);
+    for (uint32_t t = segment->tokens > ring ? segment->tokens - ring : 0; t < segment->tokens; t++) {
+        const float *row = job->args->qkvz + (size_t)(segment->first + t) * g->dn_key_heads * span;
+        float *to = history + (size_t)((segment->position + t) % ring) * channels_of(g);
+        for (uint32_t h = 0; h < g->dn_key_heads; h++, row += span) {
+            memcpy(to + h * dk, row, dk * sizeof *to);
+            memcpy(to + keys + h * dk, row + dk, dk * sizeof *to);
+            memcpy(to + 2 * keys + h * vspan, row + 2 * dk, vspan * sizeof *to);
         }
     }
-    for (int s = 0; s < 3; s++) conv_keep(g, rows, row_floats, segment->tokens, history, &spans[s]);
 }
 
 void tc_cpu_delta(tc_dev *dev, const tc_delta_args *args)
 {
     tc_dev_cpu *cpu = tc_cpu(dev);
-    delta_job job = {cpu, args};
     const tc_dev_geometry *g = &dev->geometry;
+    uint32_t ratio = g->dn_value_heads / g->dn_key_heads, heads = cpu->batch.segments * g->dn_key_heads;
+    // keys are prepared again for each part, so parts are for members that would have nothing to do
+    delta_job job = {cpu, args, heads < 2 * tc_team_size(cpu->team) ? ratio : 1};
     uint64_t work = (uint64_t)cpu->batch.tokens * g->dn_value_heads * g->dn_key_dim * g->dn_value_dim;
-    tc_cpu_each(cpu, cpu->batch.segments * g->dn_key_heads, 4 * work, delta_item, &job);
+    tc_cpu_each(cpu, heads * job.parts, 4 * work, delta_item, &job);
+    for (uint32_t s = 0; s < cpu->batch.segments; s++) keep_history(&job, &cpu->batch.segment_list[s]);
 }
