@@ -47,7 +47,7 @@ static tc_status wait_ready(tc_local *local, tc_error *e)
         }
         if (ask) tc_engine_client_ask_status(local->client);
     }
-    local->load_us = tc_now_us() - begin_us;
+    local->load_us += tc_now_us() - begin_us;
     return TC_OK;
 }
 
@@ -59,6 +59,9 @@ tc_status tc_local_open(tc_run_options *o, const char *model, tc_local *ret, tc_
     uint64_t begin_us = tc_now_us();
     TC_TRY(tc_run_prepare(model, o->cache_dir, o->quantise, false, &local.packed, local.store, e));
     local.pack_us = tc_now_us() - begin_us;
+    begin_us = tc_now_us();
+    TC_TRY(tc_run_load(o, local.store, e));
+    local.load_us = tc_now_us() - begin_us;
     TC_TRY(tc_supervisor_create(&local.supervisor, e));
     TC_GOTO(tc_run_start(local.supervisor, o, model, local.store, NULL, e));
     tc_run_engine_url(local.supervisor, url, sizeof url);

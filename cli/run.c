@@ -4,6 +4,7 @@
 #include "cli/cli.h"
 #include "cli/progress.h"
 #include "common/base/clock.h"
+#include "common/model/arena.h"
 
 #include <numa.h>
 #include <sched.h>
@@ -54,6 +55,13 @@ static void put_number(command *c, const char *name, uint64_t value)
     put(c, "%llu", (unsigned long long)value);
 }
 
+static void put_store(command *c, const tc_run_options *o, const char *store)
+{
+    put_text(c, "--store", store);
+    put_text(c, "--store-hash", *o->store_hash ? o->store_hash : NULL);
+    put_text(c, "--arena-dir", o->arena_dir);
+}
+
 static tc_status launch(tc_supervisor *s, const char *name, unsigned group, command *c, tc_error *e)
 {
     put_number(c, "--parent-pid", (uint64_t)getpid());
@@ -73,9 +81,16 @@ static uint32_t numa_nodes(void)
     return nodes < 1 ? 1 : (uint32_t)nodes;
 }
 
+const char *tc_arena_dir_of_environment(void)
+{
+    const char *named = getenv("THERMOCLINE_ARENA_DIR");
+    return named && *named ? named : NULL;
+}
+
 static void fill_defaults(tc_run_options *o)
 {
     uint32_t cpus = online_cpus();
+    if (!o->arena_dir) o->arena_dir = tc_arena_dir_of_environment();
     if (!o->workers_given) o->workers = numa_nodes();
     if (!o->threads) o->threads = cpus > 256 ? 256 : cpus;
     if (!o->worker_threads) {
@@ -125,7 +140,7 @@ static tc_status start_core(tc_supervisor *s, const tc_run_options *o, const cha
     command c = {0};
     put(&c, "thermocline-core");
     put_text(&c, "--model", model);
-    put_text(&c, "--store", store);
+    put_store(&c, o, store);
     put_text(&c, "--engine", engine);
     put_text(&c, "--expert-source", o->workers ? "workers" : "inprocess");
     if (o->workers) put_text(&c, "--experts", experts);
@@ -158,7 +173,7 @@ static tc_status start_worker(tc_supervisor *s, const tc_run_options *o, uint32_
     char name[24], cpus[4096];
     put(&c, "thermocline-worker");
     put_text(&c, "--connect", experts);
-    put_text(&c, "--store", store);
+    put_store(&c, o, store);
     put(&c, "--index");
     put(&c, "%u", index);
     put_number(&c, "--of", o->workers);
@@ -193,12 +208,66 @@ tc_status tc_run_start(tc_supervisor *s, tc_run_options *o, const char *model, c
                        const char *listen, tc_error *e)
 {
     char engine[128], experts[128];
-    fill_defaults(o);
     tc_run_engine_url(s, engine, sizeof engine);
     snprintf(experts, sizeof experts, "ipc://%s/experts", tc_supervisor_dir(s));
     TC_TRY(start_core(s, o, model, store, engine, experts, e));
     for (uint32_t i = 0; i < o->workers; i++) TC_TRY(start_worker(s, o, i, store, experts, e));
     return listen ? start_gateway(s, o, model, engine, listen, e) : TC_OK;
+}
+
+typedef struct load_progress {
+    tc_progress bar;
+    const char *what; // of the bar under way; NULL: none
+} load_progress;
+
+static bool show_load(void *arg, const char *what, uint64_t done, uint64_t total)
+{
+    load_progress *p = arg;
+    if (what != p->what) {
+        if (p->what) tc_progress_end(&p->bar);
+        if (!total) fprintf(stderr, "thermocline: %s\n", what);
+        tc_progress_begin(&p->bar, what);
+        p->what = what;
+    }
+    return tc_progress_step(&p->bar, done, total);
+}
+
+static void say_loaded(const tc_arena_report *r)
+{
+    static const char *const pages[] = {"small pages", "transparent huge pages", "explicit huge pages"};
+    char bytes[TC_BYTES_TEXT], huge[TC_BYTES_TEXT], some[64] = "";
+    if (r->pages == TC_PAGES_TRANSPARENT && r->huge_bytes < r->bytes)
+        snprintf(some, sizeof some, " for %s of it", tc_cli_bytes(r->huge_bytes, huge));
+    fprintf(stderr, "thermocline: experts in %s: %s, %s%s\n", r->directory, tc_cli_bytes(r->bytes, bytes),
+            pages[r->pages], some);
+    if (*r->note) fprintf(stderr, "thermocline: %s\n", r->note);
+}
+
+tc_status tc_run_load(tc_run_options *o, const char *store, tc_error *e)
+{
+    fill_defaults(o);
+    int nodes[TC_SHARES_MAX];
+    uint32_t of = o->workers ? (uint32_t)o->workers : 1;
+    load_progress progress = {0};
+    tc_arena_report report;
+    tc_store *experts;
+    for (uint32_t i = 0; i < of; i++) nodes[i] = of > 1 && of == numa_nodes() ? (int)i : -1;
+    const tc_arena_options options = {
+        .directory = o->arena_dir,
+        .store = store,
+        .shard = strcmp(o->shard, "slice") ? TC_SHARD_PARTITION : TC_SHARD_SLICE,
+        .of = of,
+        .nodes = nodes,
+        .progress = show_load,
+        .arg = &progress,
+    };
+    tc_status status = tc_arena_open(&options, &experts, &report, e);
+    if (progress.what) tc_progress_end(&progress.bar);
+    if (status != TC_OK) return status;
+    memcpy(o->store_hash, tc_store_get_info(experts)->content_hash, sizeof o->store_hash);
+    tc_store_free(experts);
+    if (report.filled) say_loaded(&report);
+    return TC_OK;
 }
 
 tc_status tc_run_prepare(const char *model, const char *cache_dir, const char *quantise, bool force,

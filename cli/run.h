@@ -10,6 +10,8 @@
 
 typedef struct tc_run_options {
     const char *shard, *data_plane, *precision, *isa, *cache_dir, *quantise, *device, *log_level;
+    const char *arena_dir;                 // NULL: $THERMOCLINE_ARENA_DIR, else the default
+    char store_hash[33];                   // filled by tc_run_load
     const char *model_name, *api_key_file; // of the gateway
     uint64_t drain_s;
     uint64_t workers, threads, worker_threads, context, sessions, kv_budget;
@@ -113,6 +115,11 @@ typedef struct tc_run_options {
          .target = &(o).log_level,                                                                           \
          .choices = "error|warn|info|debug",                                                                 \
          .help = "what the processes tell on stderr"},                                                       \
+        {.name = "--arena-dir",                                                                              \
+         .kind = TC_OPTION_TEXT,                                                                             \
+         .target = &(o).arena_dir,                                                                           \
+         .choices = "DIR",                                                                                   \
+         .help = "tmpfs or hugetlbfs folder of the experts (default: /dev/shm/thermocline-<uid>)"},          \
         TC_PACK_OPTIONS(o)
 
 #define TC_PACK_OPTIONS(o)                                                                                   \
@@ -130,7 +137,15 @@ typedef struct tc_run_options {
 tc_status tc_run_prepare(const char *model, const char *cache_dir, const char *quantise, bool force,
                          bool *ret_packed, char ret_path[TC_STORE_PATH_BYTES], tc_error *e);
 
-// Adds core and workers, and with `listen` a gateway. Fills defaults of `o` (workers, threads).
+// $THERMOCLINE_ARENA_DIR, or NULL.
+const char *tc_arena_dir_of_environment(void);
+
+// Loads the store's experts into shared memory, with progress, unless they are there from an earlier run.
+// Before a supervisor takes over the signals: Ctrl-C stops it. Fills defaults of `o` (workers, threads) and
+// its store_hash.
+tc_status tc_run_load(tc_run_options *o, const char *store, tc_error *e);
+
+// Adds core and workers, and with `listen` a gateway. After tc_run_load.
 tc_status tc_run_start(tc_supervisor *supervisor, tc_run_options *o, const char *model, const char *store,
                        const char *listen, tc_error *e);
 void tc_run_engine_url(const tc_supervisor *supervisor, char *ret, size_t bytes);

@@ -71,6 +71,7 @@ static tc_status serve(const char *model, const char *listen, tc_run_options *o,
     tc_status status;
     TC_GOTO(tc_listen_check(listen, e));
     TC_GOTO(tc_run_prepare(model, o->cache_dir, o->quantise, false, &packed, store, e));
+    TC_GOTO(tc_run_load(o, store, e));
     if (!o->model_name) o->model_name = name = folder_name(model);
     TC_GOTO(tc_supervisor_create(&supervisor, e));
     TC_GOTO(tc_run_start(supervisor, o, model, store, listen, e));

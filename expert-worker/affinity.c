@@ -105,3 +105,8 @@ tc_status tc_node_prefer(int node, tc_error *e)
     numa_set_preferred(node);
     return TC_OK;
 }
+
+int tc_node_of_share(uint32_t index, uint32_t of)
+{
+    return of > 1 && numa_available() >= 0 && numa_num_configured_nodes() == (int)of ? (int)index : -1;
+}

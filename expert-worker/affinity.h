@@ -14,6 +14,7 @@ void tc_cpu_list_print(const uint32_t *cpus, uint32_t count, char *ret, size_t c
 tc_status tc_node_cpus(int node, uint32_t *cpus, uint32_t max, uint32_t *ret_count, tc_error *e);
 uint32_t tc_cpus_allowed(void);
 // Memory that this thread, and threads it starts later, touch first comes from the node, as long as it has
-// any. For the store this decides where its page cache goes, if we are the first to read it: pages that are
-// in memory stay where they are.
+// any: scratch and messages. The experts are bound by their arena.
 tc_status tc_node_prefer(int node, tc_error *e);
+// With as many shares as nodes, one each: the node; else -1.
+int tc_node_of_share(uint32_t index, uint32_t of);

@@ -12,6 +12,8 @@
 enum {
     O_CONNECT = 256,
     O_STORE,
+    O_STORE_HASH,
+    O_ARENA_DIR,
     O_INDEX,
     O_OF,
     O_SHARD,
@@ -30,6 +32,8 @@ enum {
 static const struct option long_options[] = {
     {"connect", required_argument, NULL, O_CONNECT},
     {"store", required_argument, NULL, O_STORE},
+    {"store-hash", required_argument, NULL, O_STORE_HASH},
+    {"arena-dir", required_argument, NULL, O_ARENA_DIR},
     {"index", required_argument, NULL, O_INDEX},
     {"of", required_argument, NULL, O_OF},
     {"shard", required_argument, NULL, O_SHARD},
@@ -50,9 +54,12 @@ static const char usage[] =
     "usage: thermocline-worker --connect URL --store FILE --index I --of N [options]\n"
     "  --shard partition|slice  keep whole experts, or a slice of every expert's width, resident (default "
     "partition)\n"
+    "  --store-hash HEX         which store it must be: with its arena in memory the file is not needed\n"
+    "  --arena-dir DIR          tmpfs or hugetlbfs folder of the experts (default "
+    "/dev/shm/thermocline-<uid>)\n"
     "  --threads N              default: as many as the CPUs given, or this process may use\n"
     "  --cpus 0,2-3             pin the threads to these\n"
-    "  --node K                 pin to the CPUs of NUMA node K and prefer its memory\n"
+    "  --node K                 pin to the CPUs of NUMA node K and bind its share's memory there\n"
     "  --isa scalar|avx2|avx512 default: the best this CPU has\n"
     "  --spin-us N              how long a thread spins for work before it sleeps (default 50)\n"
     "  --log-level error|warn|info|debug  --journald  --parent-pid PID\n";
@@ -106,6 +113,12 @@ static bool apply(int id, const char *text, tc_worker_options *o)
         return true;
     case O_STORE:
         o->store = text;
+        return true;
+    case O_STORE_HASH:
+        o->store_hash = text;
+        return true;
+    case O_ARENA_DIR:
+        o->arena_dir = text;
         return true;
     case O_INDEX:
         return number32("index", text, 0, TC_WORKERS_MAX - 1, &o->index);

@@ -19,6 +19,8 @@ enum { TC_WORKER_SPIN_US = 50, TC_CPUS_MAX = 1024 };
 
 typedef struct tc_worker_options {
     const char *connect, *store;
+    const char *store_hash; // what the store must be; NULL: as it is
+    const char *arena_dir;  // NULL: the default
     uint32_t index, of;
     tc_shard shard;
     uint32_t threads;                      // 0: as many as there are CPUs for us

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: the serve loop. Per call nothing of ours is allocated: the sum is computed inside the reply message.
 //
-//   open store -> make its share resident -> team, scratch -> connect --WELCOME--> { CALL -> check -> run ->
-//   reply } LOST: the link redials and says hello again; REJECTED: exit 2; stop: answer the call in hand,
-//   goodbye, exit 0
+//   attach to the arenas, filling what is missing -> make its share ready -> team, scratch -> connect
+//   --WELCOME--> { CALL -> check -> run -> reply } LOST: the link redials and says hello again; REJECTED:
+//   exit 2; stop: answer the call in hand, goodbye, exit 0
 #include "expert-worker/serve.h"
 
 #include "common/base/clock.h"
+#include "common/model/arena.h"
 #include "expert-worker/affinity.h"
 #include <pthread.h>
 #include <signal.h>
@@ -39,8 +40,9 @@ void tc_serve_stop(void)
     if (peer) tc_expert_peer_wake(peer);
 }
 
-// The store is mapped; should someone cut the file under us, this is what the kernel sends. There is no way
-// on: the supervisor starts us again, and opening the damaged file gives the proper error.
+// Arenas are private files of this user that nobody has a reason to touch; should someone cut one, or a
+// memory module fail, this is what the kernel sends. There is no way on: the supervisor starts us again, and
+// a damaged arena is filled anew.
 static void on_sigbus(int number)
 {
     ssize_t ignored = write(STDERR_FILENO, sigbus_line, strlen(sigbus_line));
@@ -48,11 +50,11 @@ static void on_sigbus(int number)
     _exit(TC_EXIT_SIGBUS);
 }
 
-static void watch_store(const char *path)
+static void watch_memory(const char *path)
 {
     struct sigaction action = {.sa_handler = on_sigbus};
     snprintf(sigbus_line, sizeof sigbus_line,
-             "error thermocline-worker: %.400s: the file changed or shrank while in use\n", path);
+             "error thermocline-worker: %.400s: the arena in memory was damaged while in use\n", path);
     sigaction(SIGBUS, &action, NULL);
 }
 
@@ -84,38 +86,52 @@ static tc_status place(worker *w, tc_error *e)
     return TC_OK;
 }
 
-static bool prefault_progress(void *arg, uint64_t done, uint64_t total)
+static bool fill_progress(void *arg, const char *what, uint64_t done, uint64_t total)
 {
     worker *w = arg;
     uint64_t now_us = tc_now_us();
-    w->resident_bytes = done;
     if (now_us - w->logged_us >= 1000000) {
-        tc_info("loading its share: %.1f of %.1f GB", (double)done / 1e9, (double)total / 1e9);
+        if (total)
+            tc_info("%s: %.1f of %.1f GB", what, (double)done / 1e9, (double)total / 1e9);
+        else
+            tc_info("%s", what);
         w->logged_us = now_us;
     }
     return !atomic_load(&stopping);
 }
 
-static tc_status make_resident(worker *w, tc_error *e)
+// Where the others' shares go is their business; that of a machine with a worker a node is known.
+static void fill_nodes(const tc_worker_options *o, int nodes[TC_SHARES_MAX])
 {
+    for (uint32_t i = 0; i < o->of; i++) nodes[i] = tc_node_of_share(i, o->of);
+    if (o->node >= 0) nodes[o->index] = o->node;
+}
+
+static tc_status attach(worker *w, tc_error *e)
+{
+    static const char *const pages[] = {"small pages", "transparent huge pages", "explicit huge pages"};
     const tc_worker_options *o = w->options;
-    const tc_store_info *info = tc_store_get_info(w->store);
-    uint32_t expert_begin = 0, expert_end = info->experts, unit_begin = 0, unit_end = info->units;
-    if (o->shard == TC_SHARD_PARTITION) {
-        expert_begin = (uint32_t)((uint64_t)info->experts * o->index / o->of);
-        expert_end = (uint32_t)((uint64_t)info->experts * (o->index + 1) / o->of);
-    } else {
-        unit_begin = (uint32_t)((uint64_t)info->units * o->index / o->of);
-        unit_end = (uint32_t)((uint64_t)info->units * (o->index + 1) / o->of);
-    }
-    if (expert_begin == expert_end || unit_begin == unit_end) {
-        tc_warn("share %u of %u is empty: the model has %u experts of %u units", o->index, o->of,
-                info->experts, info->units);
-        return TC_OK;
-    }
-    w->logged_us = tc_now_us();
-    return tc_store_prefault(w->store, expert_begin, expert_end, unit_begin, unit_end, prefault_progress, w,
-                             e);
+    int nodes[TC_SHARES_MAX];
+    tc_arena_report report;
+    uint64_t begin_us = w->logged_us = tc_now_us();
+    fill_nodes(o, nodes);
+    const tc_arena_options options = {.directory = o->arena_dir,
+                                      .store = o->store,
+                                      .content_hash = o->store_hash,
+                                      .shard = o->shard,
+                                      .of = o->of,
+                                      .nodes = nodes,
+                                      .progress = fill_progress,
+                                      .arg = w};
+    TC_TRY(tc_arena_open(&options, &w->store, &report, e));
+    w->resident_bytes = tc_arena_settle(w->store, o->index, nodes[o->index]);
+    if (w->resident_bytes == 0)
+        tc_warn("share %u of %u is empty: there are fewer experts or units", o->index, o->of);
+    tc_info("%s the experts in %s in %llu ms: %.2f GB, %s (%.2f GB)", report.filled ? "loaded" : "found",
+            report.directory, (unsigned long long)((tc_now_us() - begin_us) / 1000),
+            (double)report.bytes / 1e9, pages[report.pages], (double)report.huge_bytes / 1e9);
+    if (*report.note) tc_warn("%s", report.note);
+    return TC_OK;
 }
 
 static tc_status prepare(worker *w, tc_error *e)
@@ -125,9 +141,8 @@ static tc_status prepare(worker *w, tc_error *e)
     TC_TRY(tc_kernels_get(TC_DEFAULT, o->isa, &kernels, e));
     w->isa = kernels->name;
     TC_TRY(place(w, e));
-    watch_store(o->store);
-    TC_TRY(tc_store_open(o->store, &w->store, e));
-    TC_TRY(make_resident(w, e));
+    watch_memory(o->store);
+    TC_TRY(attach(w, e));
     tc_team_options team = {
         .threads = w->threads, .cpus = w->cpu_count > 0 ? w->pins : NULL, .spin_us = o->spin_us};
     TC_TRY(tc_team_create(&team, &w->team, e));

@@ -2,7 +2,9 @@
 // Owns: the life of the core process: open the model, check the budget, place the weights, then loop:
 // commands, arrivals, one step. One thread owns all inference state; signals arrive as a file descriptor.
 #include "common/base/clock.h"
+#include "common/base/mem.h"
 #include "common/base/team.h"
+#include "common/model/arena.h"
 #include "gpu-core/options.h"
 #include "gpu-core/sched/sched.h"
 #include "proto/expert.h"
@@ -70,22 +72,6 @@ static void log_progress(void *arg, uint32_t done, uint32_t total)
     tc_info("loading dense weights: %u of %u tensors", done, total);
 }
 
-// What the kernel would give without swapping, and the cgroup's limit if that is lower. 0: unknown.
-static uint64_t available_bytes(void)
-{
-    char line[256];
-    unsigned long long kib = 0, limit = 0;
-    FILE *f = fopen("/proc/meminfo", "re");
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
-    if (f) fclose(f);
-    f = fopen("/sys/fs/cgroup/memory.max", "re");
-    if (f && fgets(line, sizeof line, f) && sscanf(line, "%llu", &limit) != 1) limit = 0;
-    if (f) fclose(f);
-    uint64_t bytes = (uint64_t)kib * 1024;
-    return limit && limit < bytes ? limit : bytes;
-}
-
 static bool add_dense_bytes(void *arg, const tc_tensor_info *info)
 {
     if (!strstr(info->name, ".experts.")) *(uint64_t *)arg += info->bytes;
@@ -96,7 +82,7 @@ static bool add_dense_bytes(void *arg, const tc_tensor_info *info)
 static tc_status plan_memory(core *c, tc_dev_geometry *g, tc_error *e)
 {
     uint32_t pages_a_session = (c->o.context + TC_KV_PAGE_POSITIONS - 1) / TC_KV_PAGE_POSITIONS;
-    uint64_t page_bytes, budget = c->o.kv_budget_bytes, weights = 0, available = available_bytes();
+    uint64_t page_bytes, budget = c->o.kv_budget_bytes, weights = 0, available = tc_mem_available_bytes();
     tc_weights_geometry(c->desc, g);
     g->positions_max = c->o.context;
     g->slots = c->o.sessions;
@@ -124,7 +110,7 @@ static tc_status plan_memory(core *c, tc_dev_geometry *g, tc_error *e)
         (unsigned long long)(weights >> 20), (unsigned long long)(c->kv_bytes >> 20),
         (unsigned long long)(c->state_bytes >> 20), (unsigned long long)(scratch >> 20),
         (unsigned long long)(c->cache_bytes >> 20));
-    if (available && sum > available)
+    if (sum > available)
         return tc_fail(
             e, TC_BUDGET,
             "dense weights %llu + KV %llu + states %llu + scratch %llu + prefix cache %llu MiB = %llu "
@@ -137,11 +123,43 @@ static tc_status plan_memory(core *c, tc_dev_geometry *g, tc_error *e)
     return TC_OK;
 }
 
+static bool log_experts(void *arg, const char *what, uint64_t done, uint64_t total)
+{
+    uint64_t *last_us = arg, now = tc_now_us();
+    if (now - *last_us < 1000000) return true;
+    *last_us = now;
+    tc_info("%s: %llu of %llu MiB", what, (unsigned long long)(done >> 20),
+            (unsigned long long)(total >> 20));
+    return true;
+}
+
+// Experts computed here are needed here, all of them. Those of workers only lend us their shape: out of their
+// arena, so that the file may have gone since, or out of the file, where the workers are elsewhere.
+static tc_status open_store(core *c, tc_error *e)
+{
+    uint64_t last_us = tc_now_us();
+    const tc_arena_options options = {.directory = c->o.arena_dir,
+                                      .store = c->o.store,
+                                      .content_hash = c->o.store_hash,
+                                      .shard = c->o.shard,
+                                      .of = c->o.local_experts ? 1 : c->o.workers,
+                                      .attach_only = !c->o.local_experts,
+                                      .threads = c->o.threads,
+                                      .progress = log_experts,
+                                      .arg = &last_us};
+    tc_arena_report report;
+    tc_status status = tc_arena_open(&options, &c->store, &report, e);
+    if (status != TC_OK) return c->o.local_experts ? status : tc_store_open(c->o.store, &c->store, e);
+    if (c->o.local_experts) tc_arena_settle(c->store, 0, -1);
+    if (*report.note) tc_warn("%s", report.note);
+    return TC_OK;
+}
+
 static tc_status open_model(core *c, tc_error *e)
 {
     TC_TRY(tc_checkpoint_open(c->o.model, &c->checkpoint, e));
     c->desc = tc_checkpoint_desc(c->checkpoint);
-    TC_TRY(tc_store_open(c->o.store, &c->store, e));
+    TC_TRY(open_store(c, e));
     const tc_store_info *info = tc_store_get_info(c->store);
     if (strcmp(info->model_hash, tc_checkpoint_hash(c->checkpoint)) != 0)
         return tc_fail(e, TC_FORMAT, "%s: packed from another model (hash %s, the model's is %s)", c->o.store,

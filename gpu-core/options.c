@@ -15,6 +15,8 @@
 enum option_id {
     O_MODEL = 256,
     O_STORE,
+    O_STORE_HASH,
+    O_ARENA_DIR,
     O_ENGINE,
     O_EXPERTS,
     O_WORKERS,
@@ -44,6 +46,8 @@ enum option_id {
 static const struct option long_options[] = {
     {"model", required_argument, NULL, O_MODEL},
     {"store", required_argument, NULL, O_STORE},
+    {"store-hash", required_argument, NULL, O_STORE_HASH},
+    {"arena-dir", required_argument, NULL, O_ARENA_DIR},
     {"engine", required_argument, NULL, O_ENGINE},
     {"experts", required_argument, NULL, O_EXPERTS},
     {"workers", required_argument, NULL, O_WORKERS},
@@ -73,6 +77,9 @@ static const struct option long_options[] = {
 
 static const char usage[] =
     "usage: thermocline-core --model DIR --store FILE --engine URL [options]\n"
+    "  --store-hash HEX         which store it must be: with its arena in memory the file is not needed\n"
+    "  --arena-dir DIR          tmpfs or hugetlbfs folder of the experts (default "
+    "/dev/shm/thermocline-<uid>)\n"
     "  --experts URL            where workers connect (with --expert-source workers)\n"
     "  --workers N              shares the experts are cut into (default 1)\n"
     "  --shard partition|slice  whole experts, or a slice of every expert's width, a worker\n"
@@ -195,6 +202,12 @@ static bool apply(int id, const char *text, tc_core_options *o)
         return true;
     case O_STORE:
         o->store = text;
+        return true;
+    case O_STORE_HASH:
+        o->store_hash = text;
+        return true;
+    case O_ARENA_DIR:
+        o->arena_dir = text;
         return true;
     case O_ENGINE:
         o->engine_url = text;

@@ -12,12 +12,14 @@ enum { TC_CONTEXT_DEFAULT = 4096, TC_SESSIONS_DEFAULT = 8, TC_SESSIONS_MAX = 64,
 
 typedef struct tc_core_options {
     const char *model, *store, *engine_url, *experts_url, *isa;
-    uint32_t workers;   // shares
-    uint32_t shard;     // tc_shard
-    bool local_experts; // compute experts in this process
-    bool by_nng;        // calls never travel by shared memory
-    uint32_t spin_us;   // how long waiting threads spin before they sleep; TC_SPIN_AUTO
-    uint32_t threads;   // 0: online CPUs
+    const char *store_hash; // what the store must be; NULL: as it is
+    const char *arena_dir;  // NULL: the default
+    uint32_t workers;       // shares
+    uint32_t shard;         // tc_shard
+    bool local_experts;     // compute experts in this process
+    bool by_nng;            // calls never travel by shared memory
+    uint32_t spin_us;       // how long waiting threads spin before they sleep; TC_SPIN_AUTO
+    uint32_t threads;       // 0: online CPUs
     tc_precision precision;
     uint32_t context, sessions;
     uint64_t cache_bytes; // prefix cache; TC_CACHE_AUTO: a part of what is left, 0: none

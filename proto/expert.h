@@ -17,11 +17,9 @@
 enum {
     TC_EXPERT_PROTOCOL_VERSION = 1,
     TC_WIRE_MESSAGE_BYTES_MAX = 64 << 20, // no end reads a longer message
-    TC_WORKERS_MAX = 64,
+    TC_WORKERS_MAX = TC_SHARES_MAX,
     TC_URL_BYTES_MAX = 256,
 };
-
-typedef enum tc_shard { TC_SHARD_PARTITION, TC_SHARD_SLICE } tc_shard;
 
 typedef enum tc_carrier { TC_CARRIER_NNG, TC_CARRIER_SHM } tc_carrier;
 

@@ -40,3 +40,7 @@ static inline bool tc_mul_size(size_t a, size_t b, size_t *ret)
     *ret = product;
     return true;
 }
+
+// What the system would give this process without swapping: MemAvailable, or the cgroup's limit if that is
+// lower. UINT64_MAX: unknown.
+uint64_t tc_mem_available_bytes(void);

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: a store open for reading: the map, the views of units, making them resident, verifying the content.
-// Writing one: store_pack.c.
-#include "common/model/store_format.h"
+// Owns: a store open for reading: its header, the places of its units, their views, verifying the content.
+// Places in memory that outlives the process: arena.c. Writing a store: store_pack.c.
+#include "common/model/store_internal.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -14,39 +15,20 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22 // Linux 5.14
-#endif
+enum { VERIFY_BYTES = 1 << 20 };
 
-enum { PREFAULT_BYTES = 16 << 20, VERIFY_BYTES = 1 << 20, HEADER_BYTES_MAX = 128 << 10, PAGE_BYTES = 4096 };
-
-struct tc_store {
-    int fd;
-    char *path;
-    const uint8_t *map;
-    tc_store_header *header; // header_bytes bytes, the layer table behind it
-    const tc_store_layer *layers;
-    struct {
-        uint64_t stride, at[TC_STORE_PARTS];
-    } unit[TC_LAYERS_MAX];
-    tc_store_info info;
-};
-
-static tc_status read_header(tc_store *s, uint64_t file_bytes, tc_error *e)
+static tc_status read_header(int fd, const char *path, uint64_t file_bytes, tc_store_header *ret, tc_error *e)
 {
-    size_t bytes = file_bytes < HEADER_BYTES_MAX ? (size_t)file_bytes : HEADER_BYTES_MAX, got = 0;
-    s->header = calloc(1, HEADER_BYTES_MAX);
-    if (!s->header) return tc_fail(e, TC_NOMEM, "%s: no memory for its header", s->path);
+    size_t bytes = file_bytes < TC_STORE_HEADER_BYTES_MAX ? (size_t)file_bytes : TC_STORE_HEADER_BYTES_MAX,
+           got = 0;
     while (got < bytes) {
-        ssize_t n = pread(s->fd, (char *)s->header + got, bytes - got, (off_t)got);
+        ssize_t n = pread(fd, (char *)ret + got, bytes - got, (off_t)got);
         if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return tc_fail_errno(e, TC_IO, "%s", s->path);
-        if (n == 0) return tc_fail(e, TC_IO, "%s: the file has become shorter", s->path);
+        if (n < 0) return tc_fail_errno(e, TC_IO, "%s", path);
+        if (n == 0) return tc_fail(e, TC_IO, "%s: the file has become shorter", path);
         got += (size_t)n;
     }
-    TC_TRY(tc_store_header_check(s->path, s->header, bytes, file_bytes, e));
-    s->layers = (const tc_store_layer *)(s->header + 1);
-    return TC_OK;
+    return tc_store_header_check(path, ret, bytes, file_bytes, e);
 }
 
 static void fill_info(tc_store *s)
@@ -62,6 +44,8 @@ static void fill_info(tc_store *s)
                               .bytes = h->file_bytes};
     memcpy(s->info.model_hash, h->model_hash, sizeof s->info.model_hash);
     memcpy(s->info.family, h->family, sizeof s->info.family);
+    snprintf(s->info.content_hash, sizeof s->info.content_hash, "%016" PRIx64 "%016" PRIx64, h->hash_high,
+             h->hash_low);
     for (uint32_t l = 0; l < h->layers; l++) {
         if (!s->layers[l].has_experts) continue;
         s->unit[l].stride = tc_store_unit_layout(h, &s->layers[l], s->unit[l].at);
@@ -70,33 +54,114 @@ static void fill_info(tc_store *s)
     }
 }
 
-static tc_status open_file(tc_store *s, tc_error *e)
+tc_status tc_store_from_header(const char *path, tc_store_header *header, tc_store **ret, tc_error *e)
 {
-    struct stat st;
-    s->fd = open(s->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (s->fd < 0) return tc_fail_errno(e, errno == ENOENT ? TC_NOT_FOUND : TC_IO, "%s", s->path);
-    if (fstat(s->fd, &st) != 0) return tc_fail_errno(e, TC_IO, "%s", s->path);
-    if (!S_ISREG(st.st_mode)) return tc_fail(e, TC_FORMAT, "%s: not a regular file", s->path);
-    TC_TRY(read_header(s, (uint64_t)st.st_size, e));
+    tc_store *s = calloc(1, sizeof *s);
+    char *copy = strdup(path);
+    if (!s || !copy) {
+        free(s);
+        free(copy);
+        free(header);
+        return tc_fail(e, TC_NOMEM, "%s: no memory", path);
+    }
+    s->fd = -1;
+    s->path = copy;
+    s->header = header;
+    s->layers = (const tc_store_layer *)(header + 1);
+    fill_info(s);
+    *ret = s;
+    return TC_OK;
+}
+
+// ---- places ----
+
+static void lay_out_place(const tc_store *s, tc_store_place *place, uint64_t data_at)
+{
+    uint64_t at = data_at;
+    for (uint32_t l = 0; l < s->info.layers; l++) {
+        place->at[l] = at;
+        if (!s->layers[l].has_experts) continue;
+        at += tc_store_run_bytes(s, place, l) * (place->share.expert_end - place->share.expert_begin);
+        at = tc_store_align(at, TC_STORE_ALIGN);
+    }
+}
+
+uint64_t tc_store_place_bytes(const tc_store *s, const tc_store_place *place, uint64_t data_at)
+{
+    uint64_t bytes = data_at;
+    for (uint32_t l = 0; l < s->info.layers; l++)
+        if (s->layers[l].has_experts)
+            bytes = place->at[l] + tc_store_align(tc_store_run_bytes(s, place, l) *
+                                                      (place->share.expert_end - place->share.expert_begin),
+                                                  TC_STORE_ALIGN);
+    return bytes;
+}
+
+tc_status tc_store_make_places(tc_store *s, tc_shard shard, uint32_t of, uint64_t data_at, tc_error *e)
+{
+    if (of < 1 || of > TC_SHARES_MAX)
+        return tc_fail(e, TC_ARGUMENT, "%s: %u shares are not 1..%d", s->path, of, TC_SHARES_MAX);
+    s->place = calloc(of, sizeof *s->place);
+    if (!s->place) return tc_fail(e, TC_NOMEM, "%s: no memory for %u shares", s->path, of);
+    s->shard = shard;
+    s->of = of;
+    for (uint32_t i = 0; i < of; i++) {
+        tc_store_place *place = &s->place[i];
+        place->share = tc_share_of(s->info.experts, s->info.units, shard, i, of);
+        uint32_t begin = shard == TC_SHARD_SLICE ? place->share.unit_begin : place->share.expert_begin;
+        uint32_t end = shard == TC_SHARD_SLICE ? place->share.unit_end : place->share.expert_end;
+        for (uint32_t n = begin; n < end; n++) s->owner[n] = (uint8_t)i;
+        lay_out_place(s, place, data_at);
+    }
+    return TC_OK;
+}
+
+// Everything in one place, the file's map, where the file says.
+static tc_status map_file(tc_store *s, tc_error *e)
+{
+    TC_TRY(tc_store_make_places(s, TC_SHARD_PARTITION, 1, 0, e));
     void *map = mmap(NULL, s->header->file_bytes, PROT_READ, MAP_SHARED, s->fd, 0);
     if (map == MAP_FAILED) return tc_fail_errno(e, TC_NOMEM, "%s: cannot map", s->path);
-    s->map = map;
-    fill_info(s);
+    s->map = s->place[0].base = map;
+    for (uint32_t l = 0; l < s->info.layers; l++) s->place[0].at[l] = s->layers[l].offset;
     return TC_OK;
+}
+
+static tc_status open_header(const char *path, int *ret_fd, tc_store_header *ret, tc_error *e)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    tc_status status;
+    if (fd < 0) return tc_fail_errno(e, errno == ENOENT ? TC_NOT_FOUND : TC_IO, "%s", path);
+    if (fstat(fd, &st) != 0) TC_GOTO(tc_fail_errno(e, TC_IO, "%s", path));
+    if (!S_ISREG(st.st_mode)) TC_GOTO(tc_fail(e, TC_FORMAT, "%s: not a regular file", path));
+    TC_GOTO(read_header(fd, path, (uint64_t)st.st_size, ret, e));
+    *ret_fd = fd;
+    return TC_OK;
+out:
+    close(fd);
+    return status;
 }
 
 tc_status tc_store_open(const char *path, tc_store **ret, tc_error *e)
 {
-    tc_store *s = calloc(1, sizeof *s);
-    tc_status status = TC_OK;
-    if (!s) return tc_fail(e, TC_NOMEM, "%s: no memory", path);
-    s->fd = -1;
-    s->path = strdup(path);
-    if (!s->path) TC_GOTO(tc_fail(e, TC_NOMEM, "%s: no memory", path));
-    TC_GOTO(open_file(s, e));
+    tc_store *s = NULL;
+    int fd = -1;
+    tc_store_header *header = calloc(1, TC_STORE_HEADER_BYTES_MAX);
+    if (!header) return tc_fail(e, TC_NOMEM, "%s: no memory for its header", path);
+    tc_status status = open_header(path, &fd, header, e);
+    if (status != TC_OK) {
+        free(header);
+        return status;
+    }
+    TC_GOTO(tc_store_from_header(path, header, &s, e));
+    s->fd = fd;
+    fd = -1;
+    TC_GOTO(map_file(s, e));
     *ret = s;
     s = NULL;
 out:
+    if (fd >= 0) close(fd);
     tc_store_free(s);
     return status;
 }
@@ -104,8 +169,10 @@ out:
 void tc_store_free(tc_store *s)
 {
     if (!s) return;
+    if (s->release) s->release(s->held);
     if (s->map) munmap((void *)(uintptr_t)s->map, s->header->file_bytes);
     if (s->fd >= 0) close(s->fd);
+    free(s->place);
     free(s->header);
     free(s->path);
     free(s);
@@ -125,7 +192,10 @@ void tc_store_get_unit(const tc_store *s, uint32_t layer, uint32_t expert, uint3
 {
     assert(tc_store_layer_has_experts(s, layer) && expert < s->info.experts && unit < s->info.units);
     const tc_store_layer *l = &s->layers[layer];
-    const uint8_t *data = s->map + l->offset + expert * l->expert_stride + unit * s->unit[layer].stride;
+    const tc_store_place *place = &s->place[s->owner[s->shard == TC_SHARD_SLICE ? unit : expert]];
+    const uint8_t *data = place->base + place->at[layer] +
+                          (expert - place->share.expert_begin) * tc_store_run_bytes(s, place, layer) +
+                          (unit - place->share.unit_begin) * s->unit[layer].stride;
     tc_matrix *matrices[TC_STORE_PARTS] = {&ret->gate, &ret->up, &ret->down};
     for (uint32_t p = 0; p < TC_STORE_PARTS; p++) {
         const tc_store_part *part = &l->part[p];
@@ -139,84 +209,12 @@ void tc_store_get_unit(const tc_store *s, uint32_t layer, uint32_t expert, uint3
     }
 }
 
-// ---- residency ----
-
-static tc_status check_size(const tc_store *s, tc_error *e)
-{
-    struct stat st;
-    if (fstat(s->fd, &st) != 0) return tc_fail_errno(e, TC_IO, "%s", s->path);
-    if ((uint64_t)st.st_size != s->info.bytes)
-        return tc_fail(e, TC_IO, "%s: has %" PRIu64 " bytes, had %" PRIu64 " when it was opened", s->path,
-                       (uint64_t)st.st_size, s->info.bytes);
-    return TC_OK;
-}
-
-static tc_status populate(const tc_store *s, uint64_t at, uint64_t bytes, tc_error *e)
-{
-    uint64_t from = at & ~(uint64_t)(PAGE_BYTES - 1);
-    TC_TRY(check_size(s, e));
-    if (madvise((void *)(uintptr_t)(s->map + from), at + bytes - from, MADV_POPULATE_READ) == 0) return TC_OK;
-    if (errno == EFAULT || errno == EHWPOISON || errno == EIO)
-        return tc_fail_errno(e, TC_IO, "%s: cannot read bytes %" PRIu64 " to %" PRIu64, s->path, at,
-                             at + bytes);
-    // An older kernel: read a byte of each page.
-    for (uint64_t page = from; page < at + bytes; page += PAGE_BYTES)
-        (void)*(volatile const uint8_t *)(s->map + page);
-    return TC_OK;
-}
-
-typedef struct walk {
-    uint64_t done, total;
-    bool (*progress)(void *arg, uint64_t done, uint64_t total);
-    void *arg;
-} walk;
-
-static tc_status populate_run(const tc_store *s, uint64_t at, uint64_t bytes, walk *w, tc_error *e)
-{
-    for (uint64_t end = at + bytes; at < end;) {
-        uint64_t part = end - at < PREFAULT_BYTES ? end - at : PREFAULT_BYTES;
-        TC_TRY(populate(s, at, part, e));
-        at += part;
-        w->done += part;
-        if (w->progress && !w->progress(w->arg, w->done, w->total))
-            return tc_fail(e, TC_CANCELLED, "%s: loading was stopped", s->path);
-    }
-    return TC_OK;
-}
-
-tc_status tc_store_prefault(const tc_store *s, uint32_t expert_begin, uint32_t expert_end,
-                            uint32_t unit_begin, uint32_t unit_end,
-                            bool (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
-                            tc_error *e)
-{
-    if (expert_begin > expert_end || expert_end > s->info.experts || unit_begin > unit_end ||
-        unit_end > s->info.units)
-        return tc_fail(e, TC_ARGUMENT, "%s: experts %u..%u, units %u..%u are not all in it", s->path,
-                       expert_begin, expert_end, unit_begin, unit_end);
-    walk w = {.progress = progress, .arg = arg};
-    uint32_t experts = expert_end - expert_begin, units = unit_end - unit_begin;
-    bool whole = units == s->info.units; // then the experts of a layer are one run
-    for (uint32_t l = 0; l < s->info.layers; l++)
-        if (s->layers[l].has_experts) w.total += (uint64_t)experts * units * s->unit[l].stride;
-    for (uint32_t l = 0; l < s->info.layers; l++) {
-        const tc_store_layer *layer = &s->layers[l];
-        if (!layer->has_experts) continue;
-        uint64_t run = units * s->unit[l].stride * (whole ? experts : 1);
-        for (uint32_t x = expert_begin; x < expert_end; x += whole ? experts : 1)
-            TC_TRY(populate_run(s, layer->offset + x * layer->expert_stride + unit_begin * s->unit[l].stride,
-                                run, &w, e));
-    }
-    return TC_OK;
-}
-
 // ---- verification ----
 
-static tc_status verify_layer(const tc_store *s, uint32_t l, XXH3_state_t *state, uint8_t *buffer,
-                              tc_error *e)
+static tc_status hash_file(const tc_store *s, uint32_t l, XXH3_state_t *state, uint8_t *buffer, tc_error *e)
 {
     const tc_store_layer *layer = &s->layers[l];
     uint64_t at = layer->offset, end = at + layer->expert_stride * s->info.experts;
-    XXH3_128bits_reset(state);
     while (at < end) {
         size_t part = end - at < VERIFY_BYTES ? (size_t)(end - at) : VERIFY_BYTES;
         ssize_t n = pread(s->fd, buffer, part, (off_t)at);
@@ -226,10 +224,17 @@ static tc_status verify_layer(const tc_store *s, uint32_t l, XXH3_state_t *state
         XXH3_128bits_update(state, buffer, (size_t)n);
         at += (uint64_t)n;
     }
-    XXH128_hash_t hash = XXH3_128bits_digest(state);
-    if (hash.low64 != layer->hash_low || hash.high64 != layer->hash_high)
-        return tc_fail(e, TC_FORMAT, "%s: layer %u does not match its hash: the file is damaged", s->path, l);
     return TC_OK;
+}
+
+static void hash_memory(const tc_store *s, uint32_t l, XXH3_state_t *state)
+{
+    for (uint32_t x = 0; x < s->info.experts; x++)
+        for (uint32_t u = 0; u < s->info.units; u++) {
+            tc_store_unit unit;
+            tc_store_get_unit(s, l, x, u, &unit);
+            XXH3_128bits_update(state, (const uint8_t *)unit.gate.data - s->unit[l].at[0], s->unit[l].stride);
+        }
 }
 
 tc_status tc_store_verify(const tc_store *s, tc_error *e)
@@ -238,8 +243,18 @@ tc_status tc_store_verify(const tc_store *s, tc_error *e)
     uint8_t *buffer = malloc(VERIFY_BYTES);
     tc_status status = TC_OK;
     if (!state || !buffer) TC_GOTO(tc_fail(e, TC_NOMEM, "%s: no memory to verify it", s->path));
-    for (uint32_t l = 0; l < s->info.layers; l++)
-        if (s->layers[l].has_experts) TC_GOTO(verify_layer(s, l, state, buffer, e));
+    for (uint32_t l = 0; l < s->info.layers; l++) {
+        if (!s->layers[l].has_experts) continue;
+        XXH3_128bits_reset(state);
+        if (s->fd >= 0)
+            TC_GOTO(hash_file(s, l, state, buffer, e));
+        else
+            hash_memory(s, l, state);
+        XXH128_hash_t hash = XXH3_128bits_digest(state);
+        if (hash.low64 != s->layers[l].hash_low || hash.high64 != s->layers[l].hash_high)
+            TC_GOTO(tc_fail(e, TC_FORMAT, "%s: layer %u does not match its hash: the file is damaged",
+                            s->path, l));
+    }
 out:
     free(buffer);
     XXH3_freeState(state);

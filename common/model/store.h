@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: the packed expert store: one file with every routed expert, interleaved for the kernels, written once
-// (temporary file, fsync, rename) and mapped read-only by core and workers.
+// (temporary file, fsync, rename). Serving computes from arenas filled out of it (arena.h); a store opened by
+// itself is mapped, which is for tools and tests: a file that shrinks then kills its reader.
 //
 // An expert [gate | up | down] of width W is cut into W/unit units; unit = 64 where 64 divides W, else W. A
 // unit is three packed matrices (matrix.h): gate [unit, hidden], up [unit, hidden], down [hidden, unit], each
@@ -11,13 +12,15 @@
 #pragma once
 
 #include "common/model/matrix.h"
+#include "common/model/share.h"
 
 enum { TC_STORE_LAYOUT_VERSION = 1 };
 
 typedef struct tc_store tc_store;
 
 typedef struct tc_store_info {
-    char model_hash[33]; // tc_checkpoint_hash of the source
+    char model_hash[33];   // tc_checkpoint_hash of the source
+    char content_hash[33]; // of this store: its header's, which holds those of all layers
     char family[32];
     uint32_t layers, experts, top_k, hidden, width, unit,
         units;             // layers: all of the model's; dense ones have no experts
@@ -36,14 +39,7 @@ bool tc_store_layer_has_experts(const tc_store *store, uint32_t layer);
 // Indices must be in range (checked by assertion: callers check calls first).
 void tc_store_get_unit(const tc_store *store, uint32_t layer, uint32_t expert, uint32_t unit,
                        tc_store_unit *ret);
-// Touches the pages of units [unit_begin, unit_end) of experts [expert_begin, expert_end) of all layers, so
-// that they are resident. `progress` may be NULL; called with bytes done and total. It may return false to
-// stop.
-tc_status tc_store_prefault(const tc_store *store, uint32_t expert_begin, uint32_t expert_end,
-                            uint32_t unit_begin, uint32_t unit_end,
-                            bool (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
-                            tc_error *e);
-// Reads everything once and compares with the content hash in the header.
+// Reads everything once, from the file or from the arenas, and compares with the hashes in the header.
 tc_status tc_store_verify(const tc_store *store, tc_error *e);
 
 typedef struct tc_pack_options {

@@ -11,6 +11,7 @@ enum {
     TC_STORE_ALIGN = 4096,
     TC_STORE_PARTS = 3, // gate, up, down
     TC_STORE_UNIT_WIDTH = 64,
+    TC_STORE_HEADER_BYTES_MAX = 128 << 10,
 };
 
 typedef struct tc_store_part {

@@ -240,17 +240,13 @@ static void pairs_of_experts(const tc_expert_call *call, uint32_t first, uint32_
 static void make_share(source_workers *s, uint32_t index, const tc_expert_call *call)
 {
     share *part = &s->shares[index];
-    uint32_t of = s->share_count, experts = s->info->experts, units = s->info->units;
+    tc_share own =
+        tc_share_of(s->info->experts, s->info->units, (tc_shard)s->options.shard, index, s->share_count);
     *part = (share){.state = SHARE_WAITING, .index = index, .call = *call};
-    part->call.unit_begin = 0;
-    part->call.unit_end = units;
-    if (s->options.shard == TC_SHARD_PARTITION) {
-        pairs_of_experts(call, (uint32_t)((uint64_t)experts * index / of),
-                         (uint32_t)((uint64_t)experts * (index + 1) / of), &part->call);
-    } else {
-        part->call.unit_begin = (uint32_t)((uint64_t)units * index / of);
-        part->call.unit_end = (uint32_t)((uint64_t)units * (index + 1) / of);
-    }
+    part->call.unit_begin = own.unit_begin;
+    part->call.unit_end = own.unit_end;
+    if (s->options.shard == TC_SHARD_PARTITION)
+        pairs_of_experts(call, own.expert_begin, own.expert_end, &part->call);
     if (part->call.pair_count == 0 || part->call.unit_begin == part->call.unit_end) part->state = SHARE_DONE;
 }
 

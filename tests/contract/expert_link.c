@@ -27,7 +27,7 @@ extern char **environ;
 enum { WAIT_US = 20000000, WORKERS = 4, TOKENS_MAX = 70 };
 
 static const char *program, *checkpoint_dir;
-static char directory[64], store_path[TC_STORE_PATH_BYTES], url[128];
+static char directory[64], arenas[64], store_path[TC_STORE_PATH_BYTES], url[128];
 static tc_store *store;
 static const tc_store_info *info;
 static tc_team *team;
@@ -47,9 +47,10 @@ static pid_t spawn(const char *const *extra)
 {
     char self[12];
     snprintf(self, sizeof self, "%d", (int)getpid());
-    const char *argv[32] = {program, "--connect", url, "--log-level",  "error", "--threads",
-                            "2",     "--spin-us", "0", "--parent-pid", self};
-    int n = 11;
+    const char *argv[32] = {program,     "--connect",   url,         "--log-level", "error",
+                            "--threads", "2",           "--spin-us", "0",           "--parent-pid",
+                            self,        "--arena-dir", arenas};
+    int n = 13;
     for (; *extra; extra++) argv[n++] = *extra;
     pid_t pid;
     assert_int_equal(posix_spawn(&pid, program, NULL, NULL, (char *const *)argv, environ), 0);
@@ -402,22 +403,58 @@ static void told_to_stop_before_a_hub_is_there(void **state)
     must(tc_expert_hub_open(url, info->model_hash, &hub, &error), &error);
 }
 
+static void expect_the_sum(example *s, uint64_t seq)
+{
+    tc_error error;
+    make_example(s, layer_with_experts(), TC_DEFAULT, TOKENS_MAX);
+    must(tc_expert_hub_call(hub, ids[0], seq, &s->call, &error), &error);
+    tc_hub_event result = expect(TC_HUB_RESULT);
+    assert_memory_equal(result.sum, s->want, (size_t)TOKENS_MAX * info->hidden * sizeof *s->want);
+}
+
+// Once loaded, the experts need no file: neither those that run nor those that start again.
 static void store_cut_short(void **state)
 {
     example *s = new_example();
-    tc_error error;
     char path[128];
     size_t bytes;
     snprintf(path, sizeof path, "%s/copy.tcx", directory);
     copy_store(path, &bytes);
-    const char *extra[] = {"--store", path, NULL};
+    const char *extra[] = {"--store", path, "--store-hash", info->content_hash, NULL};
     processes[0] = spawn(extra);
     ids[0] = expect(TC_HUB_WORKER_UP).worker;
     assert_int_equal(truncate(path, 4096), 0);
+    expect_the_sum(s, 1);
+    kill(processes[0], SIGKILL);
+    expect(TC_HUB_WORKER_DOWN);
+    assert_int_equal(exit_code(processes[0]), 128 + SIGKILL);
+    assert_int_equal(unlink(path), 0);
+    processes[0] = spawn(extra);
+    ids[0] = expect(TC_HUB_WORKER_UP).worker;
+    expect_the_sum(s, 2);
+    stop_workers(1);
+    free_example(s);
+}
+
+// Nobody but the user can do it, so nothing but a clear end is owed; the next one loads the experts anew.
+static void arena_cut_short(void **state)
+{
+    example *s = new_example();
+    tc_error error;
+    char share[160];
+    const char *extra[] = {"--store", store_path, NULL};
+    processes[0] = spawn(extra);
+    ids[0] = expect(TC_HUB_WORKER_UP).worker;
+    snprintf(share, sizeof share, "%s/%s-p1-0", arenas, info->content_hash);
+    assert_int_equal(truncate(share, 4096), 0);
     make_example(s, layer_with_experts(), TC_DEFAULT, TOKENS_MAX);
     must(tc_expert_hub_call(hub, ids[0], 1, &s->call, &error), &error);
     expect(TC_HUB_WORKER_DOWN);
     assert_int_equal(exit_code(processes[0]), 3);
+    processes[0] = spawn(extra);
+    ids[0] = expect(TC_HUB_WORKER_UP).worker;
+    expect_the_sum(s, 2);
+    stop_workers(1);
     free_example(s);
 }
 
@@ -444,6 +481,8 @@ static int set_up(void **state)
     tc_checkpoint *checkpoint;
     snprintf(directory, sizeof directory, "/tmp/tc-contract-XXXXXX");
     if (!mkdtemp(directory)) return -1;
+    snprintf(arenas, sizeof arenas, "/dev/shm/tc-contract-XXXXXX");
+    if (!mkdtemp(arenas)) return -1;
     snprintf(url, sizeof url, "ipc://%s/hub", directory);
     tc_pack_options pack = {.cache_dir = directory};
     tc_team_options one = {.threads = 1};
@@ -460,12 +499,12 @@ static int set_up(void **state)
 
 static int tear_down(void **state)
 {
-    char command[128];
+    char command[160];
     tc_expert_hub_close(hub);
     tc_ffn_free(ffn);
     tc_team_free(team);
     tc_store_free(store);
-    snprintf(command, sizeof command, "rm -rf %s", directory);
+    snprintf(command, sizeof command, "rm -rf %s %s", directory, arenas);
     return system(command);
 }
 
@@ -475,7 +514,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(same_bits),           cmocka_unit_test(any_worker_takes_any_call),
         cmocka_unit_test(nonsense_is_refused), cmocka_unit_test(faults_are_seen),
         cmocka_unit_test(exit_codes),          cmocka_unit_test(told_to_stop_before_a_hub_is_there),
-        cmocka_unit_test(store_cut_short),     cmocka_unit_test(orphans_end),
+        cmocka_unit_test(store_cut_short),     cmocka_unit_test(arena_cut_short),
+        cmocka_unit_test(orphans_end),
     };
     if (argc < 3) return 2;
     program = argv[1];

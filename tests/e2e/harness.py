@@ -21,12 +21,15 @@ TIMEOUT_S = 120
 
 # Stores are packed into a cache of our own, shared by all tests of a run.
 CACHE = Path(tempfile.mkdtemp(prefix="thermocline-e2e-"))
-ENVIRONMENT = {**os.environ, "XDG_CACHE_HOME": str(CACHE)}
+# So are arenas, in a folder of shared memory.
+ARENAS = Path(tempfile.mkdtemp(prefix="tc-e2e-arenas-", dir="/dev/shm"))
+ENVIRONMENT = {**os.environ, "XDG_CACHE_HOME": str(CACHE), "THERMOCLINE_ARENA_DIR": str(ARENAS)}
 ENVIRONMENT.pop("XDG_RUNTIME_DIR", None)  # so that runtime folders are where leftovers() looks
 
 
 def clean_up():
     shutil.rmtree(CACHE, ignore_errors=True)
+    shutil.rmtree(ARENAS, ignore_errors=True)
 
 
 import atexit  # noqa: E402  (belongs to the lines above)

@@ -10,7 +10,11 @@ One process is started for each fixture, precision, shard kind and number of wor
 --single asks for every prompt in a process of its own too, and the answers must be the same to the bit.
 """
 import argparse
+import atexit
+import functools
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +30,14 @@ TIMEOUT = 600
 
 class Broken(Exception):
     """The program failed, or what it wrote cannot be compared."""
+
+
+@functools.cache
+def arenas():
+    """A folder of shared memory for the experts of this run."""
+    folder = tempfile.mkdtemp(prefix="tc-golden-", dir="/dev/shm")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def load_fixture(folder):
@@ -48,7 +60,8 @@ def run(program, folder, request, scratch, precision, workers, shard):
                "--experts", str(experts), "--precision", precision, "--workers", str(workers)]
     command += ["--shard", shard] if shard else []
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT,
+                              env={**os.environ, "THERMOCLINE_ARENA_DIR": arenas()})
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Broken(str(error)) from error
     if done.returncode:
