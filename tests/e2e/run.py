@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the end-to-end tests against the programs of a build tree.
 
-  run.py --build DIR [MODULE...]     modules: api, faults, commands, bad_models, newcomer (default: all)
+  run.py --build DIR [MODULE...]     modules: api, faults, commands, bad_models, carriers, arenas, newcomer (default: all)
 
 Prints one line a test and ends with `N passed, N failed` (`, N skipped`).
 """
@@ -14,7 +14,7 @@ import unittest
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-MODULES = ("commands", "bad_models", "api", "faults", "carriers", "newcomer")
+MODULES = ("commands", "bad_models", "api", "faults", "carriers", "arenas", "newcomer")
 
 
 class Counter(unittest.TextTestResult):
