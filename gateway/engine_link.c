@@ -15,6 +15,9 @@ typedef struct slot {
     uint64_t id;         // 0: free
     tc_request *request; // NULL: orphan
     bool cancel_owed;    // the core could not be told yet
+    bool sent;           // the core has it
+    uint32_t tokens;     // of its prompt; further choices: 0
+    uint64_t scope;
 } slot;
 
 struct tc_core_link {
@@ -32,7 +35,11 @@ struct tc_core_link {
     uint64_t status_ms;
     char reason[320];
     uint64_t serial;
-    uint32_t first_free; // where to look for a free slot
+    uint32_t live;        // slots in use
+    uint64_t live_tokens; // their prompts
+    uint64_t ended_ms;    // when the last one ended
+    double every_ms;      // between two ends, moving average; 0: not known
+    uint32_t first_free;  // where to look for a free slot
     slot slots[TC_LIVE_GENERATIONS_MAX];
 };
 
@@ -42,22 +49,34 @@ static slot *find(tc_core_link *link, uint64_t id)
     return id && at < TC_LIVE_GENERATIONS_MAX && link->slots[at].id == id ? &link->slots[at] : NULL;
 }
 
-static tc_request *release(slot *s)
+static tc_request *release(tc_core_link *link, slot *s)
 {
     tc_request *request = s->request;
+    link->live--;
+    link->live_tokens -= s->tokens;
     *s = (slot){0};
     return request;
+}
+
+static void note_end(tc_core_link *link)
+{
+    uint64_t now = uv_now(link->gateway->loop);
+    double passed = (double)(now - link->ended_ms);
+    if (link->ended_ms && passed < 60000)
+        link->every_ms = link->every_ms > 0 ? link->every_ms + (passed - link->every_ms) / 16 : passed;
+    link->ended_ms = now;
 }
 
 static void go_down(tc_core_link *link, const char *reason)
 {
     if (link->up) tc_warn("the core is gone: %s", reason);
     link->up = link->has_status = link->cancels_owed = false;
+    link->ended_ms = 0;
     snprintf(link->reason, sizeof link->reason, "the core is not connected: %s",
              *reason ? reason : "no reason given");
     for (size_t i = 0; i < TC_LIVE_GENERATIONS_MAX; i++) {
         if (link->slots[i].id == 0) continue;
-        tc_request *request = release(&link->slots[i]);
+        tc_request *request = release(link, &link->slots[i]);
         if (request)
             tc_request_lost(request, TC_CLOSED, "the core went away while it was generating; try again");
     }
@@ -93,7 +112,8 @@ static void dispatch(tc_core_link *link, const tc_engine_event *event)
     case TC_ENGINE_FINISHED:
     case TC_ENGINE_FAILED:
         if (s) {
-            tc_request *request = release(s);
+            tc_request *request = release(link, s);
+            note_end(link);
             if (request) tc_request_event(request, event);
         }
         break;
@@ -180,22 +200,96 @@ void tc_core_link_close(tc_core_link *link, void (*closed)(void *arg), void *arg
     uv_close((uv_handle_t *)&link->timer, on_handle_closed);
 }
 
+// About how long until a place is free: when half of those that are here have ended, as fast as lately.
+static unsigned retry_after_s(const tc_core_link *link)
+{
+    double seconds = link->every_ms * link->live / 2000;
+    return seconds < 1 ? 1 : seconds > TC_RETRY_AFTER_S_MAX ? TC_RETRY_AFTER_S_MAX : (unsigned)seconds;
+}
+
+static bool refuse_busy(const tc_core_link *link, int status, const char *what, tc_http_error *error)
+{
+    tc_http_refuse(error, status, status == 429 ? "rate_limit_exceeded" : "overloaded", NULL, "%s", what);
+    error->retry_after_s = retry_after_s(link);
+    return false;
+}
+
+bool tc_core_link_has_room(const tc_core_link *link, uint64_t scope, uint32_t requests, uint64_t tokens,
+                           tc_http_error *error)
+{
+    if (!link) return tc_http_refuse_for_now(error, "the server is stopping");
+    uint32_t most = TC_LIVE_GENERATIONS_MAX, mine = 0;
+    uint64_t most_tokens = link->info.queue_tokens_max;
+    if (link->info.queue_requests_max && link->info.queue_requests_max < most)
+        most = link->info.queue_requests_max;
+    if (link->live + requests > most || (most_tokens && link->live_tokens + tokens > most_tokens))
+        return refuse_busy(link, 503, "the queue is full; try again later", error);
+    // With keys, one of them may fill half of the queue: the others always find room.
+    if (!link->gateway->options.keys || link->live + requests <= most / 2) return true;
+    for (uint32_t i = 0; i < TC_LIVE_GENERATIONS_MAX; i++)
+        if (link->slots[i].id && link->slots[i].scope == scope) mine++;
+    if (mine + requests > (most + 1) / 2)
+        return refuse_busy(link, 429, "too many requests of this key are waiting or running", error);
+    return true;
+}
+
+static slot *take_slot(tc_core_link *link, tc_request *request)
+{
+    uint32_t at = link->first_free;
+    for (uint32_t i = 0; i < TC_LIVE_GENERATIONS_MAX; i++, at = (at + 1) % TC_LIVE_GENERATIONS_MAX) {
+        slot *s = &link->slots[at];
+        if (s->id) continue;
+        *s = (slot){.id = ++link->serial << SLOT_BITS | at, .request = request};
+        link->first_free = (at + 1) % TC_LIVE_GENERATIONS_MAX;
+        link->live++;
+        return s;
+    }
+    return NULL;
+}
+
+uint64_t tc_core_link_reserve(tc_core_link *link, tc_request *request)
+{
+    slot *s = link && link->up ? take_slot(link, request) : NULL;
+    return s ? s->id : 0;
+}
+
+static tc_status submit_one(tc_core_link *link, tc_request *request, tc_generate *generate, tc_error *e)
+{
+    if (!link->up) return tc_fail(e, TC_CLOSED, "%s", link->reason);
+    slot *s = take_slot(link, request);
+    if (!s)
+        return tc_fail(e, TC_BUSY, "%d generations are running or waiting already", TC_LIVE_GENERATIONS_MAX);
+    generate->id = s->id;
+    tc_status status = tc_engine_client_generate(link->client, generate, e);
+    if (status != TC_OK) {
+        release(link, s);
+        return status;
+    }
+    s->tokens = generate->prompt_count;
+    link->live_tokens += s->tokens;
+    s->scope = generate->scope;
+    s->sent = true;
+    return TC_OK;
+}
+
 tc_status tc_core_link_submit(tc_core_link *link, tc_request *request, tc_generate *generate, tc_error *e)
 {
-    if (!link || !link->up)
-        return tc_fail(e, TC_CLOSED, "%s", link ? link->reason : "the server is stopping");
-    slot *free_slot = NULL;
-    uint32_t at = link->first_free;
-    for (uint32_t i = 0; i < TC_LIVE_GENERATIONS_MAX && !free_slot;
-         i++, at = (at + 1) % TC_LIVE_GENERATIONS_MAX)
-        if (link->slots[at].id == 0) free_slot = &link->slots[at];
-    if (!free_slot)
-        return tc_fail(e, TC_BUSY, "%d generations are running or waiting already", TC_LIVE_GENERATIONS_MAX);
-    generate->id = ++link->serial << SLOT_BITS | (uint64_t)(free_slot - link->slots);
-    TC_TRY(tc_engine_client_generate(link->client, generate, e));
-    link->first_free = at;
-    *free_slot = (slot){.id = generate->id, .request = request};
-    return TC_OK;
+    if (!link) return tc_fail(e, TC_CLOSED, "the server is stopping");
+    tc_status status = submit_one(link, request, generate, e);
+    for (uint32_t i = 0; i < generate->more_count; i++) {
+        slot *s = find(link, generate->more_ids[i]);
+        if (!s) continue;
+        s->scope = generate->scope;
+        s->sent = status == TC_OK;
+        tc_request *lost = status == TC_OK ? NULL : release(link, s);
+        if (lost) lost->id = 0;
+    }
+    return status;
+}
+
+void tc_core_link_hold(tc_core_link *link, uint64_t id, bool held)
+{
+    if (link && find(link, id)) tc_engine_client_hold(link->client, id, held);
 }
 
 void tc_core_link_stop(tc_core_link *link, uint64_t id)
@@ -210,7 +304,10 @@ void tc_core_link_cancel(tc_core_link *link, uint64_t id)
     slot *s = link ? find(link, id) : NULL;
     if (!s) return;
     s->request = NULL;
-    tc_core_link_stop(link, id);
+    if (s->sent)
+        tc_core_link_stop(link, id);
+    else
+        release(link, s);
 }
 
 bool tc_core_link_is_up(const tc_core_link *link)

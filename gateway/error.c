@@ -13,6 +13,7 @@ static const struct {
 } statuses[] = {
     {100, "Continue", NULL},
     {200, "OK", NULL},
+    {204, "No Content", NULL},
     {400, "Bad Request", "invalid_request_error"},
     {401, "Unauthorized", "authentication_error"},
     {403, "Forbidden", "permission_error"},
@@ -23,10 +24,12 @@ static const struct {
     {414, "URI Too Long", "invalid_request_error"},
     {415, "Unsupported Media Type", "invalid_request_error"},
     {417, "Expectation Failed", "invalid_request_error"},
+    {429, "Too Many Requests", "rate_limit_error"},
     {431, "Request Header Fields Too Large", "invalid_request_error"},
     {500, "Internal Server Error", "server_error"},
     {501, "Not Implemented", "invalid_request_error"},
     {503, "Service Unavailable", "server_error"},
+    {504, "Gateway Timeout", "server_error"},
     {505, "HTTP Version Not Supported", "invalid_request_error"},
 };
 

@@ -29,6 +29,14 @@ static void release_body(tc_http_conn *conn)
     conn->body_counted = 0;
 }
 
+static void forget_dirty(tc_http_conn *conn)
+{
+    tc_http_conn **at = &conn->gateway->dirty;
+    while (*at != conn) at = &(*at)->next_dirty;
+    *at = conn->next_dirty;
+    conn->dirty = false;
+}
+
 static void on_closed(uv_handle_t *handle)
 {
     tc_http_conn *conn = handle->data;
@@ -40,6 +48,8 @@ static void on_closed(uv_handle_t *handle)
         gateway->refusal_count--;
     else
         gateway->conn_count--;
+    if (conn->peer.known && !conn->is_refusal) tc_peers_remove(gateway->peers, &conn->peer);
+    if (conn->dirty) forget_dirty(conn);
     release_body(conn);
     tc_http_parser_free(&conn->parser);
     tc_buffer_free(&conn->in);
@@ -54,6 +64,7 @@ static void tell_gone(tc_http_conn *conn)
     void *owner = conn->owner;
     conn->owner = NULL;
     conn->tick = NULL;
+    conn->hold = NULL;
     if (owner) conn->gone(owner);
 }
 
@@ -151,6 +162,39 @@ static void on_written(uv_write_t *write, int status)
     pump(conn);
 }
 
+// A client that reads too slowly holds its sequence back, not its neighbours'.
+static void adjust_hold(tc_http_conn *conn)
+{
+    bool hold = queued(conn) > (conn->held ? TC_HTTP_WRITE_GO_ON_BYTES : TC_HTTP_WRITE_HOLD_BYTES);
+    if (hold == conn->held || !conn->hold || !conn->owner) return;
+    conn->held = hold;
+    conn->held_since_ms = now_ms(conn);
+    conn->hold(conn->owner, hold);
+}
+
+void tc_http_on_hold(tc_http_conn *conn, void (*hold)(void *owner, bool held))
+{
+    conn->hold = hold;
+}
+
+void tc_http_conn_flush_soon(tc_http_conn *conn)
+{
+    if (conn->dirty || conn->state == TC_CONN_CLOSED) return;
+    conn->dirty = true;
+    conn->next_dirty = conn->gateway->dirty;
+    conn->gateway->dirty = conn;
+}
+
+void tc_http_flush_dirty(tc_gateway *gateway)
+{
+    tc_http_conn *conn;
+    while ((conn = gateway->dirty)) {
+        gateway->dirty = conn->next_dirty;
+        conn->dirty = false;
+        tc_http_conn_flush(conn); // memory goes in close callbacks, never here
+    }
+}
+
 void tc_http_conn_flush(tc_http_conn *conn)
 {
     if (conn->state == TC_CONN_CLOSED || conn->state == TC_CONN_LINGER) return;
@@ -165,7 +209,8 @@ void tc_http_conn_flush(tc_http_conn *conn)
         conn->state = TC_CONN_FLUSH; // closed when all is sent, or after stall_ms without progress
         tell_gone(conn);
     }
-    if (conn->writing) return;
+    if (stream) adjust_hold(conn);
+    if (conn->writing || conn->state == TC_CONN_CLOSED) return;
     if (conn->out.count == 0) {
         if (conn->state == TC_CONN_FLUSH) begin_linger(conn);
         return;
@@ -211,7 +256,8 @@ void tc_http_conn_answered(tc_http_conn *conn)
                  conn->status, (unsigned long long)(now_ms(conn) - conn->asked_ms));
     conn->owner = NULL;
     conn->tick = NULL;
-    conn->streaming = false;
+    conn->hold = NULL;
+    conn->held = conn->streaming = false;
     if (conn->keep_alive) {
         release_body(conn);
         tc_http_parser_next(&conn->parser);
@@ -300,44 +346,72 @@ static bool check_body(void *owner, tc_http_parser *parser, size_t bytes, tc_htt
     return true;
 }
 
-void tc_http_conn_accept(tc_gateway *gateway, bool refusal)
+// Why this connection is one too many; false: it is not.
+static bool is_too_many(tc_http_conn *conn, tc_http_error *ret)
+{
+    tc_gateway *gateway = conn->gateway;
+    struct sockaddr_storage address = {0};
+    int bytes = sizeof address;
+    if (!conn->is_unix && uv_tcp_getpeername(&conn->io.tcp, (struct sockaddr *)&address, &bytes) == 0)
+        conn->peer = tc_peer_of((struct sockaddr *)&address);
+    bool counts = conn->peer.known && (!conn->peer.is_loopback || limits(conn)->count_local_peers);
+    if (gateway->conn_count >= limits(conn)->connections_max) {
+        tc_http_refuse_for_now(ret, "too many connections");
+    } else if (counts && tc_peers_count(gateway->peers, &conn->peer) >= limits(conn)->peer_connections_max) {
+        tc_http_refuse(ret, 429, "too_many_connections", NULL, "too many connections from this address");
+        ret->retry_after_s = TC_RETRY_AFTER_S;
+    } else if (conn->peer.known && !tc_peers_add(gateway->peers, &conn->peer)) {
+        tc_http_refuse_for_now(ret, "out of memory");
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static tc_http_conn *new_conn(tc_gateway *gateway, tc_listener *listener)
 {
     tc_http_conn *conn = calloc(1, sizeof *conn);
-    if (!conn) return; // the client waits in the backlog, and libuv asks again
+    if (!conn) return NULL; // the client waits in the backlog, and libuv asks again
     conn->gateway = gateway;
-    conn->is_refusal = refusal;
+    conn->is_unix = listener->is_unix;
     tc_http_parser_init(&conn->parser);
     conn->parser.check_head = check_head;
     conn->parser.check_body = check_body;
     conn->parser.owner = conn;
-    int error = gateway->is_unix ? uv_pipe_init(gateway->loop, &conn->io.pipe, 0)
-                                 : uv_tcp_init(gateway->loop, &conn->io.tcp);
+    int error = conn->is_unix ? uv_pipe_init(gateway->loop, &conn->io.pipe, 0)
+                              : uv_tcp_init(gateway->loop, &conn->io.tcp);
     if (error) {
         free(conn);
-        return;
+        return NULL;
     }
     conn->io.handle.data = conn;
     conn->next = gateway->conns;
     if (conn->next) conn->next->prev = conn;
     gateway->conns = conn;
-    if (refusal)
+    return conn;
+}
+
+void tc_http_conn_accept(tc_gateway *gateway, tc_listener *listener)
+{
+    tc_http_error too_many;
+    tc_http_conn *conn = new_conn(gateway, listener);
+    if (!conn) return;
+    bool accepted = uv_accept(&listener->io.stream, &conn->io.stream) == 0;
+    conn->is_refusal = !accepted || is_too_many(conn, &too_many);
+    if (conn->is_refusal)
         gateway->refusal_count++;
     else
         gateway->conn_count++;
-    if (uv_accept(&gateway->listener.stream, &conn->io.stream) != 0 ||
-        gateway->refusal_count > TC_HTTP_REFUSALS_MAX) {
+    if (!accepted || gateway->refusal_count > TC_HTTP_REFUSALS_MAX) {
         tc_http_conn_close(conn);
         return;
     }
-    if (!gateway->is_unix) uv_tcp_nodelay(&conn->io.tcp, 1);
+    if (!conn->is_unix) uv_tcp_nodelay(&conn->io.tcp, 1);
     conn->deadline_ms = now_ms(conn) + limits(conn)->idle_ms;
-    if (refusal) {
-        tc_http_error too_many;
-        tc_http_refuse_for_now(&too_many, "too many connections");
+    if (conn->is_refusal)
         refuse(conn, &too_many);
-    } else {
+    else
         adjust_reading(conn);
-    }
 }
 
 bool tc_http_conn_is_idle(const tc_http_conn *conn)
@@ -368,6 +442,12 @@ void tc_http_conn_sweep(tc_http_conn *conn, uint64_t now)
             tc_http_conn_close(conn);
             return;
         }
+    }
+    if (conn->held && now - conn->held_since_ms >= limits(conn)->held_ms) {
+        tc_debug("a client reads too slowly: its connection is closed");
+        conn->truncated = true;
+        tc_http_conn_close(conn);
+        return;
     }
     if (conn->state == TC_CONN_ANSWER && !conn->reading && has_hung_up(conn)) {
         tc_http_conn_close(conn);

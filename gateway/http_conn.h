@@ -31,7 +31,10 @@ struct tc_http_conn {
         uv_pipe_t pipe;
     } io;
     tc_conn_state state;
+    bool is_unix;
     bool is_refusal; // one too many: only told so
+    tc_peer peer;
+    tc_identity identity; // of the request
     tc_http_parser parser;
     tc_buffer in; // read, not yet parsed
     bool reading, pumping, peer_done;
@@ -43,6 +46,7 @@ struct tc_http_conn {
     void (*gone)(void *owner);
     void (*tick)(void *owner, uint64_t now_ms); // every sweep while it is awaited; may be NULL
     void (*tunnel)(void *owner, const char *data, size_t bytes);
+    void (*hold)(void *owner, bool held); // may be NULL
     bool keep_alive, streaming, chunked, truncated;
     int status;
     uint64_t asked_ms;
@@ -54,10 +58,15 @@ struct tc_http_conn {
     bool writing;
     size_t write_left;
     uint64_t write_progress_ms;
+    tc_http_conn *next_dirty; // has bytes that leave at the end of this turn of the loop
+    bool dirty, held;
+    uint64_t held_since_ms;
 };
 
-// Takes one connection off the listener. With `refusal` it is told 503 and closed.
-void tc_http_conn_accept(tc_gateway *gateway, bool refusal);
+// Takes one connection off the listener. One too many is told so and closed.
+void tc_http_conn_accept(tc_gateway *gateway, tc_listener *listener);
+// Sends what was written to streams in this turn of the loop, all tokens of a stream in one piece.
+void tc_http_flush_dirty(tc_gateway *gateway);
 void tc_http_conn_sweep(tc_http_conn *conn, uint64_t now_ms); // deadlines; may close it
 void tc_http_conn_close(tc_http_conn *conn);                  // now
 bool tc_http_conn_is_idle(const tc_http_conn *conn);          // between requests
@@ -66,13 +75,15 @@ bool tc_http_conn_is_idle(const tc_http_conn *conn);          // between request
 void tc_http_own(tc_http_conn *conn, void *owner, void (*gone)(void *owner));
 // Calls `tick` now and then until the answer is complete; it may do anything a handler may.
 void tc_http_tick(tc_http_conn *conn, void (*tick)(void *owner, uint64_t now_ms));
+// `hold` is told when the client reads too slowly to write more to it, and when it has caught up.
+void tc_http_on_hold(tc_http_conn *conn, void (*hold)(void *owner, bool held));
 void tc_http_drop_body(tc_http_conn *conn); // the handler needs it no more
 // `body` is copied. `extra`: more header lines, each ending in CRLF, or NULL.
 void tc_http_respond(tc_http_conn *conn, int status, const char *type, const char *extra, const char *body,
                      size_t bytes);
 void tc_http_fail(tc_http_conn *conn, const tc_http_error *error);
 void tc_http_stream_begin(tc_http_conn *conn, const char *type);
-// May call `gone` and close, when the client lets too much pile up.
+// Leaves at the end of this turn of the loop; `gone` or `hold` may be called then.
 void tc_http_stream_write(tc_http_conn *conn, const char *data, size_t bytes);
 void tc_http_stream_end(tc_http_conn *conn);
 // Answers 101 with `extra` header lines; from here on `data` gets the bytes that come in, and the owner (set
@@ -85,4 +96,5 @@ void tc_http_tunnel_end(tc_http_conn *conn); // closed when all is sent; `gone` 
 
 // For http_response.c.
 void tc_http_conn_flush(tc_http_conn *conn);
+void tc_http_conn_flush_soon(tc_http_conn *conn);
 void tc_http_conn_answered(tc_http_conn *conn);

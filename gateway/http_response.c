@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: how answers look on the wire: status line, headers, framing of streams.
+#include "gateway/cors.h"
 #include "gateway/http_conn.h"
 
 #include <assert.h>
@@ -10,7 +11,9 @@ static void head(tc_http_conn *conn, int status, const char *type, const char *e
 {
     conn->status = status;
     tc_buffer_format(&conn->out, "HTTP/1.1 %d %s\r\nServer: thermocline\r\n", status, tc_http_reason(status));
-    tc_buffer_format(&conn->out, "Content-Type: %s\r\nX-Content-Type-Options: nosniff\r\n", type);
+    if (type) tc_buffer_format(&conn->out, "Content-Type: %s\r\n", type);
+    tc_buffer_text(&conn->out, "X-Content-Type-Options: nosniff\r\n");
+    tc_cors_headers(conn, &conn->out);
     if (extra) tc_buffer_text(&conn->out, extra);
     if (!conn->keep_alive)
         tc_buffer_text(&conn->out, "Connection: close\r\n");
@@ -24,8 +27,11 @@ void tc_http_respond(tc_http_conn *conn, int status, const char *type, const cha
     assert(!conn->streaming);
     if (conn->gateway->draining) conn->keep_alive = false;
     head(conn, status, type, extra);
-    tc_buffer_format(&conn->out, "Content-Length: %zu\r\n\r\n", bytes);
-    if (conn->parser.method != HTTP_HEAD) tc_buffer_append(&conn->out, body, bytes);
+    if (status == 204) // has no body, and says nothing of its length
+        tc_buffer_text(&conn->out, "\r\n");
+    else
+        tc_buffer_format(&conn->out, "Content-Length: %zu\r\n\r\n", bytes);
+    if (conn->parser.method != HTTP_HEAD && status != 204) tc_buffer_append(&conn->out, body, bytes);
     tc_http_conn_answered(conn);
 }
 
@@ -52,7 +58,7 @@ void tc_http_stream_begin(tc_http_conn *conn, const char *type)
         conn->keep_alive = false; // HTTP/1.0 ends a stream by closing
     head(conn, 200, type, "Cache-Control: no-store\r\n");
     tc_buffer_text(&conn->out, conn->chunked ? "Transfer-Encoding: chunked\r\n\r\n" : "\r\n");
-    tc_http_conn_flush(conn);
+    tc_http_conn_flush_soon(conn);
 }
 
 void tc_http_stream_write(tc_http_conn *conn, const char *data, size_t bytes)
@@ -62,7 +68,7 @@ void tc_http_stream_write(tc_http_conn *conn, const char *data, size_t bytes)
     if (conn->chunked) tc_buffer_format(&conn->out, "%zx\r\n", bytes);
     tc_buffer_append(&conn->out, data, bytes);
     if (conn->chunked) tc_buffer_text(&conn->out, "\r\n");
-    tc_http_conn_flush(conn);
+    tc_http_conn_flush_soon(conn);
 }
 
 void tc_http_stream_end(tc_http_conn *conn)
@@ -90,7 +96,7 @@ void tc_http_tunnel_write(tc_http_conn *conn, const void *data, size_t bytes)
 {
     if (conn->state != TC_CONN_TUNNEL) return;
     tc_buffer_append(&conn->out, data, bytes);
-    tc_http_conn_flush(conn);
+    tc_http_conn_flush_soon(conn);
 }
 
 void tc_http_tunnel_end(tc_http_conn *conn)

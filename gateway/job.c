@@ -50,6 +50,13 @@ static void on_gone(void *owner)
     leave(job);
 }
 
+static void on_hold(void *owner, bool held)
+{
+    tc_job *job = owner;
+    for (uint32_t i = 0; i < job->count; i++)
+        if (job->requests[i].id) tc_core_link_hold(job->requests[i].link, job->requests[i].id, held);
+}
+
 static void send_line(tc_job *job)
 {
     if (!job->dead && job->line.failed) {
@@ -210,6 +217,19 @@ static bool check_length(tc_job *job, const tc_request *request, uint32_t *ret_m
     return true;
 }
 
+// The n answers to a prompt are one request to the core, which computes the prompt once. Choice k draws with
+// seed + k: n answers differ, and each can be had again.
+static bool add_choices(tc_job *job, uint32_t first, tc_generate *generate)
+{
+    for (uint32_t k = 1; k < job->params.n; k++) {
+        tc_request *request = &job->requests[first + k];
+        request->id = tc_core_link_reserve(request->link, request);
+        if (!request->id) return tc_http_refuse_for_now(&job->error, "too many generations are running");
+        generate->more_ids[generate->more_count++] = request->id;
+    }
+    return true;
+}
+
 static bool start_one(tc_job *job, uint32_t i)
 {
     tc_request *request = &job->requests[i];
@@ -217,10 +237,20 @@ static bool start_one(tc_job *job, uint32_t i)
     tc_generate generate = {.sampling = job->params.sampling,
                             .optimize_experts = job->params.optimize_experts};
     if (!check_length(job, request, &generate.max_tokens)) return false;
-    generate.sampling.seed += i % job->params.n; // n answers differ, and each can be had again
+    generate.scope = job->identity.scope;
+    generate.priority = job->params.priority;
+    generate.deadline_us = job->params.deadline_ms * 1000ull;
+    if (i % job->params.n == 0 && !add_choices(job, i, &generate)) return false;
     tc_status status = tc_request_start(request, &generate, job->gateway->options.tokenizer,
                                         job->params.stops, job->params.stop_count, &e);
     return status == TC_OK || tc_http_refuse_status(&job->error, status, e.text);
+}
+
+static bool has_room(tc_job *job)
+{
+    uint64_t tokens = 0;
+    for (uint32_t i = 0; i < job->count; i += job->params.n) tokens += job->requests[i].prompt.count;
+    return tc_core_link_has_room(job->gateway->link, job->identity.scope, job->count, tokens, &job->error);
 }
 
 static void run_job(tc_job *job)
@@ -231,6 +261,10 @@ static void run_job(tc_job *job)
             fail_job(job, &job->error);
             return;
         }
+    if (!has_room(job)) {
+        fail_job(job, &job->error);
+        return;
+    }
     for (; job->started < job->count; job->started++)
         if (!start_one(job, job->started)) {
             fail_job(job, &job->error);
@@ -307,6 +341,7 @@ static tc_job *make_job(tc_gateway *gateway, tc_http_conn *conn, tc_params *para
         job->requests[i] = (tc_request){.link = gateway->link, .hooks = &hooks, .owner = job, .index = i};
     job->gateway = gateway;
     job->conn = conn;
+    job->identity = conn->identity;
     job->shape = shape;
     job->params = *params;
     job->begun_us = tc_now_us();
@@ -331,9 +366,13 @@ void tc_job_start(tc_gateway *gateway, tc_http_conn *conn, tc_dialect dialect, c
         tc_http_fail(conn, &error);
         return;
     }
+    if (params.priority > conn->identity.priority_max) params.priority = conn->identity.priority_max;
     if (!tc_core_link_is_up(gateway->link)) {
         tc_core_link_status(gateway->link, &ignored, &reason);
         tc_http_refuse_for_now(&error, "%s", reason);
+    } else if (!tc_core_link_has_room(gateway->link, conn->identity.scope, params.prompt_count * params.n, 0,
+                                      &error)) {
+        // refused before it costs anything
     } else if (!(job = make_job(gateway, conn, &params, shape))) {
         tc_http_refuse(&error, 503, "unavailable", NULL, "out of memory");
     }
@@ -344,6 +383,7 @@ void tc_job_start(tc_gateway *gateway, tc_http_conn *conn, tc_dialect dialect, c
     }
     enter(job);
     tc_http_own(conn, job, on_gone);
+    tc_http_on_hold(conn, on_hold);
     tc_http_drop_body(conn);
     if (!decode_prompts(job)) {
         fail_job(job, &job->error);

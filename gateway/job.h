@@ -29,6 +29,7 @@ typedef struct tc_job_shape {
 struct tc_job {
     tc_gateway *gateway;
     tc_http_conn *conn; // NULL once the client is gone
+    tc_identity identity;
     const tc_job_shape *shape;
     tc_params params; // owner: the job
     tc_request *requests;

@@ -4,6 +4,7 @@
 #include "common/model/model.h"
 #include "gateway/server.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
@@ -15,7 +16,8 @@
 
 typedef struct options {
     const char *engine, *model_dir, *model_name, *listen, *key_file;
-    uint32_t drain_s;
+    uint32_t drain_s, connections, peer_connections;
+    tc_web_policy web;
     pid_t parent;
     tc_log_level level;
     bool journald;
@@ -37,6 +39,12 @@ static const char usage[] =
     "  --model-name NAME    how clients call it (the folder's name)\n"
     "  --listen ADDRESS     127.0.0.1:8080 (default), [::1]:8080, unix:/path; port 0 takes a free one\n"
     "  --api-key-file FILE  keys, one a line; needed to listen on other addresses than loopback\n"
+    "  --allow-host NAME    without keys: a Host to answer to besides localhost (up to 16 times)\n"
+    "  --cors-origin ORIGIN pages that may use this server, like https://page.example, or * (up to 16 "
+    "times)\n"
+    "  --connections N      open at once (16384, or what the system allows)\n"
+    "  --connections-per-peer N   of one address; counts this machine's addresses too when it is given "
+    "(256)\n"
     "  --drain-seconds N    on SIGTERM, how long running requests may take (5)\n"
     "  --parent-pid PID     end when that parent does\n"
     "  --log-level L        error, warn, info, debug\n"
@@ -50,6 +58,14 @@ static bool parse_number(const char *text, long max, long *ret)
     if (errno || end == text || *end || value < 0 || value > max) return false;
     *ret = value;
     return true;
+}
+
+static tc_status add_name(const char **list, uint32_t *count, const char *name, tc_error *e)
+{
+    if (*count == TC_WEB_NAMES_MAX)
+        return tc_fail(e, TC_ARGUMENT, "%s: more than %d names", name, TC_WEB_NAMES_MAX);
+    list[(*count)++] = name;
+    return TC_OK;
 }
 
 static tc_status parse_option(int which, const char *value, options *o, tc_error *e)
@@ -85,6 +101,16 @@ static tc_status parse_option(int which, const char *value, options *o, tc_error
         if (!tc_log_parse_level(value, &o->level))
             return tc_fail(e, TC_ARGUMENT, "--log-level %s: expected error, warn, info or debug", value);
         break;
+    case 'a':
+    case 'o':
+        return add_name(which == 'a' ? o->web.hosts : o->web.origins,
+                        which == 'a' ? &o->web.host_count : &o->web.origin_count, value, e);
+    case 'c':
+    case 'q':
+        if (!parse_number(value, 1 << 20, &number) || number < 1)
+            return tc_fail(e, TC_ARGUMENT, "connections %s: expected 1 to %d", value, 1 << 20);
+        *(which == 'c' ? &o->connections : &o->peer_connections) = (uint32_t)number;
+        break;
     case 'j':
         o->journald = true;
         break;
@@ -105,6 +131,10 @@ static tc_status parse_arguments(int argc, char **argv, options *ret, tc_error *
                                           {"drain-seconds", required_argument, NULL, 'd'},
                                           {"parent-pid", required_argument, NULL, 'p'},
                                           {"log-level", required_argument, NULL, 'v'},
+                                          {"allow-host", required_argument, NULL, 'a'},
+                                          {"cors-origin", required_argument, NULL, 'o'},
+                                          {"connections", required_argument, NULL, 'c'},
+                                          {"connections-per-peer", required_argument, NULL, 'q'},
                                           {"journald", no_argument, NULL, 'j'},
                                           {"help", no_argument, NULL, 'h'},
                                           {"version", no_argument, NULL, 'V'},
@@ -169,13 +199,49 @@ out:
     return status;
 }
 
-// Connections are files: take what the system gives.
-static void raise_file_limit(void)
+// Connections are files: take what the system gives. Returns how many connections that is.
+static uint32_t raise_file_limit(void)
 {
+    enum { OTHER_FILES = 64 };
     struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return UINT32_MAX;
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);
+    getrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur >= UINT32_MAX) return UINT32_MAX;
+    return limit.rlim_cur > 2 * OTHER_FILES ? (uint32_t)limit.rlim_cur - OTHER_FILES : OTHER_FILES;
+}
+
+// Sockets that the service manager handed over: LISTEN_PID names the process they are for, LISTEN_FDS says
+// how many there are, from descriptor 3 on.
+static tc_status inherited_sockets(tc_gateway_options *o, tc_error *e)
+{
+    enum { FIRST = 3 };
+    const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
+    long number, sockets;
+    if (!pid || !count || !parse_number(pid, INT32_MAX, &number) || number != (long)getpid()) return TC_OK;
+    if (!parse_number(count, TC_LISTENERS_MAX, &sockets) || sockets < 1)
+        return tc_fail(e, TC_ARGUMENT, "LISTEN_FDS=%s: expected 1 to %d", count, TC_LISTENERS_MAX);
+    for (int fd = FIRST; fd < FIRST + (int)sockets; fd++)
+        if (fcntl(fd, F_SETFD, FD_CLOEXEC) != 0)
+            return tc_fail_errno(e, TC_IO, "LISTEN_FDS: descriptor %d", fd);
+    unsetenv("LISTEN_PID");
+    unsetenv("LISTEN_FDS");
+    unsetenv("LISTEN_FDNAMES");
+    o->sockets_first = FIRST;
+    o->sockets_count = (uint32_t)sockets;
+    return TC_OK;
+}
+
+static void set_limits(const options *o, tc_gateway_limits *ret)
+{
+    uint32_t most = raise_file_limit();
+    if (o->connections) ret->connections_max = o->connections;
+    if (ret->connections_max > most) ret->connections_max = most;
+    if (o->peer_connections) {
+        ret->peer_connections_max = o->peer_connections;
+        ret->count_local_peers = true;
+    }
 }
 
 static void close_signal(uv_signal_t *signal)
@@ -208,6 +274,9 @@ static tc_status serve(program *p, const options *o, tc_error *e)
     if (o->key_file) TC_TRY(tc_api_keys_load(o->key_file, &p->keys, e));
     gateway.tokenizer = p->tokenizer;
     gateway.keys = p->keys;
+    gateway.web = o->web;
+    set_limits(o, &gateway.limits);
+    TC_TRY(inherited_sockets(&gateway, e));
     p->drain_s = o->drain_s;
     if (uv_loop_init(&p->loop) != 0) return tc_fail(e, TC_IO, "no event loop can be made");
     tc_status status = tc_gateway_open(&p->loop, &gateway, &p->gateway, e);
@@ -234,7 +303,6 @@ int main(int argc, char **argv)
     if (status == TC_OK) {
         tc_log_init("gateway", o.level, o.journald);
         signal(SIGPIPE, SIG_IGN);
-        raise_file_limit();
         if (o.parent) {
             prctl(PR_SET_PDEATHSIG, SIGTERM);
             if (getppid() != o.parent)

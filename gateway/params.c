@@ -207,6 +207,23 @@ static bool read_openai(tc_params *p, yyjson_val *root, const tc_gateway_model *
     return true;
 }
 
+// When it is to run, and until when it is of use.
+static bool read_scheduling(tc_params *p, yyjson_val *root, tc_http_error *error)
+{
+    yyjson_val *value;
+    if (!tc_field_find(root, "priority", &value, error)) return false;
+    if (value && !yyjson_is_int(value))
+        return tc_http_refuse(error, 400, "invalid_type", "priority", "priority must be an integer, not %s",
+                              tc_field_type(value));
+    bool fits = !value || (yyjson_is_uint(value) ? yyjson_get_uint(value) <= TC_API_PRIORITY_MAX
+                                                 : yyjson_get_sint(value) >= -TC_API_PRIORITY_MAX);
+    if (!fits)
+        return tc_http_refuse(error, 400, "out_of_range", "priority", "priority must be from -%d to %d",
+                              TC_API_PRIORITY_MAX, TC_API_PRIORITY_MAX);
+    if (value) p->priority = (int32_t)yyjson_get_sint(value);
+    return tc_field_u32(root, "deadline_ms", 1, TC_API_DEADLINE_MS_MAX, &p->deadline_ms, error);
+}
+
 static bool read_all(tc_params *p, const tc_gateway_model *model, uint32_t vocab, tc_http_error *error)
 {
     yyjson_val *root = yyjson_doc_get_root(p->doc);
@@ -215,7 +232,8 @@ static bool read_all(tc_params *p, const tc_gateway_model *model, uint32_t vocab
         !tc_field_u32(root, "max_tokens", openai ? 0 : 1, TC_GENERATE_TOKENS_MAX, &p->max_tokens, error) ||
         !read_sampling(&p->sampling, root, error) || !read_stops(p, root, error) ||
         !tc_field_bool(root, "stream", &p->stream, error) ||
-        !tc_field_bool(root, "optimize_experts", &p->optimize_experts, error))
+        !tc_field_bool(root, "optimize_experts", &p->optimize_experts, error) ||
+        !read_scheduling(p, root, error))
         return false;
     if (p->dialect == TC_DIALECT_BATCH && p->stream)
         return tc_http_refuse(error, 400, "unsupported_parameter", "stream", "a batch cannot be streamed");

@@ -24,6 +24,8 @@ typedef struct tc_params {
     size_t text_bytes; // of all prompts
     uint32_t max_tokens;
     tc_sampling sampling;
+    int32_t priority;
+    uint32_t deadline_ms;            // 0: none
     const char *stops[TC_STOPS_MAX]; // in doc
     uint32_t stop_count;
     bool stream, include_usage, echo, optimize_experts;

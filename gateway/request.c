@@ -11,8 +11,11 @@ tc_status tc_request_start(tc_request *r, tc_generate *generate, const tc_tokeni
     generate->prompt = r->prompt.data;
     generate->prompt_count = r->prompt_tokens = (uint32_t)r->prompt.count;
     r->start_us = tc_now_us();
-    TC_TRY(tc_core_link_submit(r->link, r, generate, e));
-    r->id = generate->id;
+    r->deadline = generate->deadline_us != 0;
+    if (!r->id) { // else it travels with the first choice of its prompt
+        TC_TRY(tc_core_link_submit(r->link, r, generate, e));
+        r->id = generate->id;
+    }
     r->submitted = true;
     tc_ids_free(&r->prompt);
     r->prompt = (tc_ids){0};
@@ -43,7 +46,10 @@ void tc_request_lost(tc_request *r, tc_status status, const char *reason)
     if (r->ended) return;
     if (!r->stopped) { // else all the text is there, only the totals are not
         r->failed = true;
-        tc_http_refuse_status(&r->error, status, reason);
+        if (status == TC_TIMEOUT && r->deadline)
+            tc_http_refuse(&r->error, 504, "deadline_exceeded", "deadline_ms", "%s", reason);
+        else
+            tc_http_refuse_status(&r->error, status, reason);
     }
     end(r);
 }

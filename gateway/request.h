@@ -24,6 +24,7 @@ struct tc_request {
     tc_text_stream *stream; // owner: the request
     uint64_t id;            // 0: not at the core
     bool submitted, stopped, ended, failed;
+    bool deadline; // it has one
     tc_http_error error;
     tc_finish finish;
     tc_usage usage;

@@ -2,6 +2,8 @@
 // Owns: the route table and the answers for what is not in it.
 #include "gateway/routes.h"
 
+#include "gateway/cors.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -55,10 +57,14 @@ static const struct route *find(const tc_http_parser *request, tc_http_error *er
 bool tc_routes_check_head(tc_gateway *gateway, const tc_http_parser *request, tc_http_error *error)
 {
     tc_http_error ignored;
+    tc_http_conn *conn = request->owner;
     const struct route *route = find(request, &ignored);
+    conn->identity = (tc_identity){0, TC_API_PRIORITY_MAX};
+    if (tc_cors_is_preflight(gateway, request)) return true;
     if (gateway->options.keys && !(route && route->open))
-        return tc_auth_check_key(gateway->options.keys, request, error);
-    if (!gateway->options.keys && !gateway->is_unix) return tc_auth_check_local(request, error);
+        return tc_auth_check_key(gateway->options.keys, request, &conn->identity, error);
+    if (!gateway->options.keys && !conn->is_unix)
+        return tc_auth_check_local(&gateway->options.web, request, error);
     return true;
 }
 
@@ -93,6 +99,10 @@ void tc_routes_dispatch(tc_gateway *gateway, tc_http_conn *conn)
     const tc_http_parser *request = &conn->parser;
     tc_http_error error;
     char rest[TC_MODEL_NAME_BYTES_MAX + 1] = "";
+    if (tc_cors_is_preflight(gateway, request)) {
+        tc_cors_answer_preflight(conn);
+        return;
+    }
     const struct route *route = find(request, &error);
     if (!route) {
         tc_http_fail(conn, &error);

@@ -40,15 +40,25 @@ static void start_sweep(tc_gateway *gateway)
         uv_timer_start(&gateway->sweep, on_sweep, every, every);
 }
 
-static void on_connection(uv_stream_t *listener, int status)
+static void on_connection(uv_stream_t *stream, int status)
 {
-    tc_gateway *gateway = listener->data;
+    tc_listener *listener = stream->data;
     if (status < 0) {
         tc_warn("accepting a connection: %s", uv_strerror(status));
         return;
     }
-    tc_http_conn_accept(gateway, gateway->conn_count >= gateway->options.limits.connections_max);
-    start_sweep(gateway);
+    tc_http_conn_accept(listener->gateway, listener);
+    start_sweep(listener->gateway);
+}
+
+static void on_after_turn(uv_check_t *check)
+{
+    tc_http_flush_dirty(check->data);
+}
+
+static void on_before_wait(uv_prepare_t *prepare)
+{
+    tc_http_flush_dirty(prepare->data);
 }
 
 // A socket file that nobody listens on is left over from a process that was killed.
@@ -76,7 +86,7 @@ static void name_address(tc_gateway *gateway)
         snprintf(gateway->address, sizeof gateway->address, "unix:%s", gateway->socket_path);
         return;
     }
-    uv_tcp_getsockname(&gateway->listener.tcp, (struct sockaddr *)&bound, &bytes);
+    uv_tcp_getsockname(&gateway->listeners[0].io.tcp, (struct sockaddr *)&bound, &bytes);
     if (bound.ss_family == AF_INET6) {
         uv_ip6_name((struct sockaddr_in6 *)&bound, host, sizeof host);
         snprintf(gateway->address, sizeof gateway->address, "http://[%s]:%u", host,
@@ -88,21 +98,82 @@ static void name_address(tc_gateway *gateway)
     }
 }
 
-static tc_status start_listening(tc_gateway *gateway, const tc_address *address, tc_error *e)
+static tc_listener *new_listener(tc_gateway *gateway, bool is_unix)
 {
-    const char *text = gateway->options.listen;
+    tc_listener *l = &gateway->listeners[gateway->listener_count++];
+    l->gateway = gateway;
+    l->is_unix = is_unix;
+    if (is_unix)
+        uv_pipe_init(gateway->loop, &l->io.pipe, 0);
+    else
+        uv_tcp_init(gateway->loop, &l->io.tcp);
+    l->io.handle.data = l;
+    gateway->handles++;
+    return l;
+}
+
+static tc_status listen_at(tc_gateway *gateway, const char *text, tc_error *e)
+{
+    tc_address address;
     int error;
-    if (address->is_unix) {
-        TC_TRY(remove_stale_socket(address->path, e));
-        error = uv_pipe_bind(&gateway->listener.pipe, address->path);
+    TC_TRY(tc_address_parse(text, &address, e));
+    if (!address.is_loopback && !gateway->options.keys)
+        return tc_fail(e, TC_ARGUMENT, "%s is not a loopback address: that needs --api-key-file", text);
+    tc_listener *l = new_listener(gateway, address.is_unix);
+    if (address.is_unix) {
+        snprintf(gateway->socket_path, sizeof gateway->socket_path, "%s", address.path);
+        TC_TRY(remove_stale_socket(address.path, e));
+        error = uv_pipe_bind(&l->io.pipe, address.path);
         // Whoever may open the socket may use the model: only this user, until told otherwise.
-        if (!error && chmod(address->path, 0600) != 0) return tc_fail_errno(e, TC_IO, "%s", address->path);
+        if (!error && chmod(address.path, 0600) != 0) return tc_fail_errno(e, TC_IO, "%s", address.path);
     } else {
-        error = uv_tcp_bind(&gateway->listener.tcp, (const struct sockaddr *)&address->ip,
-                            address->ip.ss_family == AF_INET6 ? UV_TCP_IPV6ONLY : 0);
+        error = uv_tcp_bind(&l->io.tcp, (const struct sockaddr *)&address.ip,
+                            address.ip.ss_family == AF_INET6 ? UV_TCP_IPV6ONLY : 0);
     }
-    if (!error) error = uv_listen(&gateway->listener.stream, BACKLOG, on_connection);
-    if (error) return tc_fail(e, TC_IO, "cannot listen on %s: %s", text, uv_strerror(error));
+    if (!error) error = uv_listen(&l->io.stream, BACKLOG, on_connection);
+    return error ? tc_fail(e, TC_IO, "cannot listen on %s: %s", text, uv_strerror(error)) : TC_OK;
+}
+
+// A socket that the service manager has bound, and listens on for us until we do.
+static tc_status listen_on(tc_gateway *gateway, int fd, tc_error *e)
+{
+    struct sockaddr_storage bound = {0};
+    socklen_t bytes = sizeof bound, flag_bytes = sizeof(int);
+    int listening = 0, type = 0;
+    if (getsockname(fd, (struct sockaddr *)&bound, &bytes) != 0 ||
+        getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &flag_bytes) != 0 ||
+        getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &flag_bytes) != 0)
+        return tc_fail_errno(e, TC_IO, "descriptor %d, handed over to listen on", fd);
+    bool is_unix = bound.ss_family == AF_UNIX;
+    tc_peer self = tc_peer_of((struct sockaddr *)&bound);
+    if (!listening || type != SOCK_STREAM || (!is_unix && !self.known))
+        return tc_fail(e, TC_ARGUMENT, "descriptor %d, handed over, is no listening stream socket", fd);
+    if (!is_unix && !self.is_loopback && !gateway->options.keys)
+        return tc_fail(e, TC_ARGUMENT,
+                       "descriptor %d is bound to no loopback address: that needs "
+                       "--api-key-file",
+                       fd);
+    tc_listener *l = new_listener(gateway, is_unix);
+    int error = is_unix ? uv_pipe_open(&l->io.pipe, fd) : uv_tcp_open(&l->io.tcp, fd);
+    if (!error) error = uv_listen(&l->io.stream, BACKLOG, on_connection);
+    if (error) return tc_fail(e, TC_IO, "cannot listen on descriptor %d: %s", fd, uv_strerror(error));
+    if (is_unix && gateway->listener_count == 1) {
+        const struct sockaddr_un *un = (const struct sockaddr_un *)(const void *)&bound;
+        snprintf(gateway->socket_path, sizeof gateway->socket_path, "%.*s", (int)sizeof un->sun_path,
+                 un->sun_path);
+    }
+    return TC_OK;
+}
+
+static tc_status start_listening(tc_gateway *gateway, tc_error *e)
+{
+    const tc_gateway_options *o = &gateway->options;
+    if (o->sockets_count > TC_LISTENERS_MAX)
+        return tc_fail(e, TC_LIMIT, "%u sockets are handed over, at most %d may be", o->sockets_count,
+                       TC_LISTENERS_MAX);
+    if (o->sockets_count == 0) TC_TRY(listen_at(gateway, o->listen, e));
+    for (uint32_t i = 0; i < o->sockets_count; i++) TC_TRY(listen_on(gateway, o->sockets_first + (int)i, e));
+    gateway->is_unix = gateway->listeners[0].is_unix;
     name_address(gateway);
     return TC_OK;
 }
@@ -112,6 +183,13 @@ static void on_handle_closed(uv_handle_t *handle)
     tc_gateway *gateway = handle->data;
     gateway->handles--;
     tc_gateway_maybe_drained(gateway);
+}
+
+static void on_listener_closed(uv_handle_t *handle)
+{
+    tc_listener *listener = handle->data;
+    listener->gateway->handles--;
+    tc_gateway_maybe_drained(listener->gateway);
 }
 
 static void on_link_closed(void *arg)
@@ -126,28 +204,29 @@ static void free_unopened(void *arg)
     tc_gateway_free(arg);
 }
 
+// Handles of ours that do not keep the loop alive by themselves.
+static void start_turns(tc_gateway *gateway)
+{
+    uv_timer_init(gateway->loop, &gateway->sweep);
+    uv_check_init(gateway->loop, &gateway->after_turn);
+    uv_prepare_init(gateway->loop, &gateway->before_wait);
+    gateway->sweep.data = gateway->after_turn.data = gateway->before_wait.data = gateway;
+    uv_check_start(&gateway->after_turn, on_after_turn);
+    uv_prepare_start(&gateway->before_wait, on_before_wait);
+    gateway->handles += 3;
+}
+
 tc_status tc_gateway_open(uv_loop_t *loop, const tc_gateway_options *options, tc_gateway **ret, tc_error *e)
 {
-    tc_address address;
-    TC_TRY(tc_address_parse(options->listen, &address, e));
-    if (!address.is_loopback && !options->keys)
-        return tc_fail(e, TC_ARGUMENT, "%s is not a loopback address: that needs --api-key-file",
-                       options->listen);
     tc_gateway *gateway = calloc(1, sizeof *gateway);
     if (!gateway) return tc_fail(e, TC_NOMEM, "gateway: out of memory");
     gateway->loop = loop;
     gateway->options = *options;
     gateway->started_at = (int64_t)time(NULL);
-    gateway->is_unix = address.is_unix;
-    snprintf(gateway->socket_path, sizeof gateway->socket_path, "%s", address.path);
-    uv_timer_init(loop, &gateway->sweep);
-    if (address.is_unix)
-        uv_pipe_init(loop, &gateway->listener.pipe, 0);
-    else
-        uv_tcp_init(loop, &gateway->listener.tcp);
-    gateway->handles = 2;
-    gateway->sweep.data = gateway->listener.handle.data = gateway;
-    tc_status status = start_listening(gateway, &address, e);
+    gateway->peers = tc_peers_new(options->limits.connections_max);
+    start_turns(gateway);
+    tc_status status =
+        gateway->peers ? start_listening(gateway, e) : tc_fail(e, TC_NOMEM, "gateway: out of memory");
     if (status == TC_OK) status = tc_core_link_open(gateway, options->engine_url, &gateway->link, e);
     if (status != TC_OK) {
         tc_gateway_drain(gateway, 0, free_unopened,
@@ -170,7 +249,8 @@ void tc_gateway_drain(tc_gateway *gateway, uint64_t drain_ms, void (*done)(void 
     gateway->drained = done;
     gateway->drained_arg = arg;
     gateway->drain_until_ms = again ? 0 : uv_now(gateway->loop) + drain_ms;
-    if (!again) uv_close(&gateway->listener.handle, on_handle_closed);
+    for (uint32_t i = 0; !again && i < gateway->listener_count; i++)
+        uv_close(&gateway->listeners[i].io.handle, on_listener_closed);
     start_sweep(gateway);
     for (tc_http_conn *conn = gateway->conns, *next; conn; conn = next) {
         next = conn->next;
@@ -188,8 +268,11 @@ void tc_gateway_maybe_drained(tc_gateway *gateway)
         gateway->handles++;
         tc_core_link_close(link, on_link_closed, gateway);
     }
-    if (!uv_is_closing((uv_handle_t *)&gateway->sweep))
+    if (!uv_is_closing((uv_handle_t *)&gateway->sweep)) {
         uv_close((uv_handle_t *)&gateway->sweep, on_handle_closed);
+        uv_close((uv_handle_t *)&gateway->after_turn, on_handle_closed);
+        uv_close((uv_handle_t *)&gateway->before_wait, on_handle_closed);
+    }
     if (gateway->handles == 0 && gateway->drained) {
         void (*drained)(void *arg) = gateway->drained;
         gateway->drained = NULL;
@@ -199,5 +282,6 @@ void tc_gateway_maybe_drained(tc_gateway *gateway)
 
 void tc_gateway_free(tc_gateway *gateway)
 {
+    if (gateway) tc_peers_free(gateway->peers);
     free(gateway);
 }

@@ -6,12 +6,25 @@
 #include "common/text/tokenizer.h"
 #include "gateway/auth.h"
 #include "gateway/limits.h"
+#include "gateway/peers.h"
 #include "proto/engine.h"
 #include <uv.h>
 
 typedef struct tc_gateway tc_gateway;
 typedef struct tc_core_link tc_core_link;
 typedef struct tc_http_conn tc_http_conn;
+
+// A socket that connections come in by.
+typedef struct tc_listener {
+    struct tc_gateway *gateway;
+    union {
+        uv_handle_t handle;
+        uv_stream_t stream;
+        uv_tcp_t tcp;
+        uv_pipe_t pipe;
+    } io;
+    bool is_unix;
+} tc_listener;
 
 // What the gateway itself must know about the model.
 typedef struct tc_gateway_model {
@@ -22,10 +35,13 @@ typedef struct tc_gateway_model {
 } tc_gateway_model;
 
 typedef struct tc_gateway_options {
-    const char *listen; // "127.0.0.1:8080", "[::1]:8080", "localhost:8080", "unix:/path"; port 0: any
+    const char *listen;     // "127.0.0.1:8080", "[::1]:8080", "localhost:8080", "unix:/path"; port 0: any
+    int sockets_first;      // descriptors handed over by the service manager, instead of `listen`
+    uint32_t sockets_count; // 0: none; at most TC_LISTENERS_MAX
     const char *engine_url;
     const tc_tokenizer *tokenizer; // borrowed, must outlive the gateway
     const tc_api_keys *keys;       // borrowed; NULL: no keys, and then only loopback and unix addresses
+    tc_web_policy web;
     tc_gateway_model model;
     tc_gateway_limits limits;
 } tc_gateway_options;
@@ -45,14 +61,14 @@ struct tc_gateway {
     tc_gateway_options options;
     tc_core_link *link;
     char address[300], socket_path[256];
-    bool is_unix;
-    union {
-        uv_handle_t handle;
-        uv_stream_t stream;
-        uv_tcp_t tcp;
-        uv_pipe_t pipe;
-    } listener;
+    bool is_unix; // the first listener
+    tc_listener listeners[TC_LISTENERS_MAX];
+    uint32_t listener_count;
     uv_timer_t sweep;
+    uv_check_t after_turn;    // after the sockets had their turn: streams are flushed
+    uv_prepare_t before_wait; // and before the loop waits, for what timers wrote
+    tc_peers *peers;
+    tc_http_conn *dirty;
     tc_http_conn *conns; // doubly linked
     uint32_t conn_count, refusal_count, jobs;
     uint64_t bodies_bytes; // held by all connections
@@ -61,7 +77,7 @@ struct tc_gateway {
     uint64_t drain_until_ms;
     void (*drained)(void *arg);
     void *drained_arg;
-    uint32_t handles; // of our own (listener, sweep, link) that are still open
+    uint32_t handles; // of our own (listeners, sweep, link ...) that are still open
     char read_buffer[TC_HTTP_READ_BYTES];
 };
 

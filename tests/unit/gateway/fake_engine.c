@@ -128,29 +128,35 @@ tc_status tc_engine_client_next(tc_engine_client *client, uint64_t timeout_us, t
     return result;
 }
 
+// A choice of a prompt is recorded as an ask of its own.
+static void record(const tc_generate *request, uint32_t choice)
+{
+    fake_ask *ask = &core.asks[core.ask_count];
+    uint32_t *prompt = malloc(request->prompt_count * sizeof *prompt);
+    if (!prompt) abort();
+    memcpy(prompt, request->prompt, request->prompt_count * sizeof *prompt);
+    *ask = (fake_ask){.id = choice ? request->more_ids[choice - 1] : request->id, .generate = *request};
+    ask->choice = choice;
+    ask->generate.id = ask->id;
+    ask->generate.sampling.seed += choice;
+    ask->generate.prompt = prompt;
+    core.sent[core.ask_count++] = 0;
+    if (core.hold) return;
+    size_t reply = strlen(core.reply), i = 0;
+    for (; i < reply && i < request->max_tokens; i++) put_token(ask->id, (unsigned char)core.reply[i]);
+    put_finish(ask->id, i == request->max_tokens ? TC_FINISH_LENGTH : TC_FINISH_STOP);
+}
+
 tc_status tc_engine_client_generate(tc_engine_client *client, const tc_generate *request, tc_error *e)
 {
     tc_status result = TC_OK;
     pthread_mutex_lock(&core.lock);
-    if (!core.up) {
+    if (!core.up)
         result = tc_fail(e, TC_CLOSED, "the fake core is down");
-    } else if (core.busy || core.ask_count == ASKS) {
+    else if (core.busy || core.ask_count + request->more_count >= ASKS)
         result = tc_fail(e, TC_BUSY, "the fake core is busy");
-    } else {
-        fake_ask *ask = &core.asks[core.ask_count];
-        uint32_t *prompt = malloc(request->prompt_count * sizeof *prompt);
-        if (!prompt) abort();
-        memcpy(prompt, request->prompt, request->prompt_count * sizeof *prompt);
-        *ask = (fake_ask){.id = request->id, .generate = *request};
-        ask->generate.prompt = prompt;
-        core.sent[core.ask_count++] = 0;
-        if (!core.hold) {
-            size_t reply = strlen(core.reply), i = 0;
-            for (; i < reply && i < request->max_tokens; i++)
-                put_token(request->id, (unsigned char)core.reply[i]);
-            put_finish(request->id, i == request->max_tokens ? TC_FINISH_LENGTH : TC_FINISH_STOP);
-        }
-    }
+    else
+        for (uint32_t k = 0; k <= request->more_count; k++) record(request, k);
     pthread_cond_broadcast(&core.changed);
     pthread_mutex_unlock(&core.lock);
     return result;
@@ -249,6 +255,39 @@ void fake_status(bool ready, uint32_t workers, const char *reason)
     pthread_mutex_unlock(&core.lock);
 }
 
+static bool wait_change(const struct timespec *until)
+{
+    return pthread_cond_timedwait(&core.changed, &core.lock, until) == 0;
+}
+
+static struct timespec in_seconds(int seconds)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += seconds;
+    return until;
+}
+
+void fake_queue(uint32_t requests, uint64_t tokens)
+{
+    pthread_mutex_lock(&core.lock);
+    core.info.queue_requests_max = requests;
+    core.info.queue_tokens_max = tokens;
+    pthread_mutex_unlock(&core.lock);
+}
+
+bool fake_wait_held(uint64_t id, bool held)
+{
+    struct timespec until = in_seconds(5);
+    pthread_mutex_lock(&core.lock);
+    fake_ask *ask = find(id);
+    while (ask && ask->held != held && wait_change(&until)) {
+    }
+    bool done = ask && ask->held == held;
+    pthread_mutex_unlock(&core.lock);
+    return done;
+}
+
 #define SETTER(name, type, field)                                                                            \
     void name(type value)                                                                                    \
     {                                                                                                        \
@@ -265,19 +304,6 @@ void fake_reply(const char *text)
     pthread_mutex_lock(&core.lock);
     snprintf(core.reply, sizeof core.reply, "%s", text);
     pthread_mutex_unlock(&core.lock);
-}
-
-static bool wait_change(const struct timespec *until)
-{
-    return pthread_cond_timedwait(&core.changed, &core.lock, until) == 0;
-}
-
-static struct timespec in_seconds(int seconds)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += seconds;
-    return until;
 }
 
 const fake_ask *fake_wait_asks(uint32_t count)

@@ -18,8 +18,9 @@ void fake_busy(bool busy);                                          // generate 
 typedef struct fake_ask {
     uint64_t id;
     tc_generate generate; // prompt copied
+    uint32_t choice;      // which of its prompt's choices; 0: the first
     bool cancelled, held;
-    uint32_t holds; // how often it was held
+    uint32_t holds;                // how often it was held
     uint32_t tokens_before_cancel; // tokens sent before the cancel came
 } fake_ask;
 
@@ -28,6 +29,8 @@ const fake_ask *fake_wait_asks(uint32_t count);
 uint32_t fake_asks(void);
 const fake_ask *fake_ask_at(uint32_t i);
 bool fake_wait_cancel(uint64_t id);
+bool fake_wait_held(uint64_t id, bool held);
+void fake_queue(uint32_t requests, uint64_t tokens); // bounds that it tells; before it is up
 void fake_text(uint64_t id, const char *text);
 void fake_bytes(uint64_t id, const void *data, size_t bytes);
 void fake_finish(uint64_t id, tc_finish finish);

@@ -106,6 +106,13 @@ static void keys(void **state)
         {"# only a comment", TC_FORMAT},
         {"abcdefg\n", TC_FORMAT},
         {"abcd efgh\n", TC_FORMAT},
+        {"abcdefgh priority=10\n", TC_OK},
+        {"abcdefgh  priority=0", TC_OK},
+        {"abcdefgh priority=11", TC_FORMAT},
+        {"abcdefgh priority=", TC_FORMAT},
+        {"abcdefgh priority=-1", TC_FORMAT},
+        {"abcdefgh priority=3 more", TC_FORMAT},
+        {"abcdefgh other", TC_FORMAT},
         {"abcd\xc3\xa9gh\n", TC_FORMAT},
     };
     tc_api_keys *k = NULL;
@@ -274,6 +281,25 @@ static void framing(void **state)
         {CHUNKED "3\r\nabc0\r\n\r\n", 400, 0, ""},
         {CHUNKED "\r\n", 400, 0, ""},
         {CHUNKED "FFFFFFFFFFFFFFFFF\r\n", 400, 0, ""},
+        {CHUNKED "1;a=\rb\r\nx\r\n0\r\n\r\n", 400, 0, ""}, // bare CR in an extension
+        {CHUNKED "1;a\nb\r\nx\r\n0\r\n\r\n", 400, 0, ""},
+        {CHUNKED "1\rX\r\nx\r\n0\r\n\r\n", 400, 0, ""},
+        {CHUNKED "1\r\nx\n0\r\n\r\n", 400, 0, ""},
+        {CHUNKED "0\r\nt: a\r\n b\r\n\r\n", 400, 0, ""}, // obs-fold in a trailer
+        {CHUNKED "0\r\nt: a\rb\r\n\r\n", 400, 0, ""},
+        // what proxies have been fooled with
+        {"POST / HTTP/1.1\r\n" HOST "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400, 0, ""},
+        {"POST / HTTP/1.1\r\n" HOST "Transfer-Encoding:\x0b"
+         "chunked\r\n\r\n0\r\n\r\n",
+         -1, 0, ""},
+        {"POST / HTTP/1.1\r\n" HOST "Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n", 400, 0, ""},
+        {"POST / HTTP/1.1\r\n" HOST "transfer-encoding: CHUNKED\r\nContent-length: 0\r\n\r\n0\r\n\r\n", 400,
+         0, ""},
+        {"POST / HTTP/1.1\r\n" HOST "Content-Length: 1 1\r\n\r\na", 400, 0, ""},
+        {"POST / HTTP/1.1\r\n" HOST "Content-Length : 1\r\n\r\na", 400, 0, ""},
+        {"GET / HTTP/1.1\rHost: a\r\n\r\n", 400, 0, ""},
+        {"GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", 400, 0, ""},
+        {"GET / HTTP/1.1\r\nHost: a\r\n\tb\r\n\r\n", 400, 0, ""},
     };
     (void)state;
     for (size_t i = 0; i < COUNT(cases); i++) {
