@@ -26,12 +26,13 @@ typedef enum tc_constraint_kind {
 // Limits, each tested at N and N + 1.
 enum {
     TC_CONSTRAINT_TEXT_BYTES_MAX = 128 << 10,
-    TC_GRAMMAR_JSON_DEPTH_MAX = 64,    // nesting of the text of a schema
-    TC_GRAMMAR_NEST_MAX = 100,         // nesting of groups in a regular expression or rule
-    TC_GRAMMAR_NODES_MAX = 1 << 18,    // of the compiled automaton: bounds the time of compilation too
-    TC_GRAMMAR_RULES_MAX = 1 << 12,    // GBNF rules; places that $ref points to
-    TC_GRAMMAR_REPEAT_MAX = 1 << 20,   // {m,n}, minLength, maxLength, minItems, maxItems
-    TC_GRAMMAR_BRANCHES_MAX = 1 << 10, // ways in which anyOf, oneOf and allOf of one place combine
+    TC_GRAMMAR_JSON_DEPTH_MAX = 64,       // nesting of the text of a schema
+    TC_GRAMMAR_NEST_MAX = 100,            // nesting of groups in a regular expression or rule
+    TC_GRAMMAR_NODES_MAX = 1 << 18,       // of the compiled automaton: bounds the time of compilation too
+    TC_GRAMMAR_RULES_MAX = 1 << 12,       // GBNF rules; places that $ref points to
+    TC_GRAMMAR_REPEAT_MAX = 1 << 20,      // {m,n}, minLength, maxLength, minItems, maxItems
+    TC_GRAMMAR_BRANCHES_MAX = 1 << 10,    // ways in which anyOf, oneOf and allOf of one place combine
+    TC_GRAMMAR_CONSTANT_BYTES_MAX = 4096, // a string of enum or const, a name of a property
     TC_GRAMMAR_TOOLS_MAX = 128,
     TC_GRAMMAR_CALLS_MAX = 32, // tool calls of one answer
     TC_GRAMMAR_STACK_MAX =
