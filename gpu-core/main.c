@@ -43,6 +43,7 @@ typedef struct core {
     tc_session_pool *pool;
     tc_prefix_cache *cache;
     tc_engine_server *server;
+    tc_constrainer *constrainer;
     tc_sched *sched;
     uint64_t kv_bytes, state_bytes, cache_bytes;
     int signals;
@@ -230,6 +231,14 @@ static void describe(const core *c, tc_model_info *ret)
     *ret = info;
 }
 
+static tc_status open_constrainer(core *c, tc_error *e)
+{
+    char path[4096];
+    if (snprintf(path, sizeof path, "%s/tokenizer.json", c->o.model) >= (int)sizeof path)
+        return tc_fail(e, TC_LIMIT, "--model: the path is too long");
+    return tc_constrainer_create(path, c->desc->vocab, &c->constrainer, e);
+}
+
 static tc_status start(core *c, tc_error *e)
 {
     uint64_t begin = tc_now_us(), last_line = begin;
@@ -247,11 +256,13 @@ static tc_status start(core *c, tc_error *e)
     tc_model_info info;
     describe(c, &info);
     TC_TRY(tc_engine_server_open(c->o.engine_url, &info, &c->server, e));
+    TC_TRY(open_constrainer(c, e));
     const tc_sched_options sched = {
         .desc = c->desc,
         .forward = c->forward,
         .pool = c->pool,
         .cache = c->cache,
+        .constrainer = c->constrainer,
         .source = c->source,
         .server = c->server,
         .context = c->o.context,
@@ -272,6 +283,7 @@ static void stop(core *c)
 {
     if (c->sched) tc_sched_fail_all(c->sched, TC_CLOSED, "the server is shutting down");
     tc_sched_free(c->sched);
+    tc_constrainer_free(c->constrainer);
     tc_engine_server_close(c->server);
     tc_prefix_cache_free(c->cache);
     tc_session_pool_free(c->pool);

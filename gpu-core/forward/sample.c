@@ -141,7 +141,7 @@ static uint32_t collect_nucleus(tc_sampler *s, float temperature, float top_p, d
     double least = top_p < 1 ? (1.0 - (double)top_p) / s->vocab * sum : 0;
     uint32_t n = 0;
     for (uint32_t i = 0; i < s->vocab; i++)
-        if (exp((double)(s->logits[i] - max) / temperature) >= least)
+        if (s->logits[i] > -INFINITY && exp((double)(s->logits[i] - max) / temperature) >= least)
             s->candidates[n++] = (candidate){s->logits[i], 0, i};
     *ret_sum = sum;
     return n;
@@ -165,7 +165,9 @@ static uint32_t truncate_tail(const candidate *c, uint32_t n, const tc_sample_pa
     double mass = 0;
     uint32_t kept = 0;
     while (kept < n) {
-        if (kept && (mass >= (double)params->top_p * sum || c[kept].p < params->min_p * c[0].p)) break;
+        if (kept &&
+            (mass >= (double)params->top_p * sum || c[kept].p < params->min_p * c[0].p || c[kept].p <= 0))
+            break; // what weighs nothing (forbidden, masked) is never the last one kept
         mass += c[kept++].p;
     }
     *ret_mass = mass;
@@ -182,18 +184,45 @@ static double uniform(uint64_t seed, uint64_t n)
     return (double)(z >> 11) * 0x1p-53;
 }
 
+static bool is_allowed(const tc_sample_params *p, uint32_t id)
+{
+    return !p->allowed || (p->allowed[id >> 5] >> (id & 31) & 1);
+}
+
+static void copy_allowed(tc_sampler *s, const float *logits, const tc_sample_params *p)
+{
+    for (uint32_t i = 0; i < s->vocab; i++)
+        s->logits[i] = isnan(logits[i]) || !is_allowed(p, i) ? -INFINITY : logits[i];
+}
+
+// Where no logit is left: the first allowed token that is not forbidden, else the first allowed one.
+static uint32_t last_resort(tc_sampler *s, const tc_sample_params *p, uint32_t otherwise)
+{
+    uint32_t first = UINT32_MAX;
+    for (uint32_t i = 0; i < s->vocab && p->allowed; i++) {
+        if (!is_allowed(p, i)) continue;
+        bool barred = false;
+        for (uint32_t k = 0; k < p->forbidden_count; k++) barred |= p->forbidden[k] == i;
+        if (!barred) return i;
+        if (first == UINT32_MAX) first = i;
+    }
+    return first == UINT32_MAX ? otherwise : first;
+}
+
 uint32_t tc_sample(tc_sampler *s, const float *logits, const tc_sample_params *params,
                    const uint32_t *history, uint32_t prompt_count, uint32_t count, float *ret_gap)
 {
     uint32_t best = argmax(logits, s->vocab, ret_gap);
     bool penalties =
         params->repetition_penalty != 1.0f || params->presence_penalty != 0 || params->frequency_penalty != 0;
-    bool changes = penalties || params->bias_count || params->forbidden_count;
+    bool changes = penalties || params->bias_count || params->forbidden_count || params->allowed;
     if (params->temperature <= 0 && !changes) return best;
-    for (uint32_t i = 0; i < s->vocab; i++) s->logits[i] = isnan(logits[i]) ? -INFINITY : logits[i];
+    copy_allowed(s, logits, params);
     bias(s, params);
     if (penalties) penalise(s, params, history, prompt_count, count);
     forbid(s, params);
+    if (params->allowed && !(s->logits[argmax(s->logits, s->vocab, NULL)] > -INFINITY))
+        return last_resort(s, params, best);
     if (params->temperature <= 0) return argmax(s->logits, s->vocab, NULL);
 
     bool cut = params->top_k > 0 && params->top_k < s->vocab;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: choosing one token from one row of logits. Order, as in the reference's generate(): biases,
-// repetition penalty, then presence and frequency penalties, forbidden tokens, temperature, top-k, top-p,
-// min-p, draw. A draw depends on the seed and the number of the token only, never on the batch or on time.
-// Refuses: stop conditions (sched).
+// Owns: choosing one token from one row of logits. Order, as in the reference's generate(): the mask of
+// a constraint, biases, repetition penalty, then presence and frequency penalties, forbidden tokens,
+// temperature, top-k, top-p, min-p, draw. A draw depends on the seed and the number of the token only, never
+// on the batch or on time. Refuses: stop conditions (sched).
 #pragma once
 
 #include "common/base/status.h"
@@ -20,6 +20,8 @@ typedef struct tc_sample_params {
     uint32_t bias_count;
     const uint32_t *forbidden; // cannot be drawn; tokens >= vocab are ignored
     uint32_t forbidden_count;
+    const uint32_t *allowed; // NULL: all; else bit id & 31 of word id / 32 set where a token may be drawn, at
+                             // least one. Applied before anything else; holds even where every logit is NaN
 } tc_sample_params;
 
 tc_status tc_sampler_create(uint32_t vocab, tc_sampler **ret, tc_error *e);

@@ -73,6 +73,7 @@ void tc_sched_drop(tc_sched *s, request *r)
     hand_over(s, r);
     tc_prefix_release(s->o.cache, r->cached);
     tc_session_end(s->o.pool, r->session);
+    tc_constrained_end(r->constrained);
     r->account->requests--;
     if (--r->prompt->users == 0) {
         s->held_tokens -= r->prompt->count;
@@ -127,7 +128,7 @@ static tc_status check(const tc_sched *s, const tc_generate *g, tc_error *e)
         if (g->prompt[i] >= s->o.desc->vocab)
             return tc_fail(e, TC_ARGUMENT, "token id %u is not below the vocabulary size %u", g->prompt[i],
                            s->o.desc->vocab);
-    if (g->constraint.kind != TC_CONSTRAINT_NONE)
+    if (g->constraint.kind != TC_CONSTRAINT_NONE && !s->o.constrainer)
         return tc_fail(e, TC_UNSUPPORTED, "this core keeps no constraints");
     return TC_OK;
 }
@@ -190,6 +191,22 @@ static request *new_request(tc_sched *s, const tc_generate *g, uint32_t choice, 
     return r;
 }
 
+// Has the request's constraint compiled. On failure the request, in no list yet, is gone.
+static tc_status constrain(tc_sched *s, request *r, tc_error *e)
+{
+    const tc_constraint constraint = r->ask.constraint;
+    r->ask.constraint.text = NULL; // borrowed for the command
+    if (constraint.kind == TC_CONSTRAINT_NONE) return TC_OK;
+    tc_status status = tc_constrained_begin(s->o.constrainer, &constraint, r->ask.constraint_after,
+                                            r->end_tokens, r->end_count, &r->constrained, e);
+    r->compiling = true;
+    if (status == TC_OK) return TC_OK;
+    r->account->requests--;
+    r->prompt->users--;
+    free(r);
+    return status;
+}
+
 static void refuse(tc_sched *s, const tc_generate *g, uint32_t from, tc_status status, const char *reason)
 {
     for (uint32_t i = from; i <= g->more_count && i < TC_CHOICES_MAX; i++)
@@ -232,6 +249,11 @@ void tc_sched_accept(tc_sched *s, const tc_generate *g)
             refuse(s, g, i, TC_NOMEM, "out of memory for the request");
             break;
         }
+        status = constrain(s, r, &error);
+        if (status != TC_OK) {
+            refuse(s, g, i, status, error.text);
+            break;
+        }
         if (!evaluates(g)) r->leader = first;
         if (!first) first = r;
         s->requests[s->count++] = r;
@@ -261,16 +283,39 @@ static request *next_waiting(const tc_sched *s, uint64_t now)
     request *best = NULL;
     for (uint32_t i = 0; i < s->count; i++) {
         request *r = s->requests[i];
-        if (r->state != REQUEST_WAITING || r->leader || r->held) continue;
+        if (r->state != REQUEST_WAITING || r->leader || r->held || r->compiling) continue;
         if (!best || tc_sched_goes_first(s, r, best, now)) best = r;
     }
     return best;
+}
+
+bool tc_sched_compiling(const tc_sched *s)
+{
+    for (uint32_t i = 0; i < s->count; i++)
+        if (s->requests[i]->compiling) return true;
+    return false;
+}
+
+// Constraints that have been compiled meanwhile, and those that turned out bad.
+static void look_after_constraints(tc_sched *s)
+{
+    tc_error error;
+    for (uint32_t i = 0; i < s->count;) {
+        request *r = s->requests[i];
+        tc_status status = r->compiling ? tc_constrained_ready(r->constrained, &error) : TC_BUSY;
+        if (status != TC_BUSY) r->compiling = false;
+        if (status == TC_BUSY || status == TC_OK)
+            i++;
+        else
+            tc_sched_fail(s, r, status, error.text);
+    }
 }
 
 void tc_sched_admit(tc_sched *s)
 {
     request *r;
     uint64_t now = tc_sched_now(s);
+    look_after_constraints(s);
     while (tc_session_slots_free(s->o.pool) && (r = next_waiting(s, now))) {
         tc_error error;
         tc_status status =

@@ -161,6 +161,34 @@ static bool is_stop(request *r, uint32_t token)
     return false;
 }
 
+// The token that was sent goes into the constraint. True: the request has ended.
+static bool constrain_next(tc_sched *s, request *r, uint32_t token)
+{
+    tc_error error;
+    bool complete = false;
+    tc_status status = r->constrained ? tc_constrained_take(r->constrained, token, &complete, &error) : TC_OK;
+    if (status != TC_OK)
+        tc_sched_fail(s, r, status, error.text);
+    else if (complete)
+        finish(s, r, TC_FINISH_STOP);
+    return status != TC_OK || complete;
+}
+
+static tc_status draw(tc_sched *s, request *r, const float *logits, uint32_t *ret, float *ret_gap,
+                      tc_error *e)
+{
+    uint64_t start_ns = tc_now_ns();
+    tc_session *session = r->session;
+    tc_status status = TC_OK;
+    r->sampling.forbidden_count = r->usage.generated_tokens < r->ask.sampling.min_tokens ? r->end_count : 0;
+    if (r->constrained) status = tc_constrained_mask(r->constrained, &r->sampling.allowed, e);
+    if (status == TC_OK)
+        *ret = tc_sample(s->sampler, logits, &r->sampling, session->tokens, r->ask.prompt_count,
+                         session->count, ret_gap);
+    s->outside_ns += tc_now_ns() - start_ns;
+    return status;
+}
+
 static void take_token(tc_sched *s, request *r, const float *logits)
 {
     tc_session *session = r->session;
@@ -174,12 +202,14 @@ static void take_token(tc_sched *s, request *r, const float *logits)
         finish(s, r, TC_FINISH_LENGTH);
         return;
     }
-    r->sampling.forbidden_count = r->usage.generated_tokens < r->ask.sampling.min_tokens ? r->end_count : 0;
+    tc_error error;
+    uint32_t token;
     tc_sched_charge(r, 1);
-    uint64_t start_ns = tc_now_ns();
-    uint32_t token = tc_sample(s->sampler, logits, &r->sampling, session->tokens, r->ask.prompt_count,
-                               session->count, &gap);
-    s->outside_ns += tc_now_ns() - start_ns;
+    tc_status status = draw(s, r, logits, &token, &gap, &error);
+    if (status != TC_OK) {
+        tc_sched_fail(s, r, status, error.text);
+        return;
+    }
     if (is_stop(r, token)) {
         finish(s, r, TC_FINISH_STOP);
         return;
@@ -189,6 +219,7 @@ static void take_token(tc_sched *s, request *r, const float *logits)
     s->total.tokens_generated++;
     r->usage.generated_tokens++;
     session->tokens[session->count++] = token;
+    if (constrain_next(s, r, token)) return;
     if (r->usage.generated_tokens == r->ask.max_tokens) finish(s, r, TC_FINISH_LENGTH);
 }
 
@@ -309,6 +340,7 @@ bool tc_sched_step(tc_sched *s)
 uint64_t tc_sched_idle_us(const tc_sched *s, uint64_t most)
 {
     uint64_t now = tc_sched_now(s);
+    if (most > TC_COMPILING_IDLE_US && tc_sched_compiling(s)) most = TC_COMPILING_IDLE_US;
     if (s->next_deadline_us <= now) return 0;
     return s->next_deadline_us - now < most ? s->next_deadline_us - now : most;
 }

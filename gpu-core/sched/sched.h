@@ -10,6 +10,9 @@
 //      |                     (pages loaded)     |                |
 //      +-- a further choice of a prompt: follows the first one --+ (shares its pages)
 //
+// A request with a constraint is not admitted before that is compiled (constrain.h); the mask of its next
+// token is made while the step runs.
+//
 // Who is next: the higher priority (waiting raises it: nobody waits for ever), then the scope that was served
 // least, then who came first. The first that does not fit stops the rest, so that nobody is overtaken for
 // ever. Prompts are cut at multiples of 64 positions; beside running answers a step takes as many of their
@@ -19,11 +22,13 @@
 #pragma once
 
 #include "gpu-core/forward/forward.h"
+#include "gpu-core/sched/constrain.h"
 #include "gpu-core/session/prefix_cache.h"
 #include "gpu-core/session/session.h"
 #include "proto/engine.h"
 
 enum {
+    TC_COMPILING_IDLE_US = 500, // how long one sleeps where there is nothing but a constraint to wait for
     TC_QUEUE_REQUESTS_DEFAULT = 512, // waiting and running
     TC_QUEUE_REQUESTS_MAX = 1 << 16,
     TC_QUEUE_TOKENS_DEFAULT = 4 << 20, // prompt tokens of all requests held
@@ -38,7 +43,8 @@ typedef struct tc_sched_options {
     const tc_model_desc *desc;
     tc_forward *forward;
     tc_session_pool *pool;
-    tc_prefix_cache *cache; // NULL: none
+    tc_prefix_cache *cache;      // NULL: none
+    tc_constrainer *constrainer; // NULL: requests with a constraint are refused
     tc_expert_source *source;
     tc_engine_server *server;
     uint32_t context, sessions;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "gpu-core/forward/sample.h"
+#include "gpu-core/sched/constrain.h"
 #include "gpu-core/sched/sched.h"
 
 typedef enum request_state {
@@ -34,6 +35,8 @@ struct request {
     tc_session *session;
     request *leader; // its prompt is computed by this one; NULL: by itself
     account *account;
+    tc_constrained *constrained; // NULL: anything goes
+    bool compiling;              // its constraint: it cannot be admitted yet
     bool held, caches;
     tc_sample_params sampling;
     tc_usage usage;
@@ -78,6 +81,7 @@ void tc_sched_fail(tc_sched *s, request *r, tc_status status, const char *reason
 void tc_sched_accept(tc_sched *s, const tc_generate *g);
 void tc_sched_expire(tc_sched *s);
 void tc_sched_admit(tc_sched *s);
+bool tc_sched_compiling(const tc_sched *s); // somebody waits for a constraint
 bool tc_sched_goes_first(const tc_sched *s, const request *a, const request *b, uint64_t now);
 void tc_sched_charge(request *r, uint64_t tokens);
 
