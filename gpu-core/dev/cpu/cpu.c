@@ -29,12 +29,15 @@ uint64_t tc_dev_scratch_bytes(const tc_dev_geometry *g, uint32_t threads)
     return tc_cpu_attention_bytes(g, threads) + (delta + rotary_floats(g)) * sizeof(float);
 }
 
-// Anonymous zero pages: reserved here, resident only where they are written.
+// Anonymous zero pages: reserved here, resident only where they are written, large where the kernel has them
+// (a sequence's keys lie in runs of some 16 KiB, which small pages would cut up).
 static void *map_pages(size_t bytes)
 {
     if (bytes == 0) bytes = 4096;
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
+    if (p == MAP_FAILED) return NULL;
+    madvise(p, bytes, MADV_HUGEPAGE); // advice: nothing is lost where it is refused
+    return p;
 }
 
 static void unmap_pages(void *p, size_t bytes)

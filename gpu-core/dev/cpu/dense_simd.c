@@ -17,6 +17,9 @@
 
 // ---- attention ----
 
+// A tile is MANY by 4: 16 or 12 sums, as many as the registers hold beside what they are made of.
+enum { MANY = LANES == 16 ? 4 : 3 };
+
 // R queries against C keys: one sum a pair, along the row. R and C are constants.
 INLINE void score_tile(const float *q, const float *k, uint32_t dim, const int R, const int C, float *score,
                        uint32_t ld)
@@ -25,43 +28,38 @@ INLINE void score_tile(const float *q, const float *k, uint32_t dim, const int R
     for (int r = 0; r < R; r++)
         for (int c = 0; c < C; c++) sum[r][c] = v_zero();
     for (uint32_t i = 0; i < dim; i += LANES) {
-        vec key[4];
-        for (int c = 0; c < C; c++) key[c] = v_load(k + (size_t)c * dim + i);
-        for (int r = 0; r < R; r++) {
-            vec x = v_load(q + (size_t)r * dim + i);
-            for (int c = 0; c < C; c++) sum[r][c] = v_fma(x, key[c], sum[r][c]);
+        vec x[MANY];
+        for (int r = 0; r < R; r++) x[r] = v_load(q + (size_t)r * dim + i);
+        for (int c = 0; c < C; c++) {
+            vec key = v_load(k + (size_t)c * dim + i);
+            for (int r = 0; r < R; r++) sum[r][c] = v_fma(x[r], key, sum[r][c]);
         }
     }
     for (int r = 0; r < R; r++) {
-        if (C == 4) {
+        if (C == 4)
             _mm_storeu_ps(score + (size_t)r * ld, v_sums(sum[r][0], sum[r][1], sum[r][2], sum[r][3]));
-        } else if (C == 2 && R % 2 == 0) {
-            if (r % 2) continue; // two rows at once
-            __m128 two = v_sums(sum[r][0], sum[r][1], sum[r + 1][0], sum[r + 1][1]);
-            _mm_storel_pi((__m64 *)(score + (size_t)r * ld), two);
-            _mm_storeh_pi((__m64 *)(score + (size_t)(r + 1) * ld), two);
-        } else {
+        else
             for (int c = 0; c < C; c++) score[(size_t)r * ld + (uint32_t)c] = v_sum(sum[r][c]);
-        }
     }
 }
 
-// Asks for part `index` of `parts` of what is read next, so that memory works while registers do.
-INLINE void ask(tc_dense_ahead ahead, uint32_t index, uint32_t parts)
+// Asks for one of the parts that are left of what is read next, so that memory works while registers do.
+INLINE void ask(tc_dense_ahead *ahead, uint32_t parts_left)
 {
-    const char *data = ahead.data;
-    uint32_t end = (index + 1) * (ahead.bytes / 64) / parts;
-    if (!data) return;
-    for (uint32_t line = index * (ahead.bytes / 64) / parts; line < end; line++)
-        _mm_prefetch(data + (size_t)line * 64, _MM_HINT_T1);
+    const char *data = ahead->data;
+    uint32_t bytes = ahead->bytes / parts_left / 64 * 64;
+    if (!bytes) return;
+    for (uint32_t at = 0; at < bytes; at += 64) _mm_prefetch(data + at, _MM_HINT_T1);
+    ahead->data = data + bytes;
+    ahead->bytes -= bytes;
 }
 
 INLINE void score_rows(const float *q, const float *k, uint32_t count, uint32_t dim, const int R, const int C,
-                       float *score, uint32_t ld, tc_dense_ahead ahead)
+                       float *score, uint32_t ld, tc_dense_ahead *ahead, uint32_t row_tiles_left)
 {
-    uint32_t j = 0;
+    uint32_t j = 0, tiles = count / (uint32_t)C;
     for (; j + (uint32_t)C <= count; j += (uint32_t)C) {
-        ask(ahead, j / (uint32_t)C, (count + (uint32_t)C - 1) / (uint32_t)C);
+        ask(ahead, row_tiles_left * tiles - j / (uint32_t)C);
         score_tile(q, k + (size_t)j * dim, dim, R, C, score + j, ld);
     }
     for (; j < count; j++) score_tile(q, k + (size_t)j * dim, dim, R, 1, score + j, ld);
@@ -70,18 +68,15 @@ INLINE void score_rows(const float *q, const float *k, uint32_t count, uint32_t 
 static void scores(const float *q, uint32_t rows, const float *k, uint32_t count, uint32_t dim, float *score,
                    uint32_t ld, tc_dense_ahead ahead)
 {
-    uint32_t r = 0;
-    for (; r + 4 <= rows; r += 4) {
-        score_rows(q + (size_t)r * dim, k, count, dim, 4, LANES == 16 ? 4 : 2, score + (size_t)r * ld, ld,
-                   ahead);
-        ahead.data = NULL;
-    }
-    if (r + 2 <= rows) {
-        score_rows(q + (size_t)r * dim, k, count, dim, 2, 4, score + (size_t)r * ld, ld, ahead);
-        ahead.data = NULL;
-        r += 2;
-    }
-    if (r < rows) score_rows(q + (size_t)r * dim, k, count, dim, 1, 4, score + (size_t)r * ld, ld, ahead);
+    uint32_t r = 0, left = (rows + MANY - 1) / MANY;
+    for (; r + MANY <= rows; r += MANY)
+        score_rows(q + (size_t)r * dim, k, count, dim, MANY, 4, score + (size_t)r * ld, ld, &ahead, left--);
+    if (rows - r == 3)
+        score_rows(q + (size_t)r * dim, k, count, dim, 3, 4, score + (size_t)r * ld, ld, &ahead, 1);
+    if (rows - r == 2)
+        score_rows(q + (size_t)r * dim, k, count, dim, 2, 4, score + (size_t)r * ld, ld, &ahead, 1);
+    if (rows - r == 1)
+        score_rows(q + (size_t)r * dim, k, count, dim, 1, 4, score + (size_t)r * ld, ld, &ahead, 1);
 }
 
 // The tail is computed in whole vectors; its lanes do not exist for maximum and sum.
@@ -119,11 +114,14 @@ INLINE void value_tile(const float *p, uint32_t ld, const float *v, uint32_t cou
 }
 
 INLINE void value_rows(const float *p, uint32_t rows, uint32_t ld, const float *v, uint32_t count,
-                       uint32_t dim, const int C, float *acc)
+                       uint32_t dim, const int C, float *acc, tc_dense_ahead *ahead,
+                       uint32_t column_tiles_left)
 {
-    uint32_t r = 0;
-    for (; r + 4 <= rows; r += 4)
+    uint32_t r = 0, tiles = (rows + 3) / 4;
+    for (; r + 4 <= rows; r += 4) {
+        ask(ahead, column_tiles_left * tiles - r / 4);
         value_tile(p + (size_t)r * ld, ld, v, count, dim, 4, C, acc + (size_t)r * dim);
+    }
     if (r + 2 <= rows) {
         value_tile(p + (size_t)r * ld, ld, v, count, dim, 2, C, acc + (size_t)r * dim);
         r += 2;
@@ -135,12 +133,13 @@ INLINE void value_rows(const float *p, uint32_t rows, uint32_t ld, const float *
 static void values(const float *p, uint32_t rows, uint32_t ld, const float *v, uint32_t count, uint32_t dim,
                    float *acc, tc_dense_ahead ahead)
 {
-    uint32_t i = 0;
-    for (; i + 2 * LANES <= dim; i += 2 * LANES) {
-        ask(ahead, i / (2 * LANES), (dim + 2 * LANES - 1) / (2 * LANES));
-        value_rows(p, rows, ld, v + i, count, dim, 2, acc + i);
-    }
-    for (; i < dim; i += LANES) value_rows(p, rows, ld, v + i, count, dim, 1, acc + i);
+    enum { WIDE = MANY * LANES };
+    uint32_t i = 0, left = (dim + WIDE - 1) / WIDE;
+    for (; i + WIDE <= dim; i += WIDE)
+        value_rows(p, rows, ld, v + i, count, dim, MANY, acc + i, &ahead, left--);
+    for (; i + 2 * LANES <= dim; i += 2 * LANES)
+        value_rows(p, rows, ld, v + i, count, dim, 2, acc + i, &ahead, 1);
+    if (i < dim) value_rows(p, rows, ld, v + i, count, dim, 1, acc + i, &ahead, 1);
 }
 
 static void blend(float *a, float x, const float *b, float y, uint32_t n)
