@@ -49,6 +49,7 @@ static tc_status measure_model(bench *b, tc_error *e)
     tc_checkpoint *checkpoint = NULL;
     TC_TRY(tc_checkpoint_open(b->model, &checkpoint, e));
     tc_status status = tc_footprint_of(checkpoint, b->o.quantise != NULL, &b->footprint, e);
+    if (status == TC_OK) tc_footprint_head(&b->footprint, tc_checkpoint_desc(checkpoint), b->o.head);
     tc_checkpoint_free(checkpoint);
     return status;
 }

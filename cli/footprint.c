@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+enum { KV_BYTES = 2 };   // the core's default element
 enum { UNIT_COLS = 64 }; // store.h: a unit is 64 columns of width where 64 divides it
 
 const char *const tc_part_names[TC_PARTS] = {
@@ -89,8 +90,18 @@ tc_status tc_footprint_of(const tc_checkpoint *c, bool quantise, tc_footprint *r
     f.experts_bytes = f.expert_bytes * desc->experts * f.moe_layers;
     f.token_experts_bytes = f.expert_bytes * desc->top_k * f.moe_layers;
     f.token_dense_bytes = f.dense_bytes - (desc->tied_embeddings ? 0 : f.bytes[TC_PART_EMBEDDING]);
-    f.kv_position_bytes = tc_model_kv_bytes(desc, 1);
+    f.kv_position_bytes = tc_model_kv_bytes(desc, 1, KV_BYTES);
     f.state_bytes = tc_model_state_bytes(desc);
     *ret = f;
     return TC_OK;
+}
+
+void tc_footprint_head(tc_footprint *f, const tc_model_desc *desc, const char *head)
+{
+    uint64_t elements = (uint64_t)desc->vocab * desc->hidden;
+    uint64_t old = f->bytes[desc->tied_embeddings ? TC_PART_EMBEDDING : TC_PART_HEAD];
+    if (!head || strcmp(head, "keep") == 0 || old < 2 * elements) return; // quantised heads are kept
+    bool nf4 = strcmp(head, "nf4") == 0 && desc->hidden % TC_Q4_SPAN_COLS == 0;
+    f->token_dense_bytes -= old;
+    f->token_dense_bytes += nf4 ? tc_matrix_bytes(TC_M_Q4, desc->vocab, desc->hidden, 64) : 2 * elements;
 }

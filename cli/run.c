@@ -151,6 +151,8 @@ static tc_status start_core(tc_supervisor *s, const tc_run_options *o, const cha
     put_text(&c, "--device", o->device);
     put_number(&c, "--threads", o->threads);
     put_text(&c, "--precision", o->precision);
+    put_text(&c, "--kv", o->kv);
+    put_text(&c, "--head", o->head);
     put_text(&c, "--isa", o->isa);
     put_number(&c, "--context", o->context);
     put_number(&c, "--sessions", o->sessions);

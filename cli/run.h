@@ -9,7 +9,7 @@
 #include "proto/engine.h"
 
 typedef struct tc_run_options {
-    const char *shard, *data_plane, *precision, *isa, *cache_dir, *quantise, *device, *log_level;
+    const char *shard, *data_plane, *precision, *kv, *head, *isa, *cache_dir, *quantise, *device, *log_level;
     const char *arena_dir;                 // NULL: $THERMOCLINE_ARENA_DIR, else the default
     char store_hash[33];                   // filled by tc_run_load
     const char *model_name, *api_key_file; // of the gateway
@@ -100,6 +100,16 @@ typedef struct tc_run_options {
          .target = &(o).precision,                                                                           \
          .choices = "exact|default",                                                                         \
          .help = "exact: every weight rounded as the reference does, plain C"},                              \
+        {.name = "--kv",                                                                                     \
+         .kind = TC_OPTION_CHOICE,                                                                           \
+         .target = &(o).kv,                                                                                  \
+         .choices = "f32|f16",                                                                               \
+         .help = "how keys and values are kept (default f16; f32 with --precision exact)"},                  \
+        {.name = "--head",                                                                                   \
+         .kind = TC_OPTION_CHOICE,                                                                           \
+         .target = &(o).head,                                                                                \
+         .choices = "keep|nf4|bf16",                                                                         \
+         .help = "what a 16- or 32-bit output head becomes when it is loaded"},                              \
         {.name = "--isa",                                                                                    \
          .kind = TC_OPTION_CHOICE,                                                                           \
          .target = &(o).isa,                                                                                 \

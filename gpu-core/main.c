@@ -85,6 +85,9 @@ static tc_status plan_memory(core *c, tc_dev_geometry *g, tc_error *e)
     uint32_t pages_a_session = (c->o.context + TC_KV_PAGE_POSITIONS - 1) / TC_KV_PAGE_POSITIONS;
     uint64_t page_bytes, budget = c->o.kv_budget_bytes, weights = 0, available = tc_mem_available_bytes();
     tc_weights_geometry(c->desc, g);
+    g->kv_type = c->o.kv != TC_KV_BY_PRECISION ? (tc_kv_type)c->o.kv
+                 : c->o.precision == TC_EXACT  ? TC_KV_F32
+                                               : TC_KV_F16;
     g->positions_max = c->o.context;
     g->slots = c->o.sessions;
     g->pages = pages_a_session * c->o.sessions;
@@ -97,6 +100,8 @@ static tc_status plan_memory(core *c, tc_dev_geometry *g, tc_error *e)
     c->kv_bytes = page_bytes * g->pages;
     c->state_bytes = tc_dev_slot_bytes(g) * g->slots;
     tc_checkpoint_walk(c->checkpoint, add_dense_bytes, &weights);
+    if (c->desc->tied_embeddings && c->o.head != TC_OUTPUT_KEEP) // a matrix of its own then
+        weights += (uint64_t)c->desc->vocab * c->desc->hidden * 2;
     uint64_t scratch = tc_forward_scratch_bytes(c->desc) + tc_dev_scratch_bytes(g, c->o.threads),
              sum = weights + c->kv_bytes + c->state_bytes + scratch;
     c->cache_bytes = c->o.cache_bytes;
@@ -249,7 +254,8 @@ static tc_status start(core *c, tc_error *e)
     TC_TRY(tc_team_create(&team, &c->team, e));
     TC_TRY(tc_dev_cpu_create(&geometry, c->team, c->kernels, &c->dev, e));
     TC_TRY(open_experts(c, e));
-    TC_TRY(tc_weights_load(c->checkpoint, c->dev, c->team, log_progress, &last_line, &c->weights, e));
+    TC_TRY(tc_weights_load(c->checkpoint, c->dev, c->team, (tc_output)c->o.head, log_progress, &last_line,
+                           &c->weights, e));
     TC_TRY(tc_forward_create(c->weights, c->dev, c->source, c->o.precision, &c->forward, e));
     TC_TRY(tc_session_pool_create(c->dev, c->o.context, &c->pool, e));
     if (c->cache_bytes) TC_TRY(tc_prefix_cache_create(c->dev, c->cache_bytes, &c->cache, e));

@@ -27,6 +27,8 @@ enum option_id {
     O_DEVICE,
     O_THREADS,
     O_PRECISION,
+    O_KV,
+    O_HEAD,
     O_ISA,
     O_CONTEXT,
     O_SESSIONS,
@@ -58,6 +60,8 @@ static const struct option long_options[] = {
     {"device", required_argument, NULL, O_DEVICE},
     {"threads", required_argument, NULL, O_THREADS},
     {"precision", required_argument, NULL, O_PRECISION},
+    {"kv", required_argument, NULL, O_KV},
+    {"head", required_argument, NULL, O_HEAD},
     {"isa", required_argument, NULL, O_ISA},
     {"context", required_argument, NULL, O_CONTEXT},
     {"sessions", required_argument, NULL, O_SESSIONS},
@@ -89,6 +93,8 @@ static const char usage[] =
     "  --device cpu|auto        auto takes cpu: this build has no other device\n"
     "  --threads N              default: online CPUs\n"
     "  --precision exact|default\n"
+    "  --kv f32|f16             how keys and values are kept (default f16; f32 with --precision exact)\n"
+    "  --head keep|nf4|bf16     what a 16- or 32-bit output head becomes (default keep)\n"
     "  --isa scalar|avx2|avx512 default: the best this CPU has\n"
     "  --context N              positions of one session (default 4096)\n"
     "  --sessions N             sessions at once (default 8, at most 64)\n"
@@ -194,7 +200,8 @@ static bool apply(int id, const char *text, tc_core_options *o)
 {
     static const char *const shards[] = {"partition", "slice"}, *const sources[] = {"workers", "inprocess"},
                              *const planes[] = {"shm", "nng"}, *const devices[] = {"cpu", "auto"},
-                             *const precisions[] = {"exact", "default"};
+                             *const precisions[] = {"exact", "default"}, *const kvs[] = {"f32", "f16"},
+                             *const heads[] = {"keep", "nf4", "bf16"};
     int choice;
     switch (id) {
     case O_MODEL:
@@ -239,6 +246,13 @@ static bool apply(int id, const char *text, tc_core_options *o)
         choice = parse_choice("precision", text, precisions, 2);
         o->precision = choice ? TC_DEFAULT : TC_EXACT;
         return choice >= 0;
+    case O_KV:
+        o->kv = parse_choice("kv", text, kvs, 2);
+        return o->kv >= 0;
+    case O_HEAD:
+        choice = parse_choice("head", text, heads, 3);
+        o->head = (uint32_t)choice;
+        return choice >= 0;
     case O_LOG_LEVEL:
         if (tc_log_parse_level(text, &o->log_level)) return true;
         fprintf(stderr, "thermocline-core: error: --log-level %s: not one of error warn info debug\n", text);
@@ -253,6 +267,7 @@ int tc_core_options_parse(int argc, char **argv, tc_core_options *ret)
     tc_core_options o = {
         .workers = 1,
         .precision = TC_DEFAULT,
+        .kv = TC_KV_BY_PRECISION,
         .spin_us = TC_SPIN_AUTO,
         .context = TC_CONTEXT_DEFAULT,
         .sessions = TC_SESSIONS_DEFAULT,

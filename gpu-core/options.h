@@ -8,6 +8,7 @@
 enum { TC_CONTEXT_DEFAULT = 4096, TC_SESSIONS_DEFAULT = 8, TC_SESSIONS_MAX = 64, TC_CONTEXT_MAX = 1 << 20 };
 
 #define TC_SPIN_AUTO UINT32_MAX
+#define TC_KV_BY_PRECISION (-1)
 #define TC_CACHE_AUTO UINT64_MAX
 
 typedef struct tc_core_options {
@@ -21,6 +22,8 @@ typedef struct tc_core_options {
     uint32_t spin_us;       // how long waiting threads spin before they sleep; TC_SPIN_AUTO
     uint32_t threads;       // 0: online CPUs
     tc_precision precision;
+    int kv;        // tc_kv_type; TC_KV_BY_PRECISION: f32 for exact, else f16
+    uint32_t head; // tc_output
     uint32_t context, sessions;
     uint64_t cache_bytes; // prefix cache; TC_CACHE_AUTO: a part of what is left, 0: none
     uint32_t queue_requests;

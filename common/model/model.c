@@ -172,10 +172,10 @@ static uint64_t layers_of_kind(const tc_model_desc *desc, tc_layer_kind kind)
     return n;
 }
 
-uint64_t tc_model_kv_bytes(const tc_model_desc *d, uint32_t positions)
+uint64_t tc_model_kv_bytes(const tc_model_desc *d, uint32_t positions, uint32_t element_bytes)
 {
     return layers_of_kind(d, TC_LAYER_FULL_ATTENTION) * positions * d->kv_heads * d->head_dim * 2 *
-           sizeof(float);
+           element_bytes;
 }
 
 uint64_t tc_model_state_bytes(const tc_model_desc *d)

@@ -109,6 +109,6 @@ void tc_model_tensor_shape(const tc_model_desc *desc, tc_role role, uint32_t lay
 tc_status tc_model_desc_load(const char *dir, tc_model_desc *ret, tc_error *e);
 
 // Bytes of the per-session state: KV of all full-attention layers for `positions` tokens, and the
-// recurrent + convolution state of all DeltaNet layers, as float32.
-uint64_t tc_model_kv_bytes(const tc_model_desc *desc, uint32_t positions);
+// recurrent + convolution state (float32) of all DeltaNet layers.
+uint64_t tc_model_kv_bytes(const tc_model_desc *desc, uint32_t positions, uint32_t element_bytes);
 uint64_t tc_model_state_bytes(const tc_model_desc *desc);

@@ -3,6 +3,7 @@
 // tensor of a model is named in one place and a failure names the tensor.
 #include "gpu-core/forward/weights.h"
 #include "common/base/team.h"
+#include "common/model/dtype.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -23,12 +24,14 @@ typedef struct load_item {
     uint32_t rows, cols;
     tc_matrix *matrix;
     float **vector;
+    tc_output head; // matrices: made into this first
 } load_item;
 
 typedef struct loader {
     const tc_checkpoint *checkpoint;
     const tc_model_desc *desc;
     tc_weights *weights;
+    tc_output head;
     load_item *items;
     uint32_t count;
     void (*progress)(void *arg, uint32_t done, uint32_t total);
@@ -113,7 +116,10 @@ static void list_all(loader *l)
     tc_weights *w = l->weights;
     uint32_t of_kind[2] = {0, 0};
     add_matrix(l, TC_EMBED, 0, &w->embed);
-    if (!l->desc->tied_embeddings) add_matrix(l, TC_HEAD, 0, &w->head);
+    if (!l->desc->tied_embeddings || l->head != TC_OUTPUT_KEEP) {
+        add_matrix(l, TC_HEAD, 0, &w->head);
+        l->items[l->count - 1].head = l->head;
+    }
     add(l, ITEM_NORM, TC_FINAL_NORM, 0, ".weight", NULL, &w->final_norm);
     for (uint32_t n = 0; n < l->desc->layers; n++) {
         tc_layer_weights *layer = &w->layer[n];
@@ -130,11 +136,32 @@ static void list_all(loader *l)
     }
 }
 
+static void round_to_bf16(tc_weight *w)
+{
+    uint64_t count = (uint64_t)w->rows * w->cols;
+    uint16_t *to = w->data; // no element becomes longer: in place, in rising order
+    for (uint64_t i = 0; i < count; i++) {
+        float value;
+        tc_weight_dequantise(w, i, 1, &value);
+        to[i] = tc_float_to_bf16(value);
+    }
+    w->dtype = TC_BF16;
+}
+
+static tc_status convert_head(tc_weight *w, tc_output head, tc_error *e)
+{
+    if (w->quantised || head == TC_OUTPUT_KEEP) return TC_OK;
+    if (head == TC_OUTPUT_NF4) return tc_weight_quantise_nf4(w, e);
+    if (w->dtype != TC_BF16) round_to_bf16(w);
+    return TC_OK;
+}
+
 static tc_status load_matrix(loader *l, const load_item *item, tc_error *e)
 {
     tc_weight weight = {0};
     TC_TRY(tc_checkpoint_weight(l->checkpoint, item->name, item->rows, item->cols, &weight, e));
-    tc_status status = l->weights->dev->ops->matrix(l->weights->dev, &weight, item->matrix, e);
+    tc_status status = convert_head(&weight, item->head, e);
+    if (status == TC_OK) status = l->weights->dev->ops->matrix(l->weights->dev, &weight, item->matrix, e);
     if (status == TC_OK)
         atomic_fetch_add(&l->bytes,
                          tc_matrix_bytes(item->matrix->type, item->rows, item->cols, item->matrix->group));
@@ -184,12 +211,12 @@ static void load_one(void *arg, uint32_t i, uint32_t member)
     if (l->progress && member == 0) l->progress(l->arg, done, l->count);
 }
 
-tc_status tc_weights_load(const tc_checkpoint *checkpoint, tc_dev *dev, tc_team *team,
+tc_status tc_weights_load(const tc_checkpoint *checkpoint, tc_dev *dev, tc_team *team, tc_output head,
                           void (*progress)(void *arg, uint32_t done, uint32_t total), void *arg,
                           tc_weights **ret, tc_error *e)
 {
     tc_status status = TC_OK;
-    loader l = {.checkpoint = checkpoint, .progress = progress, .arg = arg};
+    loader l = {.checkpoint = checkpoint, .head = head, .progress = progress, .arg = arg};
     tc_weights *w = tc_alloc(TC_MEM_OTHER, 1, sizeof *w);
     if (!w) return tc_fail(e, TC_NOMEM, "out of memory for the weights' index");
     w->dev = dev;
@@ -209,7 +236,7 @@ tc_status tc_weights_load(const tc_checkpoint *checkpoint, tc_dev *dev, tc_team 
         status = l.error.status;
         goto out;
     }
-    if (w->desc->tied_embeddings) w->head = w->embed;
+    if (!w->head.data) w->head = w->embed; // tied
     w->bytes = atomic_load(&l.bytes);
     *ret = w;
     w = NULL;

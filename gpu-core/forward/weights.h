@@ -35,8 +35,12 @@ typedef struct tc_weights {
     uint64_t bytes;
 } tc_weights;
 
+// What a 16- or 32-bit output head becomes when it is loaded; one that is quantised already is kept. A tied
+// head becomes a matrix of its own beside the embedding.
+typedef enum tc_output { TC_OUTPUT_KEEP, TC_OUTPUT_NF4, TC_OUTPUT_BF16 } tc_output;
+
 // Reads, packs and places all dense weights; several at a time on the team. progress may be NULL.
-tc_status tc_weights_load(const tc_checkpoint *checkpoint, tc_dev *dev, tc_team *team,
+tc_status tc_weights_load(const tc_checkpoint *checkpoint, tc_dev *dev, tc_team *team, tc_output head,
                           void (*progress)(void *arg, uint32_t done, uint32_t total), void *arg,
                           tc_weights **ret, tc_error *e);
 void tc_weights_free(tc_weights *weights); // NULL and half-built are legal

@@ -83,7 +83,7 @@ static void start(engine *g)
     geometry.slots = 1;
     geometry.pages = 4;
     need(tc_dev_cpu_create(&geometry, g->team, kernels, &g->dev, &e), &e);
-    need(tc_weights_load(g->checkpoint, g->dev, g->team, NULL, NULL, &g->weights, &e), &e);
+    need(tc_weights_load(g->checkpoint, g->dev, g->team, TC_OUTPUT_KEEP, NULL, NULL, &g->weights, &e), &e);
     need(tc_source_local_create(g->store, g->team, TC_BATCH_TOKENS_MAX, NULL, &g->source, &e), &e);
     need(tc_forward_create(g->weights, g->dev, g->source, TC_DEFAULT, &g->forward, &e), &e);
     need(tc_session_pool_create(g->dev, 256, &g->pool, &e), &e);

@@ -48,7 +48,7 @@ static void check_desc(const tc_model_desc *d)
         tc_model_tensor_shape(d, (tc_role)role, d->layers - 1, &rows, &cols);
         if (strlen(name) >= sizeof name) abort();
     }
-    (void)tc_model_kv_bytes(d, d->max_positions);
+    (void)tc_model_kv_bytes(d, d->max_positions, 4);
     (void)tc_model_state_bytes(d);
 }
 

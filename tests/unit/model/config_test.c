@@ -77,7 +77,7 @@ static void test_published_style(void **state)
     assert_int_equal(d.generation.top_k, 20);
     // State: 3 DeltaNet layers of 32 x 128 x 128 and 3 columns of 8192 channels; KV: 2 layers of 2 x 256.
     assert_int_equal(tc_model_state_bytes(&d), 3ull * (32 * 128 * 128 + 3 * 8192) * 4);
-    assert_int_equal(tc_model_kv_bytes(&d, 10), 2ull * 10 * 2 * 2 * 256 * 4);
+    assert_int_equal(tc_model_kv_bytes(&d, 10, 4), 2ull * 10 * 2 * 2 * 256 * 4);
 }
 
 static void test_new_style(void **state)
