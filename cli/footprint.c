@@ -55,9 +55,9 @@ static tc_status linear_bytes(const tc_checkpoint *c, tc_role role, uint32_t lay
 {
     const tc_model_desc *desc = tc_checkpoint_desc(c);
     static const char *const types[TC_M_TYPES] = {
-        [TC_M_Q4] = "4-bit", [TC_M_BF16] = "bf16", [TC_M_F16] = "f16", [TC_M_F32] = "f32"};
+        [TC_M_Q4] = "4-bit", [TC_M_Q8] = "8-bit", [TC_M_BF16] = "bf16", [TC_M_F16] = "f16", [TC_M_F32] = "f32"};
     char name[TC_TENSOR_NAME_BYTES];
-    uint32_t rows, cols, group = 0;
+    uint32_t rows, cols;
     tc_weight weight = {0};
     bool down = role == TC_EXPERT_DOWN;
     tc_model_tensor_name(desc, role, layer, 0, name);
@@ -66,9 +66,9 @@ static tc_status linear_bytes(const tc_checkpoint *c, tc_role role, uint32_t lay
     tc_status status = quantise && !weight.quantised ? tc_weight_quantise_nf4(&weight, e) : TC_OK;
     if (status == TC_OK) {
         uint32_t unit_rows = down ? rows : unit, unit_cols = down ? unit : cols;
-        tc_matrix_type type = tc_matrix_type_for(&weight, 0, unit_cols, &group);
-        *bytes += (uint64_t)tc_matrix_bytes(type, unit_rows, unit_cols, group) * (desc->expert_width / unit);
-        *ret_type = types[type];
+        tc_matrix_form form = tc_matrix_form_for(&weight, 0, unit_cols);
+        *bytes += (uint64_t)tc_matrix_bytes(&form, unit_rows, unit_cols) * (desc->expert_width / unit);
+        *ret_type = types[form.type];
     }
     tc_weight_free(&weight);
     return status;
@@ -101,7 +101,8 @@ void tc_footprint_head(tc_footprint *f, const tc_model_desc *desc, const char *h
     uint64_t elements = (uint64_t)desc->vocab * desc->hidden;
     uint64_t old = f->bytes[desc->tied_embeddings ? TC_PART_EMBEDDING : TC_PART_HEAD];
     if (!head || strcmp(head, "keep") == 0 || old < 2 * elements) return; // quantised heads are kept
-    bool nf4 = strcmp(head, "nf4") == 0 && desc->hidden % TC_Q4_SPAN_COLS == 0;
+    bool nf4 = strcmp(head, "nf4") == 0 && desc->hidden % TC_SPAN_COLS == 0;
+    const tc_matrix_form form = {TC_M_Q4, 64, desc->hidden / TC_SPAN_COLS};
     f->token_dense_bytes -= old;
-    f->token_dense_bytes += nf4 ? tc_matrix_bytes(TC_M_Q4, desc->vocab, desc->hidden, 64) : 2 * elements;
+    f->token_dense_bytes += nf4 ? tc_matrix_bytes(&form, desc->vocab, desc->hidden) : 2 * elements;
 }

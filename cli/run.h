@@ -98,7 +98,7 @@ typedef struct tc_run_options {
         {.name = "--precision",                                                                              \
          .kind = TC_OPTION_CHOICE,                                                                           \
          .target = &(o).precision,                                                                           \
-         .choices = "exact|default",                                                                         \
+         .choices = "exact|float|fast",                                                                      \
          .help = "exact: every weight rounded as the reference does, plain C"},                              \
         {.name = "--kv",                                                                                     \
          .kind = TC_OPTION_CHOICE,                                                                           \
@@ -113,7 +113,7 @@ typedef struct tc_run_options {
         {.name = "--isa",                                                                                    \
          .kind = TC_OPTION_CHOICE,                                                                           \
          .target = &(o).isa,                                                                                 \
-         .choices = "scalar|avx2|avx512",                                                                    \
+         .choices = "scalar|avx2|avx512|avx512vnni|amx",                                                     \
          .help = "kernels (default: the best of this CPU)"},                                                 \
         {.name = "--device",                                                                                 \
          .kind = TC_OPTION_CHOICE,                                                                           \

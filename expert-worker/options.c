@@ -60,7 +60,7 @@ static const char usage[] =
     "  --threads N              default: as many as the CPUs given, or this process may use\n"
     "  --cpus 0,2-3             pin the threads to these\n"
     "  --node K                 pin to the CPUs of NUMA node K and bind its share's memory there\n"
-    "  --isa scalar|avx2|avx512 default: the best this CPU has\n"
+    "  --isa scalar|avx2|avx512|avx512vnni|amx  default: the best this CPU has\n"
     "  --spin-us N              how long a thread spins for work before it sleeps (default 50)\n"
     "  --log-level error|warn|info|debug  --journald  --parent-pid PID\n";
 

@@ -138,7 +138,7 @@ static tc_status prepare(worker *w, tc_error *e)
 {
     const tc_worker_options *o = w->options;
     const tc_kernels *kernels;
-    TC_TRY(tc_kernels_get(TC_DEFAULT, o->isa, &kernels, e));
+    TC_TRY(tc_kernels_get(TC_FAST, o->isa, &kernels, e));
     w->isa = kernels->name;
     TC_TRY(place(w, e));
     watch_memory(o->store);

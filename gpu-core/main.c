@@ -231,7 +231,7 @@ static void describe(const core *c, tc_model_info *ret)
     snprintf(info.family, sizeof info.family, "%s", c->desc->family);
     snprintf(info.model_hash, sizeof info.model_hash, "%s", tc_checkpoint_hash(c->checkpoint));
     snprintf(info.device, sizeof info.device, "%s", c->dev->ops->name);
-    snprintf(info.precision, sizeof info.precision, "%s", c->o.precision == TC_EXACT ? "exact" : "default");
+    snprintf(info.precision, sizeof info.precision, "%s", tc_precision_name(c->o.precision));
     snprintf(info.isa, sizeof info.isa, "%s", c->kernels->name);
     *ret = info;
 }

@@ -92,10 +92,10 @@ static const char usage[] =
     "  --spin-us N              how long an idle thread spins before it sleeps\n"
     "  --device cpu|auto        auto takes cpu: this build has no other device\n"
     "  --threads N              default: online CPUs\n"
-    "  --precision exact|default\n"
+    "  --precision exact|float|fast  (default fast)\n"
     "  --kv f32|f16             how keys and values are kept (default f16; f32 with --precision exact)\n"
     "  --head keep|nf4|bf16     what a 16- or 32-bit output head becomes (default keep)\n"
-    "  --isa scalar|avx2|avx512 default: the best this CPU has\n"
+    "  --isa scalar|avx2|avx512|avx512vnni|amx  default: the best this CPU has\n"
     "  --context N              positions of one session (default 4096)\n"
     "  --sessions N             sessions at once (default 8, at most 64)\n"
     "  --kv-budget BYTES        default: what sessions x context needs, at most 2 GiB\n"
@@ -200,7 +200,7 @@ static bool apply(int id, const char *text, tc_core_options *o)
 {
     static const char *const shards[] = {"partition", "slice"}, *const sources[] = {"workers", "inprocess"},
                              *const planes[] = {"shm", "nng"}, *const devices[] = {"cpu", "auto"},
-                             *const precisions[] = {"exact", "default"}, *const kvs[] = {"f32", "f16"},
+                             *const precisions[] = {"exact", "float", "fast"}, *const kvs[] = {"f32", "f16"},
                              *const heads[] = {"keep", "nf4", "bf16"};
     int choice;
     switch (id) {
@@ -243,8 +243,8 @@ static bool apply(int id, const char *text, tc_core_options *o)
     case O_DEVICE:
         return parse_choice("device", text, devices, 2) >= 0;
     case O_PRECISION:
-        choice = parse_choice("precision", text, precisions, 2);
-        o->precision = choice ? TC_DEFAULT : TC_EXACT;
+        choice = parse_choice("precision", text, precisions, 3);
+        if (choice >= 0) o->precision = (tc_precision)choice;
         return choice >= 0;
     case O_KV:
         o->kv = parse_choice("kv", text, kvs, 2);
@@ -266,7 +266,7 @@ int tc_core_options_parse(int argc, char **argv, tc_core_options *ret)
 {
     tc_core_options o = {
         .workers = 1,
-        .precision = TC_DEFAULT,
+        .precision = TC_FAST,
         .kv = TC_KV_BY_PRECISION,
         .spin_us = TC_SPIN_AUTO,
         .context = TC_CONTEXT_DEFAULT,

@@ -116,7 +116,7 @@ static tc_status check_call(const tc_expert_call *call, tc_error *e)
                        TC_LAYERS_MAX - 1);
     if (call->unit_begin >= call->unit_end || call->unit_end > TC_WIDTH_MAX)
         return tc_fail(e, TC_ARGUMENT, "call for units %u..%u", call->unit_begin, call->unit_end);
-    if (call->precision != TC_EXACT && call->precision != TC_DEFAULT)
+    if ((uint32_t)call->precision > TC_FAST)
         return tc_fail(e, TC_ARGUMENT, "call with unknown precision %u", (unsigned)call->precision);
     if (call->pair_count > call->tokens * TC_TOP_K_MAX)
         return tc_fail(e, TC_ARGUMENT, "call with %u pairs for %u tokens", call->pair_count, call->tokens);
@@ -235,12 +235,12 @@ static tc_status unpack_call(const TcPb__ExpertCall *m, const tc_frame *frame, t
     tc_expert_call call = {.layer = m->layer,
                            .unit_begin = m->unit_begin,
                            .unit_end = m->unit_end,
-                           .precision = m->precision <= TC_DEFAULT ? (tc_precision)m->precision : TC_DEFAULT,
+                           .precision = m->precision <= TC_FAST ? (tc_precision)m->precision : TC_FAST,
                            .tokens = m->tokens,
                            .hidden = m->hidden,
                            .pair_count = m->pair_count};
     ret->seq = m->seq;
-    if (m->precision > TC_DEFAULT)
+    if (m->precision > TC_FAST)
         return tc_fail(e, TC_ARGUMENT, "call with unknown precision %u", m->precision);
     TC_TRY(check_call(&call, e));
     if (frame->payload_bytes != tc_expert_call_payload_bytes(&call))

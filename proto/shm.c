@@ -275,7 +275,7 @@ static tc_status check_scalars(const tc_shm *shm, const tc_expert_call *call, tc
     if (call->layer >= TC_LAYERS_MAX) return tc_fail(e, blame, "call: no layer %u", call->layer);
     if (call->unit_begin >= call->unit_end)
         return tc_fail(e, blame, "call: units %u to %u", call->unit_begin, call->unit_end);
-    if ((uint32_t)call->precision > TC_DEFAULT)
+    if ((uint32_t)call->precision > TC_FAST)
         return tc_fail(e, blame, "call: no precision %u", (uint32_t)call->precision);
     return TC_OK;
 }

@@ -2,19 +2,11 @@
 // Owns: the kernels for AVX2 + FMA + F16C. Two registers hold the 16 rows of a panel. A look-up in 16 levels
 // is two permutes of eight and a blend on the code's top bit. Sums run in two interleaved parts (column mod
 // 2), added in one fixed order, the same for any number of tokens.
-#include "common/kernels/impl.h"
+#include "common/kernels/impl_avx2.h"
 
-#include <immintrin.h>
 #include <math.h>
-#include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
 
 enum { TOKENS_MAX = 2, PREFETCH_BYTES = 2048 };
-
-typedef struct rows16 {
-    __m256 half[2];
-} rows16;
 
 typedef struct sums {
     rows16 part[2];
@@ -63,46 +55,79 @@ INLINE void tile(const char *data, __m256 low, __m256 high, const float *const *
     }
 }
 
-INLINE void panel_q4(const tc_matrix *w, uint32_t panel, const float *const *x, const int T, rows16 *out)
+INLINE void panel_q4(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const float *const *x,
+                     const int T, rows16 *out)
 {
     const __m256 low = _mm256_loadu_ps(w->levels), high = _mm256_loadu_ps(w->levels + 8);
-    const char *record = tc_panel_data(w, panel);
-    const uint32_t group = w->group;
-    const size_t scales_bytes = TC_Q4_SPAN_COLS / group * 64;
+    const char *tiles = (const char *)tc_q4_tiles(v, panel);
+    const uint32_t group = w->form.group;
+    tc_panel_scales ps = tc_panel_scales_begin(v, panel);
     for (int t = 0; t < T; t++) out[t].half[0] = out[t].half[1] = _mm256_setzero_ps();
-    for (uint32_t base = 0; base < w->cols; base += TC_Q4_SPAN_COLS, record += scales_bytes + 512) {
-        for (uint32_t g = 0; g < TC_Q4_SPAN_COLS / group; g++) {
-            const char *tiles = record + scales_bytes + (size_t)g * group * 8;
-            sums s[TOKENS_MAX];
-            clear(s, T);
-            for (uint32_t i = 0; i < group / 8; i++) {
-                _mm_prefetch(tiles + i * 64 + PREFETCH_BYTES, _MM_HINT_T0);
-                tile(tiles + i * 64, low, high, x, base + g * group + i * 8, T, s);
-            }
-            for (int t = 0; t < T; t++) {
-                rows16 sum = close_sums(&s[t]);
-                for (int h = 0; h < 2; h++)
-                    out[t].half[h] = _mm256_fmadd_ps(_mm256_load_ps((const float *)(record + g * 64) + 8 * h),
-                                                     sum.half[h], out[t].half[h]);
-            }
+    for (uint32_t base = 0; base < w->cols; base += group) {
+        sums s[TOKENS_MAX];
+        __m256 scale[2];
+        clear(s, T);
+        for (uint32_t i = 0; i < group / 8; i++, tiles += 64) {
+            _mm_prefetch(tiles + PREFETCH_BYTES, _MM_HINT_T0);
+            tile(tiles, low, high, x, base + i * 8, T, s);
+        }
+        tc_panel_scales_at(v, &ps, base / TC_SPAN_COLS, base % TC_SPAN_COLS / group, scale);
+        for (int t = 0; t < T; t++) {
+            rows16 sum = close_sums(&s[t]);
+            for (int h = 0; h < 2; h++)
+                out[t].half[h] = _mm256_fmadd_ps(scale[h], sum.half[h], out[t].half[h]);
         }
     }
 }
 
+// Eight bits a weight: widened, else as above. Only precision FLOAT comes here.
+INLINE void panel_q8(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const float *const *x,
+                     const int T, rows16 *out)
+{
+    const int8_t *tiles = tc_q8_tiles(v, panel);
+    for (int t = 0; t < T; t++) out[t].half[0] = out[t].half[1] = _mm256_setzero_ps();
+    for (uint32_t span = 0; span < v->spans; span++) {
+        sums s[TOKENS_MAX];
+        clear(s, T);
+        for (uint32_t c = 0; c < TC_SPAN_COLS; c += 4, tiles += 64)
+            for (int j = 0; j < 4; j++) {
+                rows16 column;
+                for (int h = 0; h < 2; h++) {
+                    __m256i four = _mm256_load_si256((const __m256i *)(tiles + 32 * h));
+                    column.half[h] =
+                        _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(four, 24 - 8 * j), 24));
+                }
+                add_column(s, j & 1, column, x, span * TC_SPAN_COLS + c + (uint32_t)j, T);
+            }
+        const float *scale = tc_span_scales(v, panel, span);
+        for (int t = 0; t < T; t++) {
+            rows16 sum = close_sums(&s[t]);
+            for (int h = 0; h < 2; h++)
+                out[t].half[h] = _mm256_fmadd_ps(_mm256_load_ps(scale + 8 * h), sum.half[h], out[t].half[h]);
+        }
+    }
+}
+
+// 16 rows of one column of F16 or F32.
 INLINE rows16 dense_column(const char *data, tc_matrix_type type, uint32_t c)
 {
     rows16 r;
-    for (int h = 0; h < 2; h++) {
-        if (type == TC_M_F32) {
-            r.half[h] = _mm256_load_ps((const float *)data + (size_t)c * 16 + 8 * h);
-            continue;
-        }
-        __m128i halves = _mm_load_si128((const __m128i *)(data + (size_t)c * 32 + 16 * h));
-        r.half[h] = type == TC_M_F16
-                        ? _mm256_cvtph_ps(halves)
-                        : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
-    }
+    for (int h = 0; h < 2; h++)
+        r.half[h] = type == TC_M_F32
+                        ? _mm256_load_ps((const float *)data + (size_t)c * 16 + 8 * h)
+                        : _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(data + (size_t)c * 32 + 16 * h)));
     return r;
+}
+
+// Two columns of BF16, c even: a lane holds both.
+INLINE void bf16_columns(const char *data, uint32_t c, rows16 out[2])
+{
+    const __m256i top = _mm256_set1_epi32((int)0xffff0000u);
+    for (int h = 0; h < 2; h++) {
+        __m256i pair = _mm256_load_si256((const __m256i *)(data + (size_t)c * 32 + 32 * h));
+        out[0].half[h] = _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16));
+        out[1].half[h] = _mm256_castsi256_ps(_mm256_and_si256(pair, top));
+    }
 }
 
 INLINE void panel_dense(const tc_matrix *w, uint32_t panel, const float *const *x, const int T,
@@ -112,68 +137,60 @@ INLINE void panel_dense(const tc_matrix *w, uint32_t panel, const float *const *
     sums s[TOKENS_MAX];
     uint32_t c = 0;
     clear(s, T);
-    for (; c + 2 <= w->cols; c += 2)
-        for (uint32_t j = 0; j < 2; j++) add_column(s, (int)j, dense_column(data, type, c + j), x, c + j, T);
-    if (c < w->cols) add_column(s, 0, dense_column(data, type, c), x, c, T);
+    for (; c + 2 <= w->cols; c += 2) {
+        rows16 two[2];
+        if (type == TC_M_BF16)
+            bf16_columns(data, c, two);
+        else
+            for (uint32_t j = 0; j < 2; j++) two[j] = dense_column(data, type, c + j);
+        for (uint32_t j = 0; j < 2; j++) add_column(s, (int)j, two[j], x, c + j, T);
+    }
+    if (c < w->cols) {
+        rows16 two[2];
+        if (type == TC_M_BF16)
+            bf16_columns(data, c, two);
+        else
+            two[0] = dense_column(data, type, c);
+        add_column(s, 0, two[0], x, c, T);
+    }
     for (int t = 0; t < T; t++) out[t] = close_sums(&s[t]);
 }
 
-INLINE void put(tc_kernel_sink *to, const tc_matrix *w, uint32_t panel, uint32_t first, const int T,
-                const rows16 *sum)
-{
-    const uint32_t rows = tc_panel_rows(w, panel);
-    const size_t at = (size_t)panel * TC_PANEL_ROWS;
-    for (int t = 0; t < T; t++) {
-        float values[TC_PANEL_ROWS];
-        _mm256_storeu_ps(values, sum[t].half[0]);
-        _mm256_storeu_ps(values + 8, sum[t].half[1]);
-        if (to->y) {
-            memcpy(to->y[first + (uint32_t)t] + at, values, rows * sizeof *values);
-            continue;
-        }
-        int64_t *acc = to->acc[first + (uint32_t)t] + at;
-        float scale = to->scale[first + (uint32_t)t];
-        for (uint32_t r = 0; r < rows; r++) {
-            float v = values[r] * scale;
-            if (!(fabsf(v) < TC_FIXED_PART_MAX))
-                to->fine = false;
-            else
-                // rounds to nearest even, as AVX-512 does
-                acc[r] = tc_fixed_add(acc[r], _mm_cvtss_si64(_mm_set_ss(v * TC_FIXED_ONE)));
-        }
-    }
-}
-
-INLINE void panel_any(const tc_matrix *w, uint32_t panel, const float *const *x, const int T,
-                      const tc_matrix_type type, rows16 *out)
+INLINE void panel_any(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const float *const *x,
+                      const int T, const tc_matrix_type type, rows16 *out)
 {
     if (type == TC_M_Q4)
-        panel_q4(w, panel, x, T, out);
+        panel_q4(w, v, panel, x, T, out);
+    else if (type == TC_M_Q8)
+        panel_q8(w, v, panel, x, T, out);
     else
         panel_dense(w, panel, x, T, type, out);
 }
 
-INLINE void run(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const float *const *x, uint32_t n,
+INLINE void run(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const tc_rows *x, uint32_t n,
                 const tc_matrix_type type, tc_kernel_sink *to)
 {
     rows16 sum[TOKENS_MAX];
+    tc_quant_view v = {0};
+    if (type == TC_M_Q4 || type == TC_M_Q8) v = tc_quant_view_of(w);
     for (uint32_t p = panel0; p < panel1; p++) {
         uint32_t t = 0;
         for (; t + 2 <= n; t += 2) {
-            panel_any(w, p, x + t, 2, type, sum);
-            put(to, w, p, t, 2, sum);
+            panel_any(w, &v, p, x->f32 + t, 2, type, sum);
+            tc_put(to, w, p, t, 2, sum);
         }
         if (t < n) {
-            panel_any(w, p, x + t, 1, type, sum);
-            put(to, w, p, t, 1, sum);
+            panel_any(w, &v, p, x->f32 + t, 1, type, sum);
+            tc_put(to, w, p, t, 1, sum);
         }
     }
 }
 
-TC_KERNEL_PAIR(q4, TC_M_Q4)
-TC_KERNEL_PAIR(bf16, TC_M_BF16)
-TC_KERNEL_PAIR(f16, TC_M_F16)
-TC_KERNEL_PAIR(f32, TC_M_F32)
+TC_KERNEL_PAIR(q4, run, TC_M_Q4)
+TC_KERNEL_PAIR(q8, run, TC_M_Q8)
+TC_KERNEL_PAIR(bf16, run, TC_M_BF16)
+TC_KERNEL_PAIR(f16, run, TC_M_F16)
+TC_KERNEL_PAIR(f32, run, TC_M_F32)
 
 // e^x as in avx512.c, with the exponent put together by an integer shift; infinity from e^88 on.
 INLINE __m256 exponential(__m256 x)
@@ -239,8 +256,9 @@ static void axpy(float alpha, const float *x, float *y, uint32_t n)
 
 const tc_kernels tc_kernels_avx2 = {
     "avx2",
-    {matmul_q4, matmul_bf16, matmul_f16, matmul_f32},
-    {fixed_q4, fixed_bf16, fixed_f16, fixed_f32},
+    {matmul_q4, matmul_q8, matmul_bf16, matmul_f16, matmul_f32},
+    {fixed_q4, fixed_q8, fixed_bf16, fixed_f16, fixed_f32},
+    NULL,
     silu_mul,
     dot,
     axpy,

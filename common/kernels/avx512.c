@@ -3,11 +3,9 @@
 // permute: it reads only the low four bits of each lane, so a tile needs a shift a column and no mask. Each
 // sum runs in four interleaved parts (column mod 4), because one chain of fused multiply-adds would wait for
 // its own latency; the parts are added in one fixed order, the same for any number of tokens.
-#include "common/kernels/impl.h"
+#include "common/kernels/impl_avx512.h"
 
-#include <immintrin.h>
-
-#define INLINE static inline __attribute__((always_inline))
+#include <math.h>
 
 enum { TOKENS_MAX = 4, PREFETCH_BYTES = 4096 };
 
@@ -34,35 +32,74 @@ INLINE void tile(__m512i codes, __m512 levels, const float *const *x, uint32_t c
     }
 }
 
-INLINE void panel_q4(const tc_matrix *w, uint32_t panel, const float *const *x, const int T,
-                     const uint32_t group, __m512 *out)
+INLINE void panel_q4(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const float *const *x,
+                     const int T, const uint32_t group, __m512 *out)
 {
     const __m512 levels = _mm512_loadu_ps(w->levels);
-    const char *record = tc_panel_data(w, panel);
-    const size_t scales_bytes = TC_Q4_SPAN_COLS / group * 64;
+    const char *tiles = (const char *)tc_q4_tiles(v, panel);
+    tc_panel_scales ps = tc_panel_scales_begin(v, panel);
     for (int t = 0; t < T; t++) out[t] = _mm512_setzero_ps();
-    for (uint32_t base = 0; base < w->cols; base += TC_Q4_SPAN_COLS, record += scales_bytes + 512) {
-        for (uint32_t g = 0; g < TC_Q4_SPAN_COLS / group; g++) {
-            const char *tiles = record + scales_bytes + (size_t)g * group * 8;
-            sums s[TOKENS_MAX];
-            for (int t = 0; t < T; t++)
-                for (int i = 0; i < 4; i++) s[t].part[i] = _mm512_setzero_ps();
-            for (uint32_t i = 0; i < group / 8; i++) {
-                _mm_prefetch(tiles + i * 64 + PREFETCH_BYTES, _MM_HINT_T0);
-                tile(_mm512_load_si512(tiles + i * 64), levels, x, base + g * group + i * 8, T, s);
-            }
-            __m512 scale = _mm512_load_ps(record + g * 64);
-            for (int t = 0; t < T; t++) out[t] = _mm512_fmadd_ps(scale, close_sums(&s[t]), out[t]);
+    for (uint32_t base = 0; base < w->cols; base += group) {
+        sums s[TOKENS_MAX];
+        for (int t = 0; t < T; t++)
+            for (int i = 0; i < 4; i++) s[t].part[i] = _mm512_setzero_ps();
+        for (uint32_t i = 0; i < group / 8; i++, tiles += 64) {
+            _mm_prefetch(tiles + PREFETCH_BYTES, _MM_HINT_T0);
+            tile(_mm512_load_si512(tiles), levels, x, base + i * 8, T, s);
         }
+        __m512 scale = tc_panel_scales_at(v, &ps, base / TC_SPAN_COLS, base % TC_SPAN_COLS / group);
+        for (int t = 0; t < T; t++) out[t] = _mm512_fmadd_ps(scale, close_sums(&s[t]), out[t]);
     }
 }
 
+// Eight bits a weight: widened, else as above. Only precision FLOAT comes here.
+INLINE void panel_q8(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const float *const *x,
+                     const int T, __m512 *out)
+{
+    const int8_t *tiles = tc_q8_tiles(v, panel);
+    for (int t = 0; t < T; t++) out[t] = _mm512_setzero_ps();
+    for (uint32_t span = 0; span < v->spans; span++) {
+        sums s[TOKENS_MAX];
+        for (int t = 0; t < T; t++)
+            for (int i = 0; i < 4; i++) s[t].part[i] = _mm512_setzero_ps();
+        for (uint32_t c = 0; c < TC_SPAN_COLS; c += 4, tiles += 64) {
+            __m512i four = _mm512_load_si512(tiles);
+#pragma GCC unroll 4
+            for (unsigned j = 0; j < 4; j++) {
+                __m512 value = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(four, 24 - 8 * j), 24));
+                for (int t = 0; t < T; t++)
+                    s[t].part[j] = _mm512_fmadd_ps(value, _mm512_set1_ps(x[t][span * TC_SPAN_COLS + c + j]),
+                                                   s[t].part[j]);
+            }
+        }
+        __m512 scale = _mm512_load_ps(tc_span_scales(v, panel, span));
+        for (int t = 0; t < T; t++) out[t] = _mm512_fmadd_ps(scale, close_sums(&s[t]), out[t]);
+    }
+}
+
+// 16 rows of one column of F16 or F32.
 INLINE __m512 dense_column(const char *data, tc_matrix_type type, uint32_t c)
 {
     if (type == TC_M_F32) return _mm512_load_ps(data + (size_t)c * 64);
-    __m256i halves = _mm256_load_si256((const __m256i *)(data + (size_t)c * 32));
-    if (type == TC_M_F16) return _mm512_cvtph_ps(halves);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+    return _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)(data + (size_t)c * 32)));
+}
+
+// Two columns of BF16, c even: a lane holds both.
+INLINE void bf16_columns(const char *data, uint32_t c, __m512 out[2])
+{
+    __m512i pair = _mm512_load_si512(data + (size_t)c * 32);
+    out[0] = _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16));
+    out[1] = _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32((int)0xffff0000u)));
+}
+
+INLINE void two_columns(const char *data, tc_matrix_type type, uint32_t c, __m512 out[2])
+{
+    if (type == TC_M_BF16) {
+        bf16_columns(data, c, out);
+        return;
+    }
+    out[0] = dense_column(data, type, c);
+    out[1] = dense_column(data, type, c + 1);
 }
 
 INLINE void panel_dense(const tc_matrix *w, uint32_t panel, const float *const *x, const int T,
@@ -74,91 +111,78 @@ INLINE void panel_dense(const tc_matrix *w, uint32_t panel, const float *const *
     for (int t = 0; t < T; t++)
         for (int i = 0; i < 4; i++) s[t].part[i] = _mm512_setzero_ps();
     for (; c + 4 <= w->cols; c += 4) {
+        __m512 v[4];
+        _mm_prefetch(data + (size_t)c * 32 + PREFETCH_BYTES, _MM_HINT_T0);
+        two_columns(data, type, c, v);
+        two_columns(data, type, c + 2, v + 2);
 #pragma GCC unroll 4
-        for (uint32_t j = 0; j < 4; j++) {
-            __m512 v = dense_column(data, type, c + j);
+        for (uint32_t j = 0; j < 4; j++)
             for (int t = 0; t < T; t++)
-                s[t].part[j] = _mm512_fmadd_ps(v, _mm512_set1_ps(x[t][c + j]), s[t].part[j]);
-        }
+                s[t].part[j] = _mm512_fmadd_ps(v[j], _mm512_set1_ps(x[t][c + j]), s[t].part[j]);
     }
     for (; c < w->cols; c++) {
-        __m512 v = dense_column(data, type, c);
-        for (int t = 0; t < T; t++) s[t].part[0] = _mm512_fmadd_ps(v, _mm512_set1_ps(x[t][c]), s[t].part[0]);
+        __m512 v[2];
+        if (type == TC_M_BF16)
+            bf16_columns(data, c & ~1u, v);
+        else
+            v[0] = v[1] = dense_column(data, type, c);
+        for (int t = 0; t < T; t++)
+            s[t].part[0] = _mm512_fmadd_ps(v[c & 1], _mm512_set1_ps(x[t][c]), s[t].part[0]);
     }
     for (int t = 0; t < T; t++) out[t] = close_sums(&s[t]);
 }
 
-INLINE void panel_any(const tc_matrix *w, uint32_t panel, const float *const *x, const int T,
-                      const tc_matrix_type type, __m512 *out)
+INLINE void panel_any(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const float *const *x,
+                      const int T, const tc_matrix_type type, __m512 *out)
 {
-    if (type != TC_M_Q4)
+    if (type == TC_M_Q8)
+        panel_q8(w, v, panel, x, T, out);
+    else if (type != TC_M_Q4)
         panel_dense(w, panel, x, T, type, out);
-    else if (w->group == 64)
-        panel_q4(w, panel, x, T, 64, out);
+    else if (w->form.group == 64)
+        panel_q4(w, v, panel, x, T, 64, out);
     else
-        panel_q4(w, panel, x, T, 32, out);
+        panel_q4(w, v, panel, x, T, 32, out);
 }
 
-INLINE void put(tc_kernel_sink *to, const tc_matrix *w, uint32_t panel, uint32_t first, const int T,
-                const __m512 *sum)
-{
-    const uint32_t rows = tc_panel_rows(w, panel);
-    const __mmask16 mask = (__mmask16)((1u << rows) - 1);
-    const size_t at = (size_t)panel * TC_PANEL_ROWS;
-    for (int t = 0; t < T; t++) {
-        if (to->y) {
-            _mm512_mask_storeu_ps(to->y[first + (uint32_t)t] + at, mask, sum[t]);
-            continue;
-        }
-        int64_t *acc = to->acc[first + (uint32_t)t] + at;
-        __m512 v = _mm512_maskz_mul_ps(mask, sum[t], _mm512_set1_ps(to->scale[first + (uint32_t)t]));
-        __mmask16 good = _mm512_cmp_ps_mask(_mm512_abs_ps(v), _mm512_set1_ps(TC_FIXED_PART_MAX), _CMP_LT_OQ);
-        if (good != 0xffff) to->fine = false;
-        v = _mm512_mul_ps(v, _mm512_set1_ps(TC_FIXED_ONE));
-        __m512i low = _mm512_cvtps_epi64(_mm512_castps512_ps256(v));
-        __m512i high = _mm512_cvtps_epi64(_mm512_extractf32x8_ps(v, 1));
-        __mmask8 mask_low = (__mmask8)mask, mask_high = (__mmask8)(mask >> 8);
-        low = _mm512_add_epi64(low, _mm512_maskz_loadu_epi64(mask_low, acc));
-        _mm512_mask_storeu_epi64(acc, mask_low, low);
-        if (!mask_high) continue;
-        high = _mm512_add_epi64(high, _mm512_maskz_loadu_epi64(mask_high, acc + 8));
-        _mm512_mask_storeu_epi64(acc + 8, mask_high, high);
-    }
-}
-
-INLINE void run(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const float *const *x, uint32_t n,
+INLINE void run(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const tc_rows *x, uint32_t n,
                 const tc_matrix_type type, tc_kernel_sink *to)
 {
     __m512 sum[TOKENS_MAX];
+    tc_quant_view v = {0};
+    if (type == TC_M_Q4 || type == TC_M_Q8) v = tc_quant_view_of(w);
     for (uint32_t p = panel0; p < panel1; p++) {
         uint32_t t = 0;
         for (; t + 4 <= n; t += 4) {
-            panel_any(w, p, x + t, 4, type, sum);
-            put(to, w, p, t, 4, sum);
+            panel_any(w, &v, p, x->f32 + t, 4, type, sum);
+            tc_put(to, w, p, t, 4, sum);
         }
         if (t + 2 <= n) {
-            panel_any(w, p, x + t, 2, type, sum);
-            put(to, w, p, t, 2, sum);
+            panel_any(w, &v, p, x->f32 + t, 2, type, sum);
+            tc_put(to, w, p, t, 2, sum);
             t += 2;
         }
         if (t < n) {
-            panel_any(w, p, x + t, 1, type, sum);
-            put(to, w, p, t, 1, sum);
+            panel_any(w, &v, p, x->f32 + t, 1, type, sum);
+            tc_put(to, w, p, t, 1, sum);
         }
     }
 }
 
-TC_KERNEL_PAIR(q4, TC_M_Q4)
-TC_KERNEL_PAIR(bf16, TC_M_BF16)
-TC_KERNEL_PAIR(f16, TC_M_F16)
-TC_KERNEL_PAIR(f32, TC_M_F32)
+TC_KERNEL_PAIR(q4, run, TC_M_Q4)
+TC_KERNEL_PAIR(q8, run, TC_M_Q8)
+TC_KERNEL_PAIR(bf16, run, TC_M_BF16)
+TC_KERNEL_PAIR(f16, run, TC_M_F16)
+TC_KERNEL_PAIR(f32, run, TC_M_F32)
 
 // e^x: x = n ln 2 + r, |r| <= ln 2 / 2; Taylor to r^7 (relative error below 2^-23); times 2^n. Clamped to the
-// finite range.
+// finite range; infinity above e^88.
 INLINE __m512 exponential(__m512 x)
 {
     static const float c[6] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f};
-    x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-87.0f)), _mm512_set1_ps(100.0f));
+    const __m512 most = _mm512_set1_ps(88.0f);
+    __mmask16 too_large = _mm512_cmp_ps_mask(x, most, _CMP_GT_OQ);
+    x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-87.0f)), most);
     __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
                                     _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
@@ -166,7 +190,7 @@ INLINE __m512 exponential(__m512 x)
     __m512 p = _mm512_set1_ps(c[0]);
     for (int i = 1; i < 6; i++) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c[i]));
     p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
-    return _mm512_scalef_ps(p, n);
+    return _mm512_mask_mov_ps(_mm512_scalef_ps(p, n), too_large, _mm512_set1_ps(INFINITY));
 }
 
 static void silu_mul(const float *gate, const float *up, float *out, uint32_t n)
@@ -210,8 +234,9 @@ static void axpy(float alpha, const float *x, float *y, uint32_t n)
 
 const tc_kernels tc_kernels_avx512 = {
     "avx512",
-    {matmul_q4, matmul_bf16, matmul_f16, matmul_f32},
-    {fixed_q4, fixed_bf16, fixed_f16, fixed_f32},
+    {matmul_q4, matmul_q8, matmul_bf16, matmul_f16, matmul_f32},
+    {fixed_q4, fixed_q8, fixed_bf16, fixed_f16, fixed_f32},
+    NULL,
     silu_mul,
     dot,
     axpy,

@@ -26,14 +26,18 @@ struct tc_ffn {
     const tc_store *store;
     const tc_store_info *info;
     tc_team *team;
-    const tc_kernels *kernels[2]; // by tc_precision
+    const tc_kernels *kernels[3]; // by tc_precision
     uint32_t tokens_max, pairs_max, members;
     group *groups;
-    const float **x;     // [pairs_max] the pair's input row
-    float *weight;       // [pairs_max]
-    float *act;          // [pairs_max][width]; fused: unused
-    float *member_act;   // [members][2][tokens_max][unit]
-    int64_t *member_sum; // [members][FUSED_TOKENS_MAX][hidden]
+    const float **x;   // [pairs_max] the pair's input row
+    float *weight;     // [pairs_max]
+    float *act;        // [pairs_max][width]; fused: unused
+    float *member_act; // [members][2][tokens_max][unit]
+    // rounded, where the kernels want them so
+    uint8_t *x_q8_memory, *act_q8_memory; // [tokens_max] rows of hidden; [pairs_max][units] rows of unit
+    tc_rounded_row *x_q8;                 // [pairs_max] the pair's input row
+    tc_rounded_row *member_q8;            // [members][tokens_max]
+    int64_t *member_sum;                  // [members][FUSED_TOKENS_MAX][hidden]
     // per member, so that no item builds pointer lists on its stack
     float **rows;   // [members][2][tokens_max]
     int64_t **sums; // [members][tokens_max]
@@ -41,7 +45,8 @@ struct tc_ffn {
     const tc_expert_call *call;
     int64_t *sum;
     uint32_t group_count;
-    _Atomic uint32_t next[2];
+    bool x_wants_q8, act_wants_q8;
+    _Atomic uint32_t next[3];
     _Atomic bool broken;
 };
 
@@ -58,8 +63,8 @@ tc_status tc_ffn_create(const tc_store *store, tc_team *team, uint32_t tokens_ma
     f->tokens_max = tokens_max;
     f->pairs_max = tokens_max * (info->top_k < info->experts ? info->top_k : info->experts);
     f->members = tc_team_size(team);
-    TC_GOTO(tc_kernels_get(TC_EXACT, NULL, &f->kernels[TC_EXACT], e));
-    TC_GOTO(tc_kernels_get(TC_DEFAULT, isa, &f->kernels[TC_DEFAULT], e));
+    for (int precision = TC_EXACT; precision <= TC_FAST; precision++)
+        TC_GOTO(tc_kernels_get((tc_precision)precision, isa, &f->kernels[precision], e));
     f->groups = tc_alloc(TC_MEM_SCRATCH, f->pairs_max, sizeof *f->groups);
     f->x = tc_alloc(TC_MEM_SCRATCH, f->pairs_max, sizeof *f->x);
     f->weight = tc_alloc(TC_MEM_SCRATCH, f->pairs_max, sizeof *f->weight);
@@ -69,8 +74,13 @@ tc_status tc_ffn_create(const tc_store *store, tc_team *team, uint32_t tokens_ma
         tc_alloc(TC_MEM_SCRATCH, (size_t)f->members * FUSED_TOKENS_MAX * info->hidden, sizeof(int64_t));
     f->rows = tc_alloc(TC_MEM_SCRATCH, (size_t)f->members * 2 * tokens_max, sizeof *f->rows);
     f->sums = tc_alloc(TC_MEM_SCRATCH, (size_t)f->members * tokens_max, sizeof *f->sums);
+    f->x_q8_memory = tc_alloc(TC_MEM_SCRATCH, tokens_max, tc_rounded_bytes(info->hidden));
+    f->act_q8_memory =
+        tc_alloc(TC_MEM_SCRATCH, (size_t)f->pairs_max * info->units, tc_rounded_bytes(info->unit));
+    f->x_q8 = tc_alloc(TC_MEM_SCRATCH, f->pairs_max, sizeof *f->x_q8);
+    f->member_q8 = tc_alloc(TC_MEM_SCRATCH, (size_t)f->members * tokens_max, sizeof *f->member_q8);
     if (!f->groups || !f->x || !f->weight || !f->act || !f->member_act || !f->member_sum || !f->rows ||
-        !f->sums)
+        !f->sums || !f->x_q8_memory || !f->act_q8_memory || !f->x_q8 || !f->member_q8)
         TC_GOTO(tc_fail(e, TC_NOMEM, "out of memory for expert calls of %u tokens", tokens_max));
     *ret = f;
     return TC_OK;
@@ -90,6 +100,10 @@ void tc_ffn_free(tc_ffn *f)
     tc_free(f->member_sum);
     tc_free(f->rows);
     tc_free(f->sums);
+    tc_free(f->x_q8_memory);
+    tc_free(f->act_q8_memory);
+    tc_free(f->x_q8);
+    tc_free(f->member_q8);
     tc_free(f);
 }
 
@@ -101,7 +115,7 @@ tc_status tc_expert_call_check(const tc_store *store, const tc_expert_call *call
         return tc_fail(e, TC_ARGUMENT, "layer %u has no experts", call->layer);
     if (call->unit_begin >= call->unit_end || call->unit_end > info->units)
         return tc_fail(e, TC_ARGUMENT, "units %u..%u of %u", call->unit_begin, call->unit_end, info->units);
-    if (call->precision != TC_EXACT && call->precision != TC_DEFAULT)
+    if ((uint32_t)call->precision > TC_FAST)
         return tc_fail(e, TC_ARGUMENT, "precision %d", (int)call->precision);
     if (call->tokens < 1 || call->tokens > TC_CALL_TOKENS_MAX)
         return tc_fail(e, TC_ARGUMENT, "%u tokens, the limit is %d", call->tokens, TC_CALL_TOKENS_MAX);
@@ -123,6 +137,34 @@ tc_status tc_expert_call_check(const tc_store *store, const tc_expert_call *call
     return TC_OK;
 }
 
+static tc_rounded_row x_q8_row(const tc_ffn *f, uint32_t token)
+{
+    return tc_rounded_at(f->x_q8_memory + token * tc_rounded_bytes(f->info->hidden), f->info->hidden);
+}
+
+// A unit of a pair's activations. A fused call has as many pairs as it likes in turn: each member uses the
+// rows of the pairs it computes.
+static tc_rounded_row act_q8_row(const tc_ffn *f, uint32_t pair, uint32_t unit)
+{
+    size_t row = (size_t)pair * f->info->units + unit;
+    return tc_rounded_at(f->act_q8_memory + row * tc_rounded_bytes(f->info->unit), f->info->unit);
+}
+
+static const tc_kernels *kernels_of(const tc_ffn *f)
+{
+    return f->kernels[f->call->precision];
+}
+
+// Whether the layer's matrices want their inputs rounded.
+static void wants_q8(const tc_ffn *f, bool *ret_x, bool *ret_act)
+{
+    tc_store_unit unit;
+    tc_store_get_unit(f->store, f->call->layer, 0, 0, &unit);
+    *ret_x = tc_wants_rounded(kernels_of(f), unit.gate.form.type) ||
+             tc_wants_rounded(kernels_of(f), unit.up.form.type);
+    *ret_act = tc_wants_rounded(kernels_of(f), unit.down.form.type);
+}
+
 static void list_groups(tc_ffn *f)
 {
     const tc_expert_call *call = f->call;
@@ -130,6 +172,7 @@ static void list_groups(tc_ffn *f)
     for (uint32_t i = 0; i < call->pair_count; i++) {
         const tc_expert_pair *pair = &call->pairs[i];
         f->x[i] = call->x + (size_t)pair->token * call->hidden;
+        f->x_q8[i] = x_q8_row(f, pair->token);
         f->weight[i] = pair->weight;
         if (i == 0 || pair->expert != pair[-1].expert)
             f->groups[f->group_count++] = (group){pair->expert, i, 0};
@@ -137,24 +180,28 @@ static void list_groups(tc_ffn *f)
     }
 }
 
-// gate, up and SiLU of one unit for a group's tokens: out[i] gets `unit` floats. up_rows: scratch of the
-// member.
+// gate, up and SiLU of one unit for a group's tokens: out[i] gets `unit` floats, and q8[i] the same rounded
+// where the down projection wants it. up_rows: scratch of the member.
 static void activate(const tc_ffn *f, const tc_store_unit *unit, const group *g, float *const *out,
-                     float *const *up_rows)
+                     float *const *up_rows, const tc_rounded_row *q8)
 {
-    const tc_kernels *k = f->kernels[f->call->precision];
+    const tc_kernels *k = kernels_of(f);
+    const tc_rows x = {f->x + g->first, f->x_q8 + g->first};
     uint32_t width = unit->gate.rows, panels = tc_panels(width);
-    tc_matmul(k, &unit->gate, 0, panels, f->x + g->first, g->count, out);
-    tc_matmul(k, &unit->up, 0, panels, f->x + g->first, g->count, up_rows);
-    for (uint32_t i = 0; i < g->count; i++) k->silu_mul(out[i], up_rows[i], out[i], width);
+    tc_matmul(k, &unit->gate, 0, panels, &x, g->count, out);
+    tc_matmul(k, &unit->up, 0, panels, &x, g->count, up_rows);
+    for (uint32_t i = 0; i < g->count; i++) {
+        k->silu_mul(out[i], up_rows[i], out[i], width);
+        if (f->act_wants_q8) k->round(out[i], width, &q8[i]);
+    }
 }
 
 static void down(tc_ffn *f, const tc_store_unit *unit, uint32_t p0, uint32_t p1, const group *g,
-                 float *const *act, int64_t *const *sums)
+                 float *const *act, const tc_rounded_row *q8, int64_t *const *sums)
 {
-    const tc_kernels *k = f->kernels[f->call->precision];
-    if (!k->matmul_fixed[unit->down.type](&unit->down, p0, p1, (const float *const *)act,
-                                          f->weight + g->first, g->count, sums))
+    const tc_rows x = {(const float *const *)act, q8};
+    if (!kernels_of(f)->matmul_fixed[unit->down.form.type](&unit->down, p0, p1, &x, f->weight + g->first,
+                                                           g->count, sums))
         atomic_store_explicit(&f->broken, true, memory_order_relaxed);
 }
 
@@ -170,6 +217,12 @@ static void fill_member_rows(tc_ffn *f, uint32_t member)
         for (uint32_t i = 0; i < f->tokens_max; i++)
             member_rows(f, member, which)[i] =
                 f->member_act + (((size_t)member * 2 + which) * f->tokens_max + i) * f->info->unit;
+}
+
+static void round_x(const tc_ffn *f, uint32_t token)
+{
+    tc_rounded_row row = x_q8_row(f, token);
+    kernels_of(f)->round(f->call->x + (size_t)token * f->call->hidden, f->call->hidden, &row);
 }
 
 static bool take_item(tc_ffn *f, int phase, uint32_t items, uint32_t *ret)
@@ -200,16 +253,19 @@ static void fused_job(void *arg, uint32_t member)
     int64_t *own = f->member_sum + (size_t)member * FUSED_TOKENS_MAX * hidden;
     int64_t **sums = f->sums + (size_t)member * f->tokens_max;
     float **act = member_rows(f, member, 0), **up = member_rows(f, member, 1);
+    tc_rounded_row *q8 = f->member_q8 + (size_t)member * f->tokens_max;
     memset(own, 0, (size_t)call->tokens * hidden * sizeof *own);
     fill_member_rows(f, member);
     while (take_item(f, 0, f->group_count * units, &item)) {
         const group *g = &f->groups[item / units];
         tc_store_unit unit;
         tc_store_get_unit(f->store, call->layer, g->expert, call->unit_begin + item % units, &unit);
-        for (uint32_t i = 0; i < g->count; i++)
+        for (uint32_t i = 0; i < g->count; i++) {
             sums[i] = own + (size_t)call->pairs[g->first + i].token * hidden;
-        activate(f, &unit, g, act, up);
-        down(f, &unit, 0, tc_panels(hidden), g, act, sums);
+            q8[i] = act_q8_row(f, g->first + i, item % units);
+        }
+        activate(f, &unit, g, act, up, q8);
+        down(f, &unit, 0, tc_panels(hidden), g, act, q8, sums);
     }
     tc_team_barrier(f->team);
     reduce(f, (uint32_t)((uint64_t)hidden * member / f->members),
@@ -230,13 +286,21 @@ static void phased_job(void *arg, uint32_t member)
     uint32_t panels = tc_panels(hidden), ranges = (panels + PANELS_AN_ITEM - 1) / PANELS_AN_ITEM;
     float **act = member_rows(f, member, 0), **up = member_rows(f, member, 1);
     int64_t **sums = f->sums + (size_t)member * f->tokens_max;
+    tc_rounded_row *q8 = f->member_q8 + (size_t)member * f->tokens_max;
     tc_store_unit unit;
     fill_member_rows(f, member);
+    if (f->x_wants_q8) {
+        while (take_item(f, 2, call->tokens, &item)) round_x(f, item);
+        tc_team_barrier(f->team);
+    }
     while (take_item(f, 0, f->group_count * units, &item)) {
         const group *g = &f->groups[item / units];
         tc_store_get_unit(f->store, call->layer, g->expert, call->unit_begin + item % units, &unit);
-        for (uint32_t i = 0; i < g->count; i++) act[i] = pair_act(f, g->first + i, item % units);
-        activate(f, &unit, g, act, up);
+        for (uint32_t i = 0; i < g->count; i++) {
+            act[i] = pair_act(f, g->first + i, item % units);
+            q8[i] = act_q8_row(f, g->first + i, item % units);
+        }
+        activate(f, &unit, g, act, up, q8);
     }
     tc_team_barrier(f->team);
     while (take_item(f, 1, ranges, &item)) {
@@ -249,9 +313,10 @@ static void phased_job(void *arg, uint32_t member)
             tc_store_get_unit(f->store, call->layer, g->expert, call->unit_begin + n % units, &unit);
             for (uint32_t i = 0; i < g->count; i++) {
                 act[i] = pair_act(f, g->first + i, n % units);
+                q8[i] = act_q8_row(f, g->first + i, n % units);
                 sums[i] = f->sum + (size_t)call->pairs[g->first + i].token * hidden;
             }
-            down(f, &unit, p0, p1, g, act, sums);
+            down(f, &unit, p0, p1, g, act, q8, sums);
         }
     }
 }
@@ -264,10 +329,12 @@ tc_status tc_ffn_run(tc_ffn *f, const tc_expert_call *call, int64_t *sum, tc_err
     f->call = call;
     f->sum = sum;
     list_groups(f);
-    atomic_store_explicit(&f->next[0], 0, memory_order_relaxed);
-    atomic_store_explicit(&f->next[1], 0, memory_order_relaxed);
+    wants_q8(f, &f->x_wants_q8, &f->act_wants_q8);
+    for (int i = 0; i < 3; i++) atomic_store_explicit(&f->next[i], 0, memory_order_relaxed);
     atomic_store_explicit(&f->broken, false, memory_order_relaxed);
-    tc_team_run(f->team, call->tokens <= FUSED_TOKENS_MAX ? fused_job : phased_job, f);
+    bool fused = call->tokens <= FUSED_TOKENS_MAX;
+    for (uint32_t t = 0; fused && f->x_wants_q8 && t < call->tokens; t++) round_x(f, t);
+    tc_team_run(f->team, fused ? fused_job : phased_job, f);
     if (atomic_load_explicit(&f->broken, memory_order_relaxed))
         return tc_fail(e, TC_INTERNAL, "layer %u: an expert's output is not finite or out of range",
                        call->layer);

@@ -2,6 +2,7 @@
 // Owns: the one dispatch: which table a CPU and a request get.
 #include "common/kernels/impl.h"
 
+#include <pthread.h>
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -10,6 +11,7 @@
 typedef struct isa {
     const char *name;
     const tc_kernels *table;
+    const tc_fast_part *fast;
     bool (*available)(void);
 } isa;
 
@@ -37,19 +39,52 @@ static bool has_avx512(void)
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+
+static bool has_avx512vnni(void)
+{
+    return has_avx512() && __builtin_cpu_supports("avx512vnni");
+}
 #endif
 
 static const isa isas[] = {
-    {"scalar", &tc_kernels_scalar, always},
+    {"scalar", &tc_kernels_scalar, &tc_fast_scalar, always},
 #if defined(__x86_64__)
-    {"avx2", &tc_kernels_avx2, has_avx2},
-    {"avx512", &tc_kernels_avx512, has_avx512},
+    {"avx2", &tc_kernels_avx2, &tc_fast_avx2, has_avx2},
+    {"avx512", &tc_kernels_avx512, &tc_fast_avx512, has_avx512},
+    {"avx512vnni", &tc_kernels_avx512, &tc_fast_avx512vnni, has_avx512vnni},
 #endif
 };
 
+enum { COUNT = sizeof isas / sizeof *isas };
+
+// [0] FLOAT, [1] FAST. An ISA's FAST is its FLOAT with the quantised types overwritten.
+static tc_kernels tables[COUNT][2];
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void fill_tables(void)
+{
+    for (int i = 0; i < COUNT; i++) {
+        tc_kernels *fast = &tables[i][1];
+        tables[i][0] = *fast = *isas[i].table;
+        tables[i][0].name = fast->name = isas[i].name;
+        for (int type = TC_M_Q4; type <= TC_M_Q8; type++) {
+            fast->matmul[type] = isas[i].fast->matmul[type];
+            fast->matmul_fixed[type] = isas[i].fast->matmul_fixed[type];
+        }
+        fast->round = isas[i].fast->round;
+        if (i == 0) fast->silu_mul = tc_silu_mul_plain;
+    }
+}
+
+const char *tc_precision_name(tc_precision precision)
+{
+    static const char *const names[] = {"exact", "float", "fast"};
+    return (uint32_t)precision <= TC_FAST ? names[precision] : "unknown";
+}
+
 tc_status tc_kernels_get(tc_precision precision, const char *name, const tc_kernels **ret, tc_error *e)
 {
-    enum { COUNT = sizeof isas / sizeof *isas };
+    pthread_once(&once, fill_tables);
     if (precision == TC_EXACT) {
         *ret = &tc_kernels_exact;
         return TC_OK;
@@ -57,10 +92,10 @@ tc_status tc_kernels_get(tc_precision precision, const char *name, const tc_kern
     for (int i = COUNT - 1; i >= 0; i--) {
         if (name && strcmp(name, isas[i].name) != 0) continue;
         if (isas[i].available()) {
-            *ret = isas[i].table;
+            *ret = &tables[i][precision == TC_FAST];
             return TC_OK;
         }
         if (name) return tc_fail(e, TC_UNSUPPORTED, "isa %s: this CPU lacks it", name);
     }
-    return tc_fail(e, TC_ARGUMENT, "isa %s: not one of scalar avx2 avx512", name);
+    return tc_fail(e, TC_ARGUMENT, "isa %s: not one of scalar avx2 avx512 avx512vnni amx", name);
 }

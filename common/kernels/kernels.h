@@ -7,15 +7,23 @@
 #include "common/model/matrix.h"
 
 // EXACT: every weight is dequantised and rounded as bitsandbytes does, plain C, float32 sums: the oracle.
-// DEFAULT: levels are multiplied first and a block's scale is applied to its sum; per-ISA.
-typedef enum tc_precision { TC_EXACT, TC_DEFAULT } tc_precision;
+// FLOAT: levels are multiplied first and a block's scale is applied to its sum; float32 throughout; per-ISA.
+// FAST:  4- and 8-bit matrices meet activations rounded to 11 bits (a scale for each 64 columns) in integer
+// dot
+//        products, code books in 127 steps a side; other matrices as in FLOAT. Every ISA gives the same bits
+//        for 4- and 8-bit matrices:
+//          y[r] = step * sum over the groups g of a row, in order, of fma((float) dot_g(code, q), scale[r][g]
+//          * x_scale, .)
+//        Eight bits would halve the products and cost three times the divergence (docs/PERFORMANCE.md).
+typedef enum tc_precision { TC_EXACT, TC_FLOAT, TC_FAST } tc_precision;
+const char *tc_precision_name(tc_precision precision); // "exact", "float", "fast"
 
 // Sums that must not depend on grouping or arrival order are kept in 64-bit fixed point: value * 2^32,
-// rounded to nearest-even once per canonical part; integer addition is associative. A part must be below 2^29
-// in magnitude.
+// rounded to nearest-even once per canonical part; integer addition is associative. A part must be below 2^19
+// in magnitude. That a part times 2^32 stays below 2^51 lets AVX2 round it with one addition.
 enum { TC_FIXED_BITS = 32 };
 #define TC_FIXED_ONE 4294967296.0f
-#define TC_FIXED_PART_MAX 536870912.0f
+#define TC_FIXED_PART_MAX 524288.0f
 static inline float tc_fixed_to_float(int64_t v)
 {
     return (float)((double)v * (1.0 / 4294967296.0));
@@ -28,31 +36,67 @@ static inline int64_t tc_fixed_add(int64_t a, int64_t b)
     return (int64_t)((uint64_t)a + (uint64_t)b);
 }
 
-// Kernels. x[t] and y[t] are rows of float32 (cols and rows long, 64-byte aligned by preference, not need).
+// One token's activations rounded for TC_FAST: q = 16 * high + low, in [-1015, 1015]. Two planes, so that
+// products with unsigned weight bytes never leave what pmaddubsw holds: 2 * 255 * 63 < 2^15. Whoever made the
+// memory owns it.
+enum { TC_ROUNDED_MAX = 1015 };
+typedef struct tc_rounded_row {
+    int8_t *high;  // [cols] in [-63, 63]
+    int8_t *low;   // [cols] in [-8, 7]
+    float *scale;  // [cols / 64]; NaN where the span holds a number that is not finite
+    int32_t *bias; // [cols / 32] -128 * the sum of 32 q: weights are kept as code + 128 where they meet them
+} tc_rounded_row;
+
+static inline size_t tc_rounded_bytes(uint32_t cols) // a multiple of 64
+{
+    return ((size_t)cols * 2 + cols / TC_SPAN_COLS * 12u + 63) & ~(size_t)63;
+}
+static inline tc_rounded_row tc_rounded_at(void *memory, uint32_t cols)
+{
+    int8_t *high = memory;
+    float *scale = (float *)(high + (size_t)cols * 2);
+    return (tc_rounded_row){high, high + cols, scale, (int32_t *)scale + cols / TC_SPAN_COLS};
+}
+
+// A batch's activations: float32 rows, and the same rounded where the kernels want them so
+// (tc_wants_rounded).
+typedef struct tc_rows {
+    const float *const *f32;
+    const tc_rounded_row *rounded;
+} tc_rows;
+
+// Kernels. x and y[t] have rows of cols and rows numbers (64-byte aligned by preference, not need).
 // Panels [panel0, panel1) are computed.
-typedef void tc_matmul_fn(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const float *const *x,
-                          uint32_t n, float *const *y);
+typedef void tc_matmul_fn(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const tc_rows *x, uint32_t n,
+                          float *const *y);
 // acc[t][r] += fixed(scale[t] * (W x[t])[r]). Returns false when a part was not finite or out of range (acc
 // is then meaningless).
-typedef bool tc_matmul_fixed_fn(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const float *const *x,
+typedef bool tc_matmul_fixed_fn(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const tc_rows *x,
                                 const float *scale, uint32_t n, int64_t *const *acc);
 
 typedef struct tc_kernels {
-    const char *name; // "exact", "scalar", "avx2", "avx512"
+    const char *name; // "exact", "scalar", "avx2", "avx512", "avx512vnni", "amx"
     tc_matmul_fn *matmul[TC_M_TYPES];
     tc_matmul_fixed_fn *matmul_fixed[TC_M_TYPES];
+    // Rounds `cols` (a multiple of 64) activations. NULL: these kernels do not want them so.
+    void (*round)(const float *x, uint32_t cols, const tc_rounded_row *ret);
     // out[i] = silu(gate[i]) * up[i]; out may be gate. The same bits wherever an element stands.
     void (*silu_mul)(const float *gate, const float *up, float *out, uint32_t n);
     float (*dot)(const float *a, const float *b, uint32_t n);
     void (*axpy)(float alpha, const float *x, float *y, uint32_t n); // y += alpha * x
 } tc_kernels;
 
-// ISA names in rising order: "scalar", "avx2", "avx512". isa NULL: the best this CPU has. A named ISA that
-// the CPU lacks is TC_UNSUPPORTED. TC_EXACT ignores isa. The table is static.
+// ISA names in rising order: "scalar", "avx2", "avx512", "avx512vnni", "amx". isa NULL: the best this CPU
+// has. A named ISA that the CPU lacks is TC_UNSUPPORTED. TC_EXACT ignores isa. The table is static.
 tc_status tc_kernels_get(tc_precision precision, const char *isa, const tc_kernels **ret, tc_error *e);
 
-static inline void tc_matmul(const tc_kernels *k, const tc_matrix *w, uint32_t p0, uint32_t p1,
-                             const float *const *x, uint32_t n, float *const *y)
+static inline bool tc_wants_rounded(const tc_kernels *k, tc_matrix_type type)
 {
-    k->matmul[w->type](w, p0, p1, x, n, y);
+    return k->round && (type == TC_M_Q4 || type == TC_M_Q8);
+}
+
+static inline void tc_matmul(const tc_kernels *k, const tc_matrix *w, uint32_t p0, uint32_t p1,
+                             const tc_rows *x, uint32_t n, float *const *y)
+{
+    k->matmul[w->form.type](w, p0, p1, x, n, y);
 }

@@ -12,41 +12,64 @@ static inline uint32_t code_of(uint32_t word, uint32_t column)
     return word >> (column < 4 ? 8 * column : 8 * (column - 4) + 4) & 15;
 }
 
-// 16 weights of one column of a Q4 panel, dequantised and rounded as they were stored.
-static void exact_column_q4(const tc_matrix *w, const char *panel, uint32_t column, float out[TC_PANEL_ROWS])
+static uint32_t q4_code(const tc_quant_view *v, uint32_t panel, uint32_t column, uint32_t r)
 {
-    const char *record = panel + column / TC_Q4_SPAN_COLS * tc_q4_record_bytes(w->group);
-    uint32_t at = column % TC_Q4_SPAN_COLS;
-    const float *scale = (const float *)record + at / w->group * TC_PANEL_ROWS;
-    const uint32_t *tile = (const uint32_t *)(record + tc_q4_record_bytes(w->group) - 8 * 64) + at / 8 * 16;
+    const uint32_t *tile = (const uint32_t *)(tc_q4_tiles(v, panel) + (size_t)(column / TC_TILE_COLS) * 64);
+    return code_of(tile[r], column % TC_TILE_COLS);
+}
+
+static int8_t q8_code(const tc_quant_view *v, uint32_t panel, uint32_t column, uint32_t r)
+{
+    return tc_q8_tiles(v, panel)[(size_t)(column / 4) * 64 + r * 4 + column % 4];
+}
+
+// 16 weights of one column of a quantised panel, dequantised and rounded as they were stored.
+static void exact_column(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, uint32_t column,
+                         const float scale[TC_PANEL_ROWS], float out[TC_PANEL_ROWS])
+{
     for (uint32_t r = 0; r < TC_PANEL_ROWS; r++)
-        out[r] = tc_round_to(w->round, w->levels[code_of(tile[r], at % 8)] * scale[r]);
+        out[r] = w->form.type == TC_M_Q8
+                     ? (float)q8_code(v, panel, column, r) * scale[r]
+                     : tc_round_to(w->round, w->levels[q4_code(v, panel, column, r)] * scale[r]);
 }
 
 static void dense_column(const tc_matrix *w, const char *panel, uint32_t column, float out[TC_PANEL_ROWS])
 {
     const uint16_t *halves = (const uint16_t *)panel + (size_t)column * TC_PANEL_ROWS;
+    const uint16_t *pairs = (const uint16_t *)panel + (size_t)(column / 2) * 2 * TC_PANEL_ROWS + column % 2;
     const float *floats = (const float *)panel + (size_t)column * TC_PANEL_ROWS;
     for (uint32_t r = 0; r < TC_PANEL_ROWS; r++)
-        out[r] = w->type == TC_M_F32   ? floats[r]
-                 : w->type == TC_M_F16 ? tc_f16_to_float(halves[r])
-                                       : tc_bf16_to_float(halves[r]);
+        out[r] = w->form.type == TC_M_F32   ? floats[r]
+                 : w->form.type == TC_M_F16 ? tc_f16_to_float(halves[r])
+                                            : tc_bf16_to_float(pairs[r * 2]);
 }
 
 enum { TOKENS_AT_ONCE = 8 };
+
+static bool quantised(const tc_matrix *w)
+{
+    return w->form.type == TC_M_Q4 || w->form.type == TC_M_Q8;
+}
 
 // acc[t][r] for up to TOKENS_AT_ONCE tokens. Each weight is dequantised once.
 static void exact_panel(const tc_matrix *w, uint32_t panel, const float *const *x, uint32_t n,
                         float acc[TOKENS_AT_ONCE][TC_PANEL_ROWS])
 {
-    const char *data = tc_panel_data(w, panel);
+    tc_quant_view v = {0};
+    const char *data = NULL;
+    if (quantised(w))
+        v = tc_quant_view_of(w);
+    else
+        data = tc_panel_data(w, panel);
     memset(acc, 0, sizeof(float) * TOKENS_AT_ONCE * TC_PANEL_ROWS);
     for (uint32_t c = 0; c < w->cols; c++) {
-        float column[TC_PANEL_ROWS];
-        if (w->type == TC_M_Q4)
-            exact_column_q4(w, data, c, column);
-        else
+        float column[TC_PANEL_ROWS], scale[TC_PANEL_ROWS];
+        if (!data && c % w->form.group == 0)
+            tc_scales_of(&v, panel, c / TC_SPAN_COLS, c % TC_SPAN_COLS / w->form.group, scale);
+        if (data)
             dense_column(w, data, c, column);
+        else
+            exact_column(w, &v, panel, c, scale, column);
         for (uint32_t t = 0; t < n; t++)
             for (uint32_t r = 0; r < TC_PANEL_ROWS; r++) acc[t][r] += column[r] * x[t][c];
     }
@@ -56,40 +79,37 @@ static void exact_panel(const tc_matrix *w, uint32_t panel, const float *const *
 static void scalar_panel(const tc_matrix *w, uint32_t panel, const float *const *x, uint32_t n,
                          float acc[TOKENS_AT_ONCE][TC_PANEL_ROWS])
 {
-    if (w->type != TC_M_Q4) {
+    if (!quantised(w)) {
         exact_panel(w, panel, x, n, acc);
         return;
     }
-    const char *record = tc_panel_data(w, panel);
-    size_t record_bytes = tc_q4_record_bytes(w->group);
+    tc_quant_view v = tc_quant_view_of(w);
     memset(acc, 0, sizeof(float) * TOKENS_AT_ONCE * TC_PANEL_ROWS);
-    for (uint32_t base = 0; base < w->cols; base += TC_Q4_SPAN_COLS, record += record_bytes) {
-        const uint32_t *tiles = (const uint32_t *)(record + record_bytes - 8 * 64);
-        for (uint32_t g = 0; g < TC_Q4_SPAN_COLS; g += w->group) {
-            const float *scale = (const float *)record + g / w->group * TC_PANEL_ROWS;
-            float part[TOKENS_AT_ONCE][TC_PANEL_ROWS] = {{0}};
-            for (uint32_t c = g; c < g + w->group; c++)
-                for (uint32_t r = 0; r < TC_PANEL_ROWS; r++) {
-                    float level = w->levels[code_of(tiles[c / 8 * 16 + r], c % 8)];
-                    for (uint32_t t = 0; t < n; t++) part[t][r] += level * x[t][base + c];
-                }
-            for (uint32_t t = 0; t < n; t++)
-                for (uint32_t r = 0; r < TC_PANEL_ROWS; r++) acc[t][r] += scale[r] * part[t][r];
-        }
+    for (uint32_t base = 0; base < w->cols; base += w->form.group) {
+        float part[TOKENS_AT_ONCE][TC_PANEL_ROWS] = {{0}}, scale[TC_PANEL_ROWS];
+        tc_scales_of(&v, panel, base / TC_SPAN_COLS, base % TC_SPAN_COLS / w->form.group, scale);
+        for (uint32_t c = base; c < base + w->form.group; c++)
+            for (uint32_t r = 0; r < TC_PANEL_ROWS; r++) {
+                float level =
+                    w->form.type == TC_M_Q8 ? q8_code(&v, panel, c, r) : w->levels[q4_code(&v, panel, c, r)];
+                for (uint32_t t = 0; t < n; t++) part[t][r] += level * x[t][c];
+            }
+        for (uint32_t t = 0; t < n; t++)
+            for (uint32_t r = 0; r < TC_PANEL_ROWS; r++) acc[t][r] += scale[r] * part[t][r];
     }
 }
 
 typedef void panel_fn(const tc_matrix *w, uint32_t panel, const float *const *x, uint32_t n,
                       float acc[TOKENS_AT_ONCE][TC_PANEL_ROWS]);
 
-static void matmul(panel_fn *run, const tc_matrix *w, uint32_t panel0, uint32_t panel1, const float *const *x,
+static void matmul(panel_fn *run, const tc_matrix *w, uint32_t panel0, uint32_t panel1, const tc_rows *x,
                    uint32_t n, float *const *y)
 {
     float acc[TOKENS_AT_ONCE][TC_PANEL_ROWS];
     for (uint32_t p = panel0; p < panel1; p++) {
         for (uint32_t t = 0; t < n; t += TOKENS_AT_ONCE) {
             uint32_t some = n - t < TOKENS_AT_ONCE ? n - t : TOKENS_AT_ONCE;
-            run(w, p, x + t, some, acc);
+            run(w, p, x->f32 + t, some, acc);
             for (uint32_t i = 0; i < some; i++)
                 memcpy(y[t + i] + (size_t)p * TC_PANEL_ROWS, acc[i], tc_panel_rows(w, p) * sizeof(float));
         }
@@ -110,14 +130,14 @@ static bool add_fixed(const float *part, float scale, uint32_t rows, int64_t *ac
 }
 
 static bool matmul_fixed(panel_fn *run, const tc_matrix *w, uint32_t panel0, uint32_t panel1,
-                         const float *const *x, const float *scale, uint32_t n, int64_t *const *acc)
+                         const tc_rows *x, const float *scale, uint32_t n, int64_t *const *acc)
 {
     float part[TOKENS_AT_ONCE][TC_PANEL_ROWS];
     bool fine = true;
     for (uint32_t p = panel0; p < panel1; p++) {
         for (uint32_t t = 0; t < n; t += TOKENS_AT_ONCE) {
             uint32_t some = n - t < TOKENS_AT_ONCE ? n - t : TOKENS_AT_ONCE;
-            run(w, p, x + t, some, part);
+            run(w, p, x->f32 + t, some, part);
             for (uint32_t i = 0; i < some; i++)
                 fine &= add_fixed(part[i], scale[t + i], tc_panel_rows(w, p),
                                   acc[t + i] + (size_t)p * TC_PANEL_ROWS);
@@ -126,26 +146,26 @@ static bool matmul_fixed(panel_fn *run, const tc_matrix *w, uint32_t panel0, uin
     return fine;
 }
 
-static void exact_matmul(const tc_matrix *w, uint32_t p0, uint32_t p1, const float *const *x, uint32_t n,
+static void exact_matmul(const tc_matrix *w, uint32_t p0, uint32_t p1, const tc_rows *x, uint32_t n,
                          float *const *y)
 {
     matmul(exact_panel, w, p0, p1, x, n, y);
 }
 
-static bool exact_fixed(const tc_matrix *w, uint32_t p0, uint32_t p1, const float *const *x,
-                        const float *scale, uint32_t n, int64_t *const *acc)
+static bool exact_fixed(const tc_matrix *w, uint32_t p0, uint32_t p1, const tc_rows *x, const float *scale,
+                        uint32_t n, int64_t *const *acc)
 {
     return matmul_fixed(exact_panel, w, p0, p1, x, scale, n, acc);
 }
 
-static void scalar_matmul(const tc_matrix *w, uint32_t p0, uint32_t p1, const float *const *x, uint32_t n,
+static void scalar_matmul(const tc_matrix *w, uint32_t p0, uint32_t p1, const tc_rows *x, uint32_t n,
                           float *const *y)
 {
     matmul(scalar_panel, w, p0, p1, x, n, y);
 }
 
-static bool scalar_fixed(const tc_matrix *w, uint32_t p0, uint32_t p1, const float *const *x,
-                         const float *scale, uint32_t n, int64_t *const *acc)
+static bool scalar_fixed(const tc_matrix *w, uint32_t p0, uint32_t p1, const tc_rows *x, const float *scale,
+                         uint32_t n, int64_t *const *acc)
 {
     return matmul_fixed(scalar_panel, w, p0, p1, x, scale, n, acc);
 }
@@ -169,8 +189,9 @@ static void axpy(float alpha, const float *x, float *y, uint32_t n)
 
 const tc_kernels tc_kernels_exact = {
     "exact",
-    {exact_matmul, exact_matmul, exact_matmul, exact_matmul},
-    {exact_fixed, exact_fixed, exact_fixed, exact_fixed},
+    {exact_matmul, exact_matmul, exact_matmul, exact_matmul, exact_matmul},
+    {exact_fixed, exact_fixed, exact_fixed, exact_fixed, exact_fixed},
+    NULL,
     silu_mul,
     dot,
     axpy,
@@ -178,8 +199,9 @@ const tc_kernels tc_kernels_exact = {
 
 const tc_kernels tc_kernels_scalar = {
     "scalar",
-    {scalar_matmul, scalar_matmul, scalar_matmul, scalar_matmul},
-    {scalar_fixed, scalar_fixed, scalar_fixed, scalar_fixed},
+    {scalar_matmul, scalar_matmul, scalar_matmul, scalar_matmul, scalar_matmul},
+    {scalar_fixed, scalar_fixed, scalar_fixed, scalar_fixed, scalar_fixed},
+    NULL,
     silu_mul,
     dot,
     axpy,

@@ -29,8 +29,8 @@ typedef enum tc_arena_pages {
 } tc_arena_pages;
 
 typedef struct tc_arena_options {
-    const char *directory; // a folder in a tmpfs or hugetlbfs. NULL: a hugetlbfs with room for all of it,
-                           // else /dev/shm/thermocline-<uid>
+    const char *directory;    // a folder in a tmpfs or hugetlbfs. NULL: a hugetlbfs with room for all of it,
+                              // else /dev/shm/thermocline-<uid>
     const char *store;        // path of the store file
     const char *content_hash; // tc_store_info's. NULL: as the file says. With it a filled arena needs no file
     tc_shard shard;

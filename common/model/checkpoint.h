@@ -13,7 +13,11 @@ typedef enum tc_dtype { TC_F32, TC_F16, TC_BF16, TC_U8, TC_OTHER } tc_dtype;
 //   dense: `dtype` F32/F16/BF16 elements in `data`.
 //   4-bit (`quantised`): two codes a byte in `data`, high nibble first, blocks of `block` elements running
 //   over the flattened weight; value = round_to(dtype, levels[code] * absmax[i / block]).
-// absmax is already un-nested (float32). Owner: the caller, tc_weight_free.
+// absmax is already un-nested (float32). Where the scales are double-quantised with bitsandbytes' own map,
+// scale_codes, nested, nested_block and nested_offset keep them as stored:
+//   absmax[i] = map[scale_codes[i]] * nested[i / nested_block] + nested_offset, rounded twice; else
+//   scale_codes is NULL.
+// Owner: the caller, tc_weight_free.
 typedef struct tc_weight {
     uint32_t rows, cols;
     bool quantised, fp4;
@@ -21,6 +25,10 @@ typedef struct tc_weight {
     void *data;
     float *absmax;
     uint32_t block;
+    uint8_t *scale_codes; // [blocks], or NULL
+    float *nested;        // [ceil(blocks / nested_block)]
+    uint32_t nested_block;
+    float nested_offset;
     float levels[16];
 } tc_weight;
 

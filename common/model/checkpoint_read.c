@@ -93,31 +93,33 @@ static tc_status read_state(const tc_checkpoint *c, const found *f, bool fp4, tc
     return TC_OK;
 }
 
-// absmax = map[code] * nested_absmax[i / nested_block] + offset, rounded twice.
+// absmax = map[code] * nested_absmax[i / nested_block] + offset, rounded twice. Codes and nested scales are
+// kept where the map is bitsandbytes' own, so that a packed matrix can keep them too.
 static tc_status read_nested_scales(const tc_checkpoint *c, const char *base, const tc_bnb_state *s,
-                                    uint64_t blocks, float *ret, tc_error *e)
+                                    uint64_t blocks, tc_weight *w, tc_error *e)
 {
     float map[256];
     found codes;
     uint64_t groups = (blocks + s->nested_block - 1) / s->nested_block;
-    float *scale = malloc(groups * sizeof *scale);
-    uint8_t *code = malloc(blocks);
-    tc_status status = TC_OK;
-    if (!scale || !code) TC_GOTO(tc_fail(e, TC_NOMEM, "%s: no memory for its scales", base));
-    TC_GOTO(find(c, base, ".weight.absmax", &codes, e));
-    TC_GOTO(expect(c, &codes, TC_U8, blocks, e));
-    TC_GOTO(read_bytes(c, &codes, code, e));
-    TC_GOTO(read_floats(c, base, ".weight.nested_absmax", groups, scale, e));
-    TC_GOTO(read_floats(c, base, ".weight.nested_quant_map", 256, map, e));
+    TC_TRY(find(c, base, ".weight.absmax", &codes, e));
+    TC_TRY(expect(c, &codes, TC_U8, blocks, e));
+    w->nested = tc_alloc(TC_MEM_OTHER, groups, sizeof *w->nested);
+    w->scale_codes = tc_alloc(TC_MEM_OTHER, blocks, 1);
+    if (!w->nested || !w->scale_codes) return tc_fail(e, TC_NOMEM, "%s: no memory for its scales", base);
+    TC_TRY(read_bytes(c, &codes, w->scale_codes, e));
+    TC_TRY(read_floats(c, base, ".weight.nested_absmax", groups, w->nested, e));
+    TC_TRY(read_floats(c, base, ".weight.nested_quant_map", 256, map, e));
+    w->nested_block = s->nested_block;
+    w->nested_offset = s->nested_offset;
     for (uint64_t i = 0; i < blocks; i++) {
-        ret[i] = map[code[i]] * scale[i / s->nested_block] + s->nested_offset;
-        if (!isfinite(ret[i]))
-            TC_GOTO(bad(c, &codes, e, "element %" PRIu64 " gives a scale that is not finite", i));
+        w->absmax[i] = map[w->scale_codes[i]] * w->nested[i / s->nested_block] + s->nested_offset;
+        if (!isfinite(w->absmax[i]))
+            return bad(c, &codes, e, "element %" PRIu64 " gives a scale that is not finite", i);
     }
-out:
-    free(scale);
-    free(code);
-    return status;
+    if (memcmp(map, tc_nested_levels(), sizeof map) == 0) return TC_OK;
+    tc_free(w->scale_codes);
+    w->scale_codes = NULL;
+    return TC_OK;
 }
 
 static tc_status read_quantised(const tc_checkpoint *c, const char *base, const found *state, bool fp4,
@@ -139,7 +141,7 @@ static tc_status read_quantised(const tc_checkpoint *c, const char *base, const 
     TC_TRY(read_bytes(c, &packed, w->data, e));
     TC_TRY(read_floats(c, base, ".weight.quant_map", 16, w->levels, e));
     if (s.nested_block)
-        TC_TRY(read_nested_scales(c, base, &s, blocks, w->absmax, e));
+        TC_TRY(read_nested_scales(c, base, &s, blocks, w, e));
     else
         TC_TRY(read_floats(c, base, ".weight.absmax", blocks, w->absmax, e));
     w->quantised = true;

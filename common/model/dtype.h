@@ -69,4 +69,5 @@ static inline size_t tc_dtype_bytes(tc_dtype dtype)
 
 // bitsandbytes' map of 256 nested scale codes, ascending (weight.c).
 void tc_nested_map(float ret[256]);
+const float *tc_nested_levels(void); // the same, static; thread-safe
 extern const float tc_nf4_levels[16];

@@ -31,6 +31,19 @@ static tc_status read_header(int fd, const char *path, uint64_t file_bytes, tc_s
     return tc_store_header_check(path, ret, bytes, file_bytes, e);
 }
 
+static void fill_matrices(tc_store *s, uint32_t l)
+{
+    for (uint32_t p = 0; p < TC_STORE_PARTS; p++) {
+        const tc_store_part *part = &s->layers[l].part[p];
+        tc_matrix *m = &s->unit[l].matrix[p];
+        m->form = tc_store_part_form(part);
+        tc_store_part_shape(s->header, p, &m->rows, &m->cols);
+        m->round = (tc_dtype)part->round;
+        memcpy(m->levels, part->levels, sizeof m->levels);
+        tc_matrix_set_fast(m);
+    }
+}
+
 static void fill_info(tc_store *s)
 {
     const tc_store_header *h = s->header;
@@ -49,6 +62,7 @@ static void fill_info(tc_store *s)
     for (uint32_t l = 0; l < h->layers; l++) {
         if (!s->layers[l].has_experts) continue;
         s->unit[l].stride = tc_store_unit_layout(h, &s->layers[l], s->unit[l].at);
+        fill_matrices(s, l);
         if (s->layers[l].expert_stride > s->info.expert_bytes)
             s->info.expert_bytes = s->layers[l].expert_stride;
     }
@@ -191,21 +205,14 @@ bool tc_store_layer_has_experts(const tc_store *s, uint32_t layer)
 void tc_store_get_unit(const tc_store *s, uint32_t layer, uint32_t expert, uint32_t unit, tc_store_unit *ret)
 {
     assert(tc_store_layer_has_experts(s, layer) && expert < s->info.experts && unit < s->info.units);
-    const tc_store_layer *l = &s->layers[layer];
     const tc_store_place *place = &s->place[s->owner[s->shard == TC_SHARD_SLICE ? unit : expert]];
     const uint8_t *data = place->base + place->at[layer] +
                           (expert - place->share.expert_begin) * tc_store_run_bytes(s, place, layer) +
                           (unit - place->share.unit_begin) * s->unit[layer].stride;
     tc_matrix *matrices[TC_STORE_PARTS] = {&ret->gate, &ret->up, &ret->down};
     for (uint32_t p = 0; p < TC_STORE_PARTS; p++) {
-        const tc_store_part *part = &l->part[p];
-        tc_matrix *m = matrices[p];
-        m->type = (tc_matrix_type)part->type;
-        tc_store_part_shape(s->header, p, &m->rows, &m->cols);
-        m->group = part->group;
-        m->round = (tc_dtype)part->round;
-        memcpy(m->levels, part->levels, sizeof m->levels);
-        m->data = data + s->unit[layer].at[p];
+        *matrices[p] = s->unit[layer].matrix[p];
+        matrices[p]->data = data + s->unit[layer].at[p];
     }
 }
 

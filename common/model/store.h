@@ -14,7 +14,7 @@
 #include "common/model/matrix.h"
 #include "common/model/share.h"
 
-enum { TC_STORE_LAYOUT_VERSION = 1 };
+enum { TC_STORE_LAYOUT_VERSION = 2 };
 
 typedef struct tc_store tc_store;
 

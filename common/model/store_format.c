@@ -33,7 +33,8 @@ uint64_t tc_store_unit_layout(const tc_store_header *h, const tc_store_layer *la
         uint32_t rows, cols;
         tc_store_part_shape(h, p, &rows, &cols);
         ret_at[p] = at;
-        at += tc_matrix_bytes((tc_matrix_type)layer->part[p].type, rows, cols, layer->part[p].group);
+        tc_matrix_form form = tc_store_part_form(&layer->part[p]);
+        at += tc_matrix_bytes(&form, rows, cols);
         at = tc_store_align(at, 64);
     }
     return at;
@@ -87,10 +88,13 @@ static bool part_ok(const tc_store_header *h, const tc_store_part *part, uint32_
     uint32_t rows, cols;
     tc_store_part_shape(h, p, &rows, &cols);
     if (part->type >= TC_M_TYPES || part->round > TC_BF16) return false;
-    if (part->type != TC_M_Q4) return part->group == 0;
+    if (part->type == TC_M_Q8) return false; // experts are kept as they were stored
+    if (part->type != TC_M_Q4) return part->group == 0 && part->nested_stride == 0;
     for (int i = 0; i < 16; i++)
         if (!isfinite(part->levels[i])) return false;
-    return (part->group == 32 || part->group == 64) && cols % TC_Q4_SPAN_COLS == 0;
+    uint32_t stride = (p == 2 ? h->width : h->hidden) / TC_SPAN_COLS; // blocks of a row of the whole weight
+    if (part->nested_stride && (part->nested_stride != stride || part->group != 64)) return false;
+    return (part->group == 32 || part->group == 64) && cols % TC_SPAN_COLS == 0;
 }
 
 static tc_status check_layers(const char *what, const tc_store_header *h, uint64_t file_bytes, tc_error *e)

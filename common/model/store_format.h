@@ -15,7 +15,7 @@ enum {
 };
 
 typedef struct tc_store_part {
-    uint32_t type, group, round, zero; // tc_matrix_type, -, tc_dtype
+    uint32_t type, group, nested_stride, round; // tc_matrix_form; tc_dtype
     float levels[16];
 } tc_store_part;
 
@@ -41,6 +41,11 @@ _Static_assert(sizeof(tc_store_part) == 80 && sizeof(tc_store_layer) == 280 && s
 static inline uint64_t tc_store_align(uint64_t bytes, uint64_t to)
 {
     return (bytes + to - 1) / to * to;
+}
+
+static inline tc_matrix_form tc_store_part_form(const tc_store_part *part)
+{
+    return (tc_matrix_form){(tc_matrix_type)part->type, part->group, part->nested_stride};
 }
 
 uint32_t tc_store_header_bytes(uint32_t layers);

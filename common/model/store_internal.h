@@ -20,6 +20,7 @@ struct tc_store {
     const tc_store_layer *layers;
     struct {
         uint64_t stride, at[TC_STORE_PARTS];
+        tc_matrix matrix[TC_STORE_PARTS]; // without data
     } unit[TC_LAYERS_MAX];
     tc_store_info info;
     tc_shard shard;

@@ -65,10 +65,10 @@ static tc_status load_part(const packer *p, uint32_t layer, uint32_t expert, uin
 // first stands for them.
 static tc_store_part part_for(const packer *p, const tc_weight *w, uint32_t part)
 {
-    uint32_t rows, cols, group;
+    uint32_t rows, cols;
     tc_store_part_shape(p->header, part, &rows, &cols);
-    tc_store_part ret = {.type = tc_matrix_type_for(w, 0, cols, &group), .round = w->dtype};
-    ret.group = group;
+    tc_matrix_form form = tc_matrix_form_for(w, 0, cols);
+    tc_store_part ret = {form.type, form.group, form.nested_stride, w->dtype, {0}};
     if (ret.type == TC_M_Q4) memcpy(ret.levels, w->levels, sizeof ret.levels);
     return ret;
 }
@@ -78,12 +78,12 @@ static void pack_part(const packer *p, const tc_weight *w, uint32_t part, uint8_
     const tc_store_layer *layer = &p->layers[p->layer];
     uint64_t at[TC_STORE_PARTS], stride = tc_store_unit_layout(p->header, layer, at);
     uint32_t rows, cols, unit = p->header->unit;
+    tc_matrix_form form = tc_store_part_form(&layer->part[part]);
     tc_store_part_shape(p->header, part, &rows, &cols);
     for (uint32_t u = 0; u < p->header->width / unit; u++) {
         tc_matrix unused;
         uint32_t row0 = part == 2 ? 0 : u * unit, col0 = part == 2 ? u * unit : 0;
-        tc_matrix_pack(w, row0, rows, col0, cols, (tc_matrix_type)layer->part[part].type,
-                       layer->part[part].group, expert + u * stride + at[part], &unused);
+        tc_matrix_pack(w, row0, rows, col0, cols, &form, expert + u * stride + at[part], &unused);
     }
 }
 

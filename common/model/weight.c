@@ -37,8 +37,11 @@ void tc_weight_free(tc_weight *weight)
     if (!weight) return;
     tc_free(weight->data);
     tc_free(weight->absmax);
+    tc_free(weight->scale_codes);
+    tc_free(weight->nested);
     weight->data = NULL;
-    weight->absmax = NULL;
+    weight->absmax = weight->nested = NULL;
+    weight->scale_codes = NULL;
 }
 
 static void widen(const tc_weight *w, uint64_t first, uint64_t count, float *ret)
@@ -124,6 +127,12 @@ static void make_nested(void)
     }
 }
 
+const float *tc_nested_levels(void)
+{
+    pthread_once(&nested_once, make_nested);
+    return nested_map;
+}
+
 // Sum of `rows` rows of 4 vectors of `lanes` floats into acc[0], in torch's cascade of four levels.
 static void cascade(const float *x, uint64_t rows, uint32_t lanes, float ret[32])
 {
@@ -172,8 +181,9 @@ static float clamp1(float v)
     return v < -1.0f ? -1.0f : v > 1.0f ? 1.0f : v;
 }
 
-// Replaces n block scales by what they are once quantised to 8 bits and read back.
-static void quantise_scales(float *scale, uint64_t n)
+// Replaces n block scales by what they are once quantised to 8 bits and read back. codes [n], tops [n / 256,
+// up].
+static void quantise_scales(float *scale, uint64_t n, uint8_t *codes, float *tops, float *ret_offset)
 {
     float offset = torch_sum(scale, n) / (float)n;
     for (uint64_t start = 0; start < n; start += NESTED_BLOCK) {
@@ -184,15 +194,18 @@ static void quantise_scales(float *scale, uint64_t n)
             top = fmaxf(top, fabsf(scale[i]));
         }
         float inverse = top > 0.0f ? 1.0f / top : 0.0f;
+        tops[start / NESTED_BLOCK] = top;
         for (uint64_t i = start; i < end; i++) {
             uint8_t code = 0;
             if (top > 0.0f) {
                 float half = (clamp1(scale[i] * inverse) + 1.0f) * 0.5f;
                 code = nested_table[(uint32_t)(float)((double)half * 65535.0 + 0.5)];
             }
+            codes[i] = code;
             scale[i] = nested_map[code] * top + offset; // two roundings
         }
     }
+    *ret_offset = offset;
 }
 
 // x is padded with zeros to a whole block.
@@ -223,8 +236,11 @@ tc_status tc_weight_quantise_nf4(tc_weight *w, tc_error *e)
     uint64_t n = (uint64_t)w->rows * w->cols, blocks = (n + NF4_BLOCK - 1) / NF4_BLOCK;
     uint8_t *packed = tc_alloc(TC_MEM_OTHER, (n + 1) / 2, 1);
     float *scale = tc_alloc(TC_MEM_OTHER, blocks, sizeof *scale);
+    float *nested = tc_alloc(TC_MEM_OTHER, (blocks + NESTED_BLOCK - 1) / NESTED_BLOCK, sizeof *nested);
+    uint8_t *scale_codes = tc_alloc(TC_MEM_OTHER, blocks, 1);
     tc_status status = TC_OK;
-    if (!packed || !scale) TC_GOTO(tc_fail(e, TC_NOMEM, "no memory to quantise %" PRIu64 " weights", n));
+    if (!packed || !scale || !nested || !scale_codes)
+        TC_GOTO(tc_fail(e, TC_NOMEM, "no memory to quantise %" PRIu64 " weights", n));
     pthread_once(&nested_once, make_nested);
     for (uint64_t b = 0; b < blocks; b++) {
         float x[NF4_BLOCK] = {0}, sum = 0.0f;
@@ -237,18 +253,23 @@ tc_status tc_weight_quantise_nf4(tc_weight *w, tc_error *e)
         for (uint32_t i = 0; i < count; i += 2)
             packed[b * NF4_BLOCK / 2 + i / 2] = (uint8_t)(codes[i] << 4 | codes[i + 1]);
     }
-    quantise_scales(scale, blocks);
+    quantise_scales(scale, blocks, scale_codes, nested, &w->nested_offset);
     tc_free(w->data);
     w->data = packed;
     w->absmax = scale;
+    w->scale_codes = scale_codes;
+    w->nested = nested;
+    w->nested_block = NESTED_BLOCK;
     w->quantised = true;
     w->fp4 = false;
     w->block = NF4_BLOCK;
     memcpy(w->levels, tc_nf4_levels, sizeof tc_nf4_levels);
-    packed = NULL;
-    scale = NULL;
+    packed = scale_codes = NULL;
+    scale = nested = NULL;
 out:
     tc_free(packed);
     tc_free(scale);
+    tc_free(scale_codes);
+    tc_free(nested);
     return status;
 }

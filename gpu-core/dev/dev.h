@@ -44,9 +44,10 @@ typedef struct tc_dev_geometry {
     double rope_theta;
     uint32_t dn_key_heads, dn_value_heads, dn_key_dim, dn_value_dim, dn_conv, dn_layers;
     float rms_eps;
-    uint32_t positions_max; // longest session
-    uint32_t pages;         // KV pool
-    uint32_t slots;         // recurrent-state slots
+    uint32_t matmul_cols_max; // widest input of a matrix
+    uint32_t positions_max;   // longest session
+    uint32_t pages;           // KV pool
+    uint32_t slots;           // recurrent-state slots
 } tc_dev_geometry;
 
 typedef struct tc_dev tc_dev;

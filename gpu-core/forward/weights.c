@@ -163,8 +163,7 @@ static tc_status load_matrix(loader *l, const load_item *item, tc_error *e)
     tc_status status = convert_head(&weight, item->head, e);
     if (status == TC_OK) status = l->weights->dev->ops->matrix(l->weights->dev, &weight, item->matrix, e);
     if (status == TC_OK)
-        atomic_fetch_add(&l->bytes,
-                         tc_matrix_bytes(item->matrix->type, item->rows, item->cols, item->matrix->group));
+        atomic_fetch_add(&l->bytes, tc_matrix_bytes(&item->matrix->form, item->rows, item->cols));
     else
         tc_error_prefix(e, "%s", item->name);
     tc_weight_free(&weight);
@@ -291,6 +290,11 @@ void tc_weights_geometry(const tc_model_desc *desc, tc_dev_geometry *ret)
         .dn_conv = desc->dn_conv,
         .rms_eps = desc->rms_eps,
     };
+    const uint32_t inputs[] = {desc->hidden, desc->heads * desc->head_dim,
+                               desc->dn_value_heads * desc->dn_value_dim, desc->shared_width,
+                               desc->dense_width};
+    for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++)
+        if (inputs[i] > g.matmul_cols_max) g.matmul_cols_max = inputs[i];
     for (uint32_t n = 0; n < desc->layers; n++) {
         if (desc->layer[n].kind == TC_LAYER_DELTA)
             g.dn_layers++;

@@ -77,7 +77,7 @@ static void start(engine *g)
     need(tc_store_pack(g->checkpoint, &pack, path, &e), &e);
     need(tc_store_open(path, &g->store, &e), &e);
     need(tc_team_create(&team, &g->team, &e), &e);
-    need(tc_kernels_get(TC_DEFAULT, NULL, &kernels, &e), &e);
+    need(tc_kernels_get(TC_FAST, NULL, &kernels, &e), &e);
     tc_weights_geometry(tc_checkpoint_desc(g->checkpoint), &geometry);
     geometry.positions_max = 256;
     geometry.slots = 1;
@@ -85,7 +85,7 @@ static void start(engine *g)
     need(tc_dev_cpu_create(&geometry, g->team, kernels, &g->dev, &e), &e);
     need(tc_weights_load(g->checkpoint, g->dev, g->team, TC_OUTPUT_KEEP, NULL, NULL, &g->weights, &e), &e);
     need(tc_source_local_create(g->store, g->team, TC_BATCH_TOKENS_MAX, NULL, &g->source, &e), &e);
-    need(tc_forward_create(g->weights, g->dev, g->source, TC_DEFAULT, &g->forward, &e), &e);
+    need(tc_forward_create(g->weights, g->dev, g->source, TC_FAST, &g->forward, &e), &e);
     need(tc_session_pool_create(g->dev, 256, &g->pool, &e), &e);
     need(tc_sampler_create(tc_checkpoint_desc(g->checkpoint)->vocab, &g->sampler, &e), &e);
 }

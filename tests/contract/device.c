@@ -48,6 +48,7 @@ static const tc_dev_geometry geometry = {
     .dn_conv = CONV,
     .dn_layers = 2,
     .rms_eps = 1e-6f,
+    .matmul_cols_max = 512,
     .positions_max = CONTEXT,
     .pages = PAGES,
     .slots = SLOTS,
@@ -488,12 +489,13 @@ int main(void)
         tc_kv_type kv;
         uint32_t threads;
     } devices[] = {{"cpu exact", NULL, TC_EXACT, TC_KV_F32, 2},
-                   {"cpu scalar", "scalar", TC_DEFAULT, TC_KV_F32, 1},
-                   {"cpu scalar f16", "scalar", TC_DEFAULT, TC_KV_F16, 3},
-                   {"cpu avx2", "avx2", TC_DEFAULT, TC_KV_F32, 3},
-                   {"cpu avx2 f16", "avx2", TC_DEFAULT, TC_KV_F16, 1},
-                   {"cpu avx512", "avx512", TC_DEFAULT, TC_KV_F32, 2},
-                   {"cpu avx512 f16", "avx512", TC_DEFAULT, TC_KV_F16, 1}};
+                   {"cpu scalar", "scalar", TC_FLOAT, TC_KV_F32, 1},
+                   {"cpu scalar f16", "scalar", TC_FLOAT, TC_KV_F16, 3},
+                   {"cpu avx2", "avx2", TC_FLOAT, TC_KV_F32, 3},
+                   {"cpu avx2 f16", "avx2", TC_FLOAT, TC_KV_F16, 1},
+                   {"cpu avx512", "avx512", TC_FLOAT, TC_KV_F32, 2},
+                   {"cpu avx512 f16", "avx512", TC_FLOAT, TC_KV_F16, 1},
+                   {"cpu fast", NULL, TC_FAST, TC_KV_F32, 2}};
     int failed = 0;
     for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
         srand(11);

@@ -233,7 +233,7 @@ static void same_bits(void **state)
         for (uint32_t layer = 0; layer < info->layers; layer++)
             for (int i = 0; i < 6 && tc_store_layer_has_experts(store, layer); i++) {
                 size_t bytes = (size_t)tokens[i / 2] * info->hidden * sizeof *s->got;
-                make_example(s, layer, i % 2 ? TC_EXACT : TC_DEFAULT, tokens[i / 2]);
+                make_example(s, layer, i % 2 ? TC_EXACT : TC_FAST, tokens[i / 2]);
                 run_spread(s, workers, slice);
                 if (memcmp(s->want, s->got, bytes) != 0)
                     fail_msg("%u workers, %s, layer %u, %u tokens: other bits", workers,
@@ -249,7 +249,7 @@ static void any_worker_takes_any_call(void **state)
 {
     example *s = new_example();
     start_workers(2, "slice", NULL);
-    make_example(s, layer_with_experts(), TC_DEFAULT, 5);
+    make_example(s, layer_with_experts(), TC_FAST, 5);
     for (uint32_t i = 0; i < 2; i++) {
         uint32_t swap = ids[0];
         ids[0] = ids[1];
@@ -267,7 +267,7 @@ static void nonsense_is_refused(void **state)
     tc_error error;
     start_workers(1, "partition", NULL);
     for (int i = 0; i < 7; i++) {
-        make_example(s, layer_with_experts(), TC_DEFAULT, 3);
+        make_example(s, layer_with_experts(), TC_FAST, 3);
         switch (i) {
         case 0:
             s->pairs[0].expert = info->experts;
@@ -296,7 +296,7 @@ static void nonsense_is_refused(void **state)
         assert_int_equal(failure.seq, 100 + i);
         assert_true(strlen(failure.reason) > 5);
     }
-    make_example(s, layer_with_experts(), TC_DEFAULT, 3); // none the worse for it
+    make_example(s, layer_with_experts(), TC_FAST, 3); // none the worse for it
     run_spread(s, 1, false);
     assert_memory_equal(s->want, s->got, 3 * info->hidden * sizeof *s->got);
     stop_workers(1);
@@ -310,7 +310,7 @@ static void faults_are_seen(void **state)
     static const char *const faults[] = {"crash-after=1", "lie-after=1", "nan-after=1", "stall-after=1"};
     for (int i = 0; i < 4; i++) {
         start_workers(1, "partition", faults[i]);
-        make_example(s, layer_with_experts(), TC_DEFAULT, 2);
+        make_example(s, layer_with_experts(), TC_FAST, 2);
         run_spread(s, 1, false); // the first call is still good
         assert_memory_equal(s->want, s->got, 2 * info->hidden * sizeof *s->got);
         must(tc_expert_hub_call(hub, ids[0], 1, &s->call, &error), &error);
@@ -406,7 +406,7 @@ static void told_to_stop_before_a_hub_is_there(void **state)
 static void expect_the_sum(example *s, uint64_t seq)
 {
     tc_error error;
-    make_example(s, layer_with_experts(), TC_DEFAULT, TOKENS_MAX);
+    make_example(s, layer_with_experts(), TC_FAST, TOKENS_MAX);
     must(tc_expert_hub_call(hub, ids[0], seq, &s->call, &error), &error);
     tc_hub_event result = expect(TC_HUB_RESULT);
     assert_memory_equal(result.sum, s->want, (size_t)TOKENS_MAX * info->hidden * sizeof *s->want);
@@ -447,7 +447,7 @@ static void arena_cut_short(void **state)
     ids[0] = expect(TC_HUB_WORKER_UP).worker;
     snprintf(share, sizeof share, "%s/%s-p1-0", arenas, info->content_hash);
     assert_int_equal(truncate(share, 4096), 0);
-    make_example(s, layer_with_experts(), TC_DEFAULT, TOKENS_MAX);
+    make_example(s, layer_with_experts(), TC_FAST, TOKENS_MAX);
     must(tc_expert_hub_call(hub, ids[0], 1, &s->call, &error), &error);
     expect(TC_HUB_WORKER_DOWN);
     assert_int_equal(exit_code(processes[0]), 3);

@@ -77,7 +77,7 @@ class Commands(unittest.TestCase):
 
     def test_eval_is_the_same_for_any_workers(self):
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-            for precision in ("exact", "default"):
+            for precision in ("exact", "float", "fast"):
                 want = self.evaluate(folder, 0, "partition", precision)
                 for shard in ("partition", "slice"):
                     for workers in (1, 2, 4):

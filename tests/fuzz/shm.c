@@ -20,7 +20,7 @@ static void check_taken(tc_shm *worker, const tc_expert_call *call)
 {
     MUST(call->tokens >= 1 && call->tokens <= TOKENS && call->hidden == HIDDEN && call->pair_count <= PAIRS);
     MUST(call->layer < TC_LAYERS_MAX && call->unit_begin < call->unit_end &&
-         (uint32_t)call->precision <= TC_DEFAULT);
+         (uint32_t)call->precision <= TC_FAST);
     for (uint32_t i = 0; i < call->pair_count; i++) {
         MUST(call->pairs[i].token < call->tokens && call->pairs[i].expert < TC_EXPERTS_MAX);
         MUST(isfinite(call->pairs[i].weight));

@@ -4,7 +4,7 @@
 This file owns the rules of comparison (README.md explains them). It needs the standard library and numpy.
 
   check.py --thermocline PATH [--fixtures DIR] [--only NAME] [--workers 1,2,4]
-           [--precision exact|default] [--shard partition,slice] [--single] [--keep DIR]
+           [--precision exact|float|fast] [--shard partition,slice] [--single] [--keep DIR]
 
 One process is started for each fixture, precision, shard kind and number of workers; it gets all prompts at once.
 --single asks for every prompt in a process of its own too, and the answers must be the same to the bit.
@@ -232,7 +232,7 @@ def main():
     parser.add_argument("--single", action="store_true")
     parser.add_argument("--keep", type=Path, help="folder that keeps the program's last output")
     arguments = parser.parse_args()
-    if not set(arguments.precision) <= {"exact", "default"} or not set(arguments.shard) <= {None, "partition", "slice"}:
+    if not set(arguments.precision) <= {"exact", "float", "fast"} or not set(arguments.shard) <= {None, "partition", "slice"}:
         parser.error("--precision is exact or default; --shard is partition or slice")
     folders = sorted(f.parent for f in arguments.fixtures.glob("*/expected.json") if arguments.only in (None, f.parent.name))
     if not folders:

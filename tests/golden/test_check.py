@@ -14,14 +14,14 @@ import numpy as np
 
 HERE = Path(__file__).parent
 #        fault          precision   found  what
-FAULTS = [("",          "exact",    False), ("",          "default",  False),
-          ("logit",     "exact",    True),  ("logit",     "default",  False),
-          ("wild",      "default",  True),  ("token",     "exact",    True),
-          ("second",    "exact",    True),  ("second",    "default",  False),
+FAULTS = [("",          "exact",    False), ("",          "float",  False),
+          ("logit",     "exact",    True),  ("logit",     "float",  False),
+          ("wild",      "float",  True),  ("token",     "exact",    True),
+          ("second",    "exact",    True),  ("second",    "float",  False),
           ("gap",       "exact",    True),  ("expert",    "exact",    True),
           ("order",     "exact",    False), ("workers",   "exact",    True),
           ("crash",     "exact",    True),  ("garbage",   "exact",    True),
-          ("shape",     "exact",    True),  ("nan",       "default",  True)]
+          ("shape",     "exact",    True),  ("nan",       "float",  True)]
 
 
 def stand_in(argv):

@@ -503,7 +503,7 @@ static int run_bench(uint32_t threads)
     printf("%u threads, read bandwidth %.1f GB/s\n", threads, b.gb_s);
     for (int i = 0; i < 3; i++) {
         const tc_kernels *kernels;
-        if (tc_kernels_get(TC_DEFAULT, isas[i], &kernels, &e) != TC_OK) continue;
+        if (tc_kernels_get(TC_FLOAT, isas[i], &kernels, &e) != TC_OK) continue;
         for (int shape = 0; shape < 4; shape++) {
             tc_dev_geometry g = shape / 2 ? moe : next;
             if (i == 0 && shape) continue;
@@ -538,7 +538,7 @@ int main(int argc, char **argv)
         tc_error e;
         void *table = (void *)tables[i].table;
         srand(7);
-        if (tc_kernels_get(TC_DEFAULT, tables[i].isa, &kernels, &e) != TC_OK) {
+        if (tc_kernels_get(TC_FLOAT, tables[i].isa, &kernels, &e) != TC_OK) {
             print_message("[  SKIPPED ] %s: this CPU lacks it\n", tables[i].isa);
             continue;
         }

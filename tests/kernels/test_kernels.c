@@ -6,6 +6,7 @@
 #include "common/base/team.h"
 #include "common/kernels/bandwidth.h"
 #include "common/kernels/kernels.h"
+#include "common/model/dtype.h"
 #include "tests/support/cmocka_all.h"
 
 #include <math.h>
@@ -27,26 +28,49 @@ static uint16_t bf16(float v)
     return (uint16_t)(bits >> 16);
 }
 
-// A random weight of the kind that packs as `type`.
-static void make_weight(tc_matrix_type type, uint32_t rows, uint32_t cols, uint32_t block, tc_weight *w)
+// What a matrix of the tests is made of. block: of the quantisation, 0 for dense; nested: scales are codes.
+typedef struct shape {
+    tc_matrix_type type;
+    uint32_t rows, cols, block;
+    bool nested;
+} shape;
+
+static void make_scales(const shape *s, uint64_t blocks, tc_weight *w)
 {
-    uint64_t n = (uint64_t)rows * cols;
-    *w = (tc_weight){.rows = rows, .cols = cols};
-    w->dtype = type == TC_M_F32 ? TC_F32 : type == TC_M_F16 ? TC_F16 : TC_BF16;
+    w->quantised = true;
+    w->block = s->block;
+    w->absmax = tc_alloc(TC_MEM_OTHER, blocks, sizeof(float));
+    for (uint64_t i = 0; i < blocks; i++) w->absmax[i] = 0.01f + fabsf(noise());
+    for (int i = 0; i < 16; i++) w->levels[i] = noise();
+    if (!s->nested) return;
+    w->nested_block = 256;
+    w->nested_offset = 0.3f;
+    w->nested = tc_alloc(TC_MEM_OTHER, blocks / 256 + 1, sizeof(float));
+    w->scale_codes = tc_alloc(TC_MEM_OTHER, blocks, 1);
+    for (uint64_t i = 0; i <= blocks / 256; i++) w->nested[i] = 0.1f + fabsf(noise());
+    for (uint64_t i = 0; i < blocks; i++) {
+        w->scale_codes[i] = (uint8_t)rand();
+        w->absmax[i] = tc_nested_levels()[w->scale_codes[i]] * w->nested[i / 256];
+        w->absmax[i] += w->nested_offset;
+    }
+}
+
+// A random weight of the kind that packs as the shape says (Q8: any weight can).
+static void make_weight(const shape *s, tc_weight *w)
+{
+    uint64_t n = (uint64_t)s->rows * s->cols;
+    *w = (tc_weight){.rows = s->rows, .cols = s->cols};
+    w->dtype = s->type == TC_M_F32 || s->type == TC_M_Q8 ? TC_F32 : s->type == TC_M_F16 ? TC_F16 : TC_BF16;
     w->data = tc_alloc(TC_MEM_OTHER, n, 4);
-    if (type == TC_M_Q4) {
-        w->quantised = true;
-        w->block = block;
-        w->absmax = tc_alloc(TC_MEM_OTHER, n / block + 1, sizeof(float));
-        for (uint64_t i = 0; i <= n / block; i++) w->absmax[i] = 0.01f + fabsf(noise());
+    if (s->type == TC_M_Q4) {
+        make_scales(s, n / s->block + 1, w);
         for (uint64_t i = 0; i < n / 2; i++) ((uint8_t *)w->data)[i] = (uint8_t)rand();
-        for (int i = 0; i < 16; i++) w->levels[i] = noise();
         return;
     }
     for (uint64_t i = 0; i < n; i++) {
-        if (type == TC_M_F32)
+        if (w->dtype == TC_F32)
             ((float *)w->data)[i] = noise();
-        else if (type == TC_M_BF16)
+        else if (w->dtype == TC_BF16)
             ((uint16_t *)w->data)[i] = bf16(noise());
         else
             ((uint16_t *)w->data)[i] = (uint16_t)(0x3000 | (rand() & 0x8fff)); // halves of 0.125 to 2
@@ -58,47 +82,66 @@ typedef struct subject {
     tc_precision precision;
 } subject;
 
-typedef struct shape {
-    tc_matrix_type type;
-    uint32_t rows, cols, block;
-} shape;
-
+// Nested ones: a row in one nested block, rows that cross its border, a single span.
 static const shape shapes[] = {
-    {TC_M_Q4, 16, 64, 64},   {TC_M_Q4, 70, 320, 64}, {TC_M_Q4, 33, 128, 32}, {TC_M_Q4, 1, 64, 64},
-    {TC_M_Q4, 48, 256, 128}, {TC_M_BF16, 16, 1, 0},  {TC_M_BF16, 70, 65, 0}, {TC_M_BF16, 7, 319, 0},
-    {TC_M_F16, 33, 66, 0},   {TC_M_F16, 16, 320, 0}, {TC_M_F32, 70, 63, 0},  {TC_M_F32, 5, 2, 0},
-    {TC_M_F32, 32, 320, 0},
+    {TC_M_Q4, 16, 64, 64, false},  {TC_M_Q4, 70, 320, 64, false},  {TC_M_Q4, 33, 128, 32, false},
+    {TC_M_Q4, 1, 64, 64, false},   {TC_M_Q4, 48, 256, 128, false}, {TC_M_Q4, 70, 256, 64, true},
+    {TC_M_Q4, 70, 320, 64, true},  {TC_M_Q4, 61, 64, 64, true},    {TC_M_Q8, 70, 320, 0, false},
+    {TC_M_Q8, 16, 64, 0, false},   {TC_M_BF16, 16, 1, 0, false},   {TC_M_BF16, 70, 65, 0, false},
+    {TC_M_BF16, 7, 319, 0, false}, {TC_M_BF16, 32, 320, 0, false}, {TC_M_F16, 33, 66, 0, false},
+    {TC_M_F16, 16, 320, 0, false}, {TC_M_F32, 70, 63, 0, false},   {TC_M_F32, 5, 2, 0, false},
+    {TC_M_F32, 32, 320, 0, false},
 };
+
+enum { SHAPES = sizeof shapes / sizeof *shapes };
 
 typedef struct problem {
     tc_weight weight;
     tc_matrix m;
     float *values; // dequantised [rows][cols]
     float x[N_MAX][COLS_MAX];
-    const float *rows[N_MAX];
+    const float *f32[N_MAX];
+    tc_rounded_row q8[N_MAX];
+    uint8_t *q8_memory;
+    tc_rows rows;
 } problem;
 
-static void make_problem(const shape *s, problem *p)
+static void make_inputs(const subject *s, problem *p)
 {
-    uint32_t group = 0;
-    make_weight(s->type, s->rows, s->cols, s->block, &p->weight);
-    assert_int_equal(tc_matrix_type_for(&p->weight, 0, s->cols, &group), s->type);
-    void *data = tc_alloc(TC_MEM_OTHER, tc_matrix_bytes(s->type, s->rows, s->cols, group) + 8192, 1);
-    tc_matrix_pack(&p->weight, 0, s->rows, 0, s->cols, s->type, group, data, &p->m);
-    p->values = tc_alloc(TC_MEM_OTHER, (size_t)s->rows * s->cols, sizeof(float));
-    tc_weight_dequantise(&p->weight, 0, (uint64_t)s->rows * s->cols, p->values);
+    uint32_t cols = p->m.cols;
+    p->q8_memory = tc_alloc(TC_MEM_OTHER, N_MAX, tc_rounded_bytes(COLS_MAX));
     for (int t = 0; t < N_MAX; t++) {
-        p->rows[t] = p->x[t];
-        for (uint32_t c = 0; c < s->cols; c++) p->x[t][c] = noise();
+        p->f32[t] = p->x[t];
+        p->q8[t] = tc_rounded_at(p->q8_memory + (size_t)t * tc_rounded_bytes(COLS_MAX), cols);
+        for (uint32_t c = 0; c < cols; c++) p->x[t][c] = noise();
+        if (t == 1) memset(p->x[t], 0, sizeof p->x[t]); // nothing to scale by
+        if (tc_wants_rounded(s->k, p->m.form.type)) s->k->round(p->x[t], cols, &p->q8[t]);
     }
+    p->rows = (tc_rows){p->f32, p->q8};
+}
+
+static void make_problem(const subject *s, const shape *sh, problem *p)
+{
+    make_weight(sh, &p->weight);
+    tc_matrix_form form = tc_matrix_form_for(&p->weight, 0, sh->cols);
+    if (sh->type == TC_M_Q8) form = (tc_matrix_form){TC_M_Q8, 64, 0};
+    assert_int_equal(form.type, sh->type);
+    assert_int_equal(form.nested_stride, sh->nested ? sh->cols / 64 : 0);
+    void *data = tc_alloc(TC_MEM_OTHER, tc_matrix_bytes(&form, sh->rows, sh->cols) + 8192, 1);
+    tc_matrix_pack(&p->weight, 0, sh->rows, 0, sh->cols, &form, data, &p->m);
+    p->values = tc_alloc(TC_MEM_OTHER, (size_t)sh->rows * sh->cols, sizeof(float));
+    tc_weight_dequantise(&p->weight, 0, (uint64_t)sh->rows * sh->cols, p->values);
+    for (uint32_t r = 0; sh->type == TC_M_Q8 && r < sh->rows; r++)
+        tc_matrix_row(&p->m, r, p->values + (size_t)r * sh->cols);
+    make_inputs(s, p);
 }
 
 static void free_problem(problem *p)
 {
-    tc_free(p->weight.data);
-    tc_free(p->weight.absmax);
+    tc_weight_free(&p->weight);
     tc_free((void *)p->m.data);
     tc_free(p->values);
+    tc_free(p->q8_memory);
 }
 
 // Sum in double, and the sum of magnitudes that its error is measured against.
@@ -114,27 +157,33 @@ static double expected(const problem *p, uint32_t t, uint32_t r, double *ret_sca
     return sum;
 }
 
-// exact: float32 sums of exactly dequantised weights. default: besides, the rounding of each weight to bf16
-// is skipped.
+static bool rounds(const subject *s, const shape *sh)
+{
+    return s->precision == TC_FAST && (sh->type == TC_M_Q4 || sh->type == TC_M_Q8);
+}
+
+// exact: float32 sums of exactly dequantised weights. float: besides, the rounding of each weight to bf16
+// is skipped. fast: levels in 127 steps, activations in 1015.
 static double bound(const subject *s, const shape *sh)
 {
-    return s->precision == TC_DEFAULT && sh->type == TC_M_Q4 ? 0x1p-8 : 4e-6;
+    if (rounds(s, sh)) return 0x1p-7;
+    return s->precision != TC_EXACT && sh->type == TC_M_Q4 ? 0x1p-8 : 4e-6;
 }
 
 static void test_matmul(void **state)
 {
     const subject *s = *state;
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+    for (size_t i = 0; i < SHAPES; i++) {
         const shape *sh = &shapes[i];
         static problem p;
         float whole[N_MAX][ROWS_MAX + 1], some[N_MAX][ROWS_MAX + 1], *y[N_MAX], *z[N_MAX];
-        make_problem(sh, &p);
+        make_problem(s, sh, &p);
         for (int t = 0; t < N_MAX; t++) {
             y[t] = whole[t];
             z[t] = some[t];
             whole[t][sh->rows] = 12345;
         }
-        tc_matmul(s->k, &p.m, 0, tc_panels(sh->rows), p.rows, N_MAX, y);
+        tc_matmul(s->k, &p.m, 0, tc_panels(sh->rows), &p.rows, N_MAX, y);
         for (uint32_t t = 0; t < N_MAX; t++) {
             assert_true(whole[t][sh->rows] == 12345); // nothing past the last row
             for (uint32_t r = 0; r < sh->rows; r++) {
@@ -144,13 +193,99 @@ static void test_matmul(void **state)
             }
         }
         for (uint32_t n = 1; n <= N_MAX; n++) { // company
-            tc_matmul(s->k, &p.m, 0, tc_panels(sh->rows), p.rows + N_MAX - n, n, z);
+            tc_rows last = {p.f32 + N_MAX - n, p.q8 + N_MAX - n};
+            tc_matmul(s->k, &p.m, 0, tc_panels(sh->rows), &last, n, z);
             for (uint32_t t = 0; t < n; t++)
                 assert_memory_equal(some[t], whole[N_MAX - n + t], sh->rows * sizeof(float));
         }
         for (uint32_t panel = 0; panel < tc_panels(sh->rows); panel++)
-            tc_matmul(s->k, &p.m, panel, panel + 1, p.rows, N_MAX, z);
+            tc_matmul(s->k, &p.m, panel, panel + 1, &p.rows, N_MAX, z);
         for (uint32_t t = 0; t < N_MAX; t++) assert_memory_equal(some[t], whole[t], sh->rows * sizeof(float));
+        free_problem(&p);
+    }
+}
+
+// ---- rounded activations: the definition in kernels.h, written again, and the same bits from every ISA ----
+
+// Activations and code book rounded here, independently; sums in double.
+static double fast_expected(const problem *p, uint32_t t, uint32_t r, double *ret_scale)
+{
+    double sum = 0, scale = 1e-9;
+    for (uint32_t c = 0; c < p->m.cols; c++) {
+        double top = 0, weight = tc_matrix_element(&p->m, r, c);
+        for (uint32_t k = c / 64 * 64; k < c / 64 * 64 + 64; k++) top = fmax(top, fabs((double)p->x[t][k]));
+        float factor = top > 0 ? 1015.0f / (float)top : 0;
+        double x = rint((double)(p->x[t][c] * factor)) * top / 1015;
+        if (p->m.form.type == TC_M_Q4) {
+            tc_matrix unrounded = p->m;
+            unrounded.round = TC_F32;
+            for (int i = 0; i < 16; i++) unrounded.levels[i] = (float)p->m.fast[i] * p->m.fast_step;
+            weight = tc_matrix_element(&unrounded, r, c);
+        }
+        sum += weight * x;
+        scale += fabs(weight * x);
+    }
+    *ret_scale = scale;
+    return sum;
+}
+
+static void test_fast(void **state)
+{
+    const subject *s = *state;
+    const subject oracle = {.precision = TC_FAST};
+    tc_error e;
+    subject plain = oracle;
+    if (s->precision != TC_FAST) return;
+    assert_int_equal(tc_kernels_get(TC_FAST, "scalar", &plain.k, &e), TC_OK);
+    for (size_t i = 0; i < SHAPES; i++) {
+        const shape *sh = &shapes[i];
+        if (!rounds(s, sh)) continue;
+        static problem p;
+        float own[N_MAX][ROWS_MAX], theirs[N_MAX][ROWS_MAX], *y[N_MAX], *z[N_MAX];
+        make_problem(s, sh, &p);
+        for (int t = 0; t < N_MAX; t++) {
+            y[t] = own[t];
+            z[t] = theirs[t];
+        }
+        tc_matmul(s->k, &p.m, 0, tc_panels(sh->rows), &p.rows, N_MAX, y);
+        for (uint32_t t = 0; t < N_MAX; t++) { // the plain rounding gives the same row, bias included
+            uint8_t *memory = tc_alloc(TC_MEM_OTHER, 1, tc_rounded_bytes(COLS_MAX));
+            tc_rounded_row row = tc_rounded_at(memory, sh->cols);
+            plain.k->round(p.x[t], sh->cols, &row);
+            assert_memory_equal(memory, p.q8_memory + (size_t)t * tc_rounded_bytes(COLS_MAX),
+                                tc_rounded_bytes(sh->cols));
+            tc_free(memory);
+        }
+        tc_matmul(plain.k, &p.m, 0, tc_panels(sh->rows), &p.rows, N_MAX, z);
+        for (uint32_t t = 0; t < N_MAX; t++) {
+            assert_memory_equal(own[t], theirs[t], sh->rows * sizeof(float));
+            for (uint32_t r = 0; r < sh->rows; r++) {
+                double scale, sum = fast_expected(&p, t, r, &scale);
+                if (!(fabs(own[t][r] - sum) <= 3e-6 * scale))
+                    fail_msg("shape %zu token %u row %u: %.9g is not %.9g", i, t, r, own[t][r], sum);
+            }
+        }
+        free_problem(&p);
+    }
+}
+
+// What is not finite stays so: a rounded infinity would be a wrong answer.
+static void test_fast_keeps_what_is_not_finite(void **state)
+{
+    const subject *s = *state;
+    const shape sh = {TC_M_Q4, 16, 128, 64, true};
+    const float bad[] = {INFINITY, -INFINITY, NAN};
+    if (s->precision != TC_FAST) return;
+    for (int i = 0; i < 3; i++) {
+        static problem p;
+        float y_memory[ROWS_MAX], *y = y_memory, weight = 1;
+        int64_t sum[ROWS_MAX] = {0}, *acc = sum;
+        make_problem(s, &sh, &p);
+        p.x[0][77] = bad[i];
+        s->k->round(p.x[0], sh.cols, &p.q8[0]);
+        tc_matmul(s->k, &p.m, 0, 1, &p.rows, 1, &y);
+        for (uint32_t r = 0; r < sh.rows; r++) assert_true(isnan(y[r]));
+        assert_false(s->k->matmul_fixed[TC_M_Q4](&p.m, 0, 1, &p.rows, &weight, 1, &acc));
         free_problem(&p);
     }
 }
@@ -159,22 +294,22 @@ static void test_matmul(void **state)
 static void test_fixed(void **state)
 {
     const subject *s = *state;
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+    for (size_t i = 0; i < SHAPES; i++) {
         const shape *sh = &shapes[i];
         static problem p;
         static float y_memory[N_MAX][ROWS_MAX];
         static int64_t acc_memory[N_MAX][ROWS_MAX + 1];
         float *y[N_MAX], scale[N_MAX];
         int64_t *acc[N_MAX];
-        make_problem(sh, &p);
+        make_problem(s, sh, &p);
         for (int t = 0; t < N_MAX; t++) {
             y[t] = y_memory[t];
             acc[t] = acc_memory[t];
-            scale[t] = noise();
+            scale[t] = noise() * (t == 2 ? 1000 : 1);
             for (uint32_t r = 0; r <= sh->rows; r++) acc[t][r] = 1000 + (int64_t)r;
         }
-        tc_matmul(s->k, &p.m, 0, tc_panels(sh->rows), p.rows, N_MAX, y);
-        assert_true(s->k->matmul_fixed[sh->type](&p.m, 0, tc_panels(sh->rows), p.rows, scale, N_MAX, acc));
+        tc_matmul(s->k, &p.m, 0, tc_panels(sh->rows), &p.rows, N_MAX, y);
+        assert_true(s->k->matmul_fixed[sh->type](&p.m, 0, tc_panels(sh->rows), &p.rows, scale, N_MAX, acc));
         for (uint32_t t = 0; t < N_MAX; t++) {
             for (uint32_t r = 0; r < sh->rows; r++) {
                 float part = y[t][r] * scale[t];
@@ -186,33 +321,41 @@ static void test_fixed(void **state)
     }
 }
 
+// One row, and 16: short panels and whole ones go different ways.
 static void test_fixed_refuses_what_it_cannot_hold(void **state)
 {
     const subject *s = *state;
     const struct {
         float x;
         bool fine;
-    } cases[] = {{1, true},       {5.3e8f, true},    {536870912.0f, false}, {-536870912.0f, false},
-                 {-5.3e8f, true}, {INFINITY, false}, {NAN, false}};
-    float one[16];
-    tc_matrix m = {.type = TC_M_F32, .rows = 1, .cols = 1, .data = NULL};
-    tc_weight w = {.rows = 1, .cols = 1, .dtype = TC_F32, .data = one};
-    one[0] = 1;
-    void *data = tc_alloc(TC_MEM_OTHER, 4096, 1);
-    tc_matrix_pack(&w, 0, 1, 0, 1, TC_M_F32, 0, data, &m);
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        const float *x[1] = {&cases[i].x}, scale[1] = {1};
-        int64_t sum[1] = {0}, *acc[1] = {sum};
-        assert_int_equal(s->k->matmul_fixed[TC_M_F32](&m, 0, 1, x, scale, 1, acc), cases[i].fine);
-        if (cases[i].fine) assert_true(sum[0] == (int64_t)cases[i].x * (1ll << 32));
+    } cases[] = {{1, true},       {524287.9375f, true}, {524288.0f, false}, {-524288.0f, false},
+                 {-524287, true}, {INFINITY, false},    {NAN, false}};
+    for (uint32_t rows = 1; rows <= 16; rows += 15) {
+        float one[16];
+        tc_matrix m;
+        tc_matrix_form form = {TC_M_F32, 0, 0};
+        tc_weight w = {.rows = rows, .cols = 1, .dtype = TC_F32, .data = one};
+        for (int i = 0; i < 16; i++) one[i] = 1;
+        void *data = tc_alloc(TC_MEM_OTHER, 8192, 1);
+        tc_matrix_pack(&w, 0, rows, 0, 1, &form, data, &m);
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            const float *f32[1] = {&cases[i].x}, scale[1] = {1};
+            const tc_rows x = {f32, NULL};
+            int64_t sum[16] = {0}, *acc[1] = {sum};
+            assert_int_equal(s->k->matmul_fixed[TC_M_F32](&m, 0, 1, &x, scale, 1, acc), cases[i].fine);
+            for (uint32_t r = 0; cases[i].fine && r < rows; r++)
+                assert_true(sum[r] == (int64_t)((double)cases[i].x * 4294967296.0));
+        }
+        // Parts in range can add up to more than 64 bits (a peer's numbers): then the sum wraps, which is
+        // defined.
+        const float *f32[1] = {one}, scale[1] = {1};
+        const tc_rows x = {f32, NULL};
+        int64_t sum[16], *acc[1] = {sum};
+        for (int r = 0; r < 16; r++) sum[r] = INT64_MAX;
+        assert_true(s->k->matmul_fixed[TC_M_F32](&m, 0, 1, &x, scale, 1, acc));
+        for (uint32_t r = 0; r < rows; r++) assert_true(sum[r] == INT64_MIN + (1ll << 32) - 1);
+        tc_free(data);
     }
-    // Parts in range can add up to more than 64 bits (a peer's numbers): then the sum wraps, which is
-    // defined.
-    const float *x[1] = {one}, scale[1] = {1};
-    int64_t sum[1] = {INT64_MAX}, *acc[1] = {sum};
-    assert_true(s->k->matmul_fixed[TC_M_F32](&m, 0, 1, x, scale, 1, acc));
-    assert_true(sum[0] == INT64_MIN + (1ll << 32) - 1);
-    tc_free(data);
 }
 
 static void test_vectors(void **state)
@@ -251,14 +394,30 @@ static void test_vectors(void **state)
                     fabs(out[i] - (extremes[i] > 0 ? extremes[i] : 0)) <= 1e-30 + 1e-6 * fabs(out[i]));
 }
 
-// ---- timing ----
+// FAST is the same on every ISA, the activation function of experts included.
+static void test_fast_silu(void **state)
+{
+    const subject *s = *state;
+    const tc_kernels *plain;
+    tc_error e;
+    float gate[1024], up[1024], own[1024], theirs[1024];
+    if (s->precision != TC_FAST) return;
+    assert_int_equal(tc_kernels_get(TC_FAST, "scalar", &plain, &e), TC_OK);
+    for (int i = 0; i < 1024; i++) {
+        gate[i] = (float)(i - 512) / 5 + noise() / 3;
+        up[i] = noise();
+    }
+    s->k->silu_mul(gate, up, own, 1024);
+    plain->silu_mul(gate, up, theirs, 1024);
+    assert_memory_equal(own, theirs, sizeof own);
+}
 
-static void bench_one(const tc_kernels *k, tc_team *team, tc_matrix_type type, uint32_t n, double roof);
+// ---- timing ----
 
 typedef struct bench_job {
     const tc_kernels *k;
     const tc_matrix *m;
-    const float *const *x;
+    const tc_rows *x;
     float *const *y;
     uint32_t n, panels;
 } bench_job;
@@ -271,26 +430,47 @@ static void bench_item(void *arg, uint32_t i, uint32_t member)
     tc_matmul(j->k, j->m, i * 8, end, j->x, j->n, j->y);
 }
 
-static void bench_one(const tc_kernels *k, tc_team *team, tc_matrix_type type, uint32_t n, double roof)
+enum { BENCH_COLS = 2048, BENCH_ROWS = 1 << 18, BENCH_TOKENS = 64 };
+
+// Random weights without a checkpoint behind them: any bytes are codes, any small nested scale is one.
+static void bench_matrix(tc_matrix_type type, uint32_t n, tc_matrix *m)
 {
-    enum { COLS = 2048, ROWS = 1 << 18, TOKENS = 64 };
-    tc_matrix m = {.type = type, .rows = ROWS, .cols = COLS, .group = 64, .round = TC_BF16};
-    if (type != TC_M_Q4) m.rows /= 4;
-    size_t bytes = tc_matrix_bytes(type, m.rows, COLS, 64);
+    tc_matrix_form form = {type, 0, 0};
+    if (type == TC_M_Q4) form = (tc_matrix_form){type, 64, BENCH_COLS / 64};
+    if (type == TC_M_Q8) form.group = 64;
+    uint32_t rows = BENCH_ROWS / (type == TC_M_Q4 ? 1 : 4) / (n > 4 ? 16 : 1);
+    size_t bytes = tc_matrix_bytes(&form, rows, BENCH_COLS),
+           tiles = tc_matrix_tiles_at(&form, rows, BENCH_COLS);
     uint8_t *data = tc_alloc(TC_MEM_OTHER, bytes + 8192, 1);
-    float *x_memory = tc_alloc(TC_MEM_OTHER, (size_t)TOKENS * COLS, sizeof(float));
-    float *y_memory = tc_alloc(TC_MEM_OTHER, (size_t)TOKENS * ROWS, sizeof(float));
-    const float *x[TOKENS];
-    float *y[TOKENS];
     for (size_t i = 0; i < bytes; i++) data[i] = (uint8_t)(i * 2654435761u >> 13) & 0x3f;
-    for (int i = 0; i < TOKENS * COLS; i++) x_memory[i] = noise();
-    for (int t = 0; t < TOKENS; t++) {
-        x[t] = x_memory + (size_t)t * COLS;
-        y[t] = y_memory + (size_t)t * ROWS;
+    for (size_t i = 0; i < tiles / 4; i++) ((float *)data)[i] = 0.01f;
+    *m = (tc_matrix){.form = form, .rows = rows, .cols = BENCH_COLS, .round = TC_BF16, .data = data};
+    for (int i = 0; i < 16; i++) m->levels[i] = noise();
+    tc_matrix_set_fast(m);
+}
+
+static void bench_one(const tc_kernels *k, const char *precision, tc_team *team, tc_matrix_type type,
+                      uint32_t n, double roof)
+{
+    static const char *const types[TC_M_TYPES] = {"q4", "q8", "bf16", "f16", "f32"};
+    tc_matrix m;
+    bench_matrix(type, n, &m);
+    float *x_memory = tc_alloc(TC_MEM_OTHER, (size_t)BENCH_TOKENS * BENCH_COLS, sizeof(float));
+    float *y_memory = tc_alloc(TC_MEM_OTHER, (size_t)n * m.rows, sizeof(float));
+    uint8_t *q8_memory = tc_alloc(TC_MEM_OTHER, BENCH_TOKENS, tc_rounded_bytes(BENCH_COLS));
+    const float *f32[BENCH_TOKENS];
+    tc_rounded_row q8[BENCH_TOKENS];
+    float *y[BENCH_TOKENS];
+    for (int i = 0; i < BENCH_TOKENS * BENCH_COLS; i++) x_memory[i] = noise();
+    for (uint32_t t = 0; t < n; t++) {
+        f32[t] = x_memory + (size_t)t * BENCH_COLS;
+        q8[t] = tc_rounded_at(q8_memory + t * tc_rounded_bytes(BENCH_COLS), BENCH_COLS);
+        y[t] = y_memory + (size_t)t * m.rows;
+        if (k->round) k->round(f32[t], BENCH_COLS, &q8[t]);
     }
-    for (int i = 0; i < 16; i++) m.levels[i] = noise();
-    m.data = data;
-    bench_job job = {k, &m, x, y, n, tc_panels(m.rows)};
+    const tc_rows rows = {f32, q8};
+    bench_job job = {k, &m, &rows, y, n, tc_panels(m.rows)};
+    size_t bytes = tc_matrix_bytes(&m.form, m.rows, m.cols);
     double best = 0;
     for (int pass = 0; pass < 4; pass++) {
         uint64_t start = tc_now_ns();
@@ -298,19 +478,17 @@ static void bench_one(const tc_kernels *k, tc_team *team, tc_matrix_type type, u
         double rate = (double)bytes / (double)(tc_now_ns() - start);
         if (rate > best) best = rate;
     }
-    printf("%-8s %-5s n=%-3u %7.2f GB/s  %5.2f of read bandwidth  %8.1f GFLOP/s\n", k->name,
-           type == TC_M_Q4     ? "q4"
-           : type == TC_M_BF16 ? "bf16"
-                               : "f32",
-           n, best, best / roof, best / (double)bytes * 2.0 * m.rows * COLS * n);
-    tc_free(data);
+    printf("%-10s %-5s %-5s n=%-3u %7.2f GB/s  %5.2f of read bandwidth  %8.1f GFLOP/s\n", k->name, precision,
+           types[type], n, best, best / roof, best / (double)bytes * 2.0 * m.rows * BENCH_COLS * n);
+    tc_free((void *)m.data);
     tc_free(x_memory);
     tc_free(y_memory);
+    tc_free(q8_memory);
 }
 
-static int bench(uint32_t threads)
+static int bench(uint32_t threads, const char *only)
 {
-    static const char *const isas[] = {"avx2", "avx512"};
+    static const char *const isas[] = {"avx2", "avx512", "avx512vnni", "amx"};
     static const uint32_t tokens[] = {1, 4, 64};
     const tc_team_options options = {.threads = threads, .spin_us = 100};
     tc_team *team;
@@ -322,26 +500,35 @@ static int bench(uint32_t threads)
         return 1;
     }
     printf("%u threads, read bandwidth %.2f GB/s\n", threads, roof);
-    for (int i = 0; i < 2; i++) {
-        const tc_kernels *k;
-        if (tc_kernels_get(TC_DEFAULT, isas[i], &k, &e) != TC_OK) continue;
-        for (int t = 0; t < 3; t++) bench_one(k, team, TC_M_Q4, tokens[t], roof);
-        bench_one(k, team, TC_M_BF16, 1, roof);
-    }
+    for (int i = 0; i < 4; i++)
+        for (int precision = TC_FLOAT; precision <= TC_FAST; precision++) {
+            const tc_kernels *k;
+            const char *name = tc_precision_name((tc_precision)precision);
+            if (only && strcmp(only, name) != 0) continue;
+            if (tc_kernels_get((tc_precision)precision, isas[i], &k, &e) != TC_OK) continue;
+            for (int t = 0; t < 3; t++) bench_one(k, name, team, TC_M_Q4, tokens[t], roof);
+            bench_one(k, name, team, TC_M_Q8, 1, roof);
+            if (precision == TC_FLOAT || i == 3)
+                for (int t = 0; t < 3; t += 2) bench_one(k, name, team, TC_M_BF16, tokens[t], roof);
+        }
     tc_team_free(team);
     return 0;
 }
 
 int main(int argc, char **argv)
 {
-    if (argc > 1 && strcmp(argv[1], "--bench") == 0) return bench(argc > 2 ? (uint32_t)atoi(argv[2]) : 1);
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0)
+        return bench(argc > 2 ? (uint32_t)atoi(argv[2]) : 1, argc > 3 ? argv[3] : NULL);
     static const struct {
         const char *isa;
         tc_precision precision;
-    } all[] = {{"exact", TC_EXACT}, {"scalar", TC_DEFAULT}, {"avx2", TC_DEFAULT}, {"avx512", TC_DEFAULT}};
+    } all[] = {{"exact", TC_EXACT},     {"scalar", TC_FLOAT}, {"avx2", TC_FLOAT}, {"avx512", TC_FLOAT},
+               {"amx", TC_FLOAT},       {"scalar", TC_FAST},  {"avx2", TC_FAST},  {"avx512", TC_FAST},
+               {"avx512vnni", TC_FAST}, {"amx", TC_FAST}};
     int failed = 0;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         subject s = {.precision = all[i].precision};
+        char name[32];
         tc_error e;
         srand(5);
         if (tc_kernels_get(s.precision, s.precision == TC_EXACT ? NULL : all[i].isa, &s.k, &e) != TC_OK) {
@@ -353,8 +540,12 @@ int main(int argc, char **argv)
             cmocka_unit_test_prestate(test_fixed, &s),
             cmocka_unit_test_prestate(test_fixed_refuses_what_it_cannot_hold, &s),
             cmocka_unit_test_prestate(test_vectors, &s),
+            cmocka_unit_test_prestate(test_fast, &s),
+            cmocka_unit_test_prestate(test_fast_keeps_what_is_not_finite, &s),
+            cmocka_unit_test_prestate(test_fast_silu, &s),
         };
-        failed += cmocka_run_group_tests_name(all[i].isa, tests, NULL, NULL);
+        snprintf(name, sizeof name, "%s %s", all[i].isa, tc_precision_name(s.precision));
+        failed += cmocka_run_group_tests_name(name, tests, NULL, NULL);
     }
     return failed;
 }

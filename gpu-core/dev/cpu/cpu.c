@@ -3,6 +3,7 @@
 // Attention, DeltaNet and routing have files of their own beside this one.
 #include "gpu-core/dev/cpu/cpu.h"
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -67,6 +68,9 @@ static void cpu_free(tc_dev *dev)
     tc_free(cpu->delta_scratch);
     tc_free(cpu->inverse_frequency);
     tc_free(cpu->rotary);
+    tc_free(cpu->x_rows);
+    tc_free(cpu->x_rounded);
+    tc_free(cpu->rounded_memory);
     tc_free(cpu);
 }
 
@@ -85,12 +89,11 @@ static void cpu_release(tc_dev *dev, void *block)
 static tc_status cpu_matrix(tc_dev *dev, const tc_weight *weight, tc_matrix *ret, tc_error *e)
 {
     (void)dev;
-    uint32_t group = 0;
-    tc_matrix_type type = tc_matrix_type_for(weight, 0, weight->cols, &group);
-    size_t bytes = tc_matrix_bytes(type, weight->rows, weight->cols, group);
+    tc_matrix_form form = tc_matrix_form_for(weight, 0, weight->cols);
+    size_t bytes = tc_matrix_bytes(&form, weight->rows, weight->cols);
     void *data = tc_alloc(TC_MEM_WEIGHTS, bytes, 1);
     if (!data) return tc_fail(e, TC_NOMEM, "out of memory for a matrix of %zu bytes", bytes);
-    tc_matrix_pack(weight, 0, weight->rows, 0, weight->cols, type, group, data, ret);
+    tc_matrix_pack(weight, 0, weight->rows, 0, weight->cols, &form, data, ret);
     return TC_OK;
 }
 
@@ -183,55 +186,89 @@ static void cpu_rmsnorm(tc_dev *dev, const float *x, const float *multiplier, ui
     tc_cpu_each(tc_cpu(dev), n, (uint64_t)n * dim * 4, norm_item, &job);
 }
 
-// A matmul call is cut into items of a few panels each, over all its jobs.
-typedef struct matmul_call {
-    const tc_kernels *kernels;
+// A round of matmul: jobs on the same input, cut into items of a few panels each over all its jobs.
+typedef struct matmul_round {
+    const tc_dev_cpu *cpu;
     const tc_matmul_job *jobs;
+    tc_rows x;
     uint32_t n, panels_per_item;
     uint32_t first_item[TC_MATMUL_JOBS_MAX + 1];
-} matmul_call;
+} matmul_round;
 
 static void matmul_item(void *arg, uint32_t item, uint32_t member)
 {
     (void)member;
-    const matmul_call *call = arg;
+    const matmul_round *round = arg;
     uint32_t j = 0;
-    while (item >= call->first_item[j + 1]) j++;
-    const tc_matmul_job *job = &call->jobs[j];
-    uint32_t p0 = (item - call->first_item[j]) * call->panels_per_item;
-    uint32_t p1 = p0 + call->panels_per_item, panels = tc_panels(job->w->rows);
+    while (item >= round->first_item[j + 1]) j++;
+    const tc_matmul_job *job = &round->jobs[j];
+    uint32_t p0 = (item - round->first_item[j]) * round->panels_per_item;
+    uint32_t p1 = p0 + round->panels_per_item, panels = tc_panels(job->w->rows);
     if (p1 > panels) p1 = panels;
-    const float *x[TC_BATCH_TOKENS_MAX];
     float *y[TC_BATCH_TOKENS_MAX];
-    for (uint32_t t = 0; t < call->n; t++) {
-        x[t] = job->x + (size_t)t * job->ldx;
-        y[t] = job->y + (size_t)t * job->ldy;
-    }
-    tc_matmul(call->kernels, job->w, p0, p1, x, call->n, y);
+    for (uint32_t t = 0; t < round->n; t++) y[t] = job->y + (size_t)t * job->ldy;
+    tc_matmul(round->cpu->kernels, job->w, p0, p1, &round->x, round->n, y);
     if (!job->bias) return;
     uint32_t r1 = p1 * TC_PANEL_ROWS < job->w->rows ? p1 * TC_PANEL_ROWS : job->w->rows;
-    for (uint32_t t = 0; t < call->n; t++)
+    for (uint32_t t = 0; t < round->n; t++)
         for (uint32_t r = p0 * TC_PANEL_ROWS; r < r1; r++) y[t][r] += job->bias[r];
 }
 
-static void cpu_matmul(tc_dev *dev, const tc_matmul_job *jobs, uint32_t count, uint32_t n)
+typedef struct round_job {
+    const tc_dev_cpu *cpu;
+    uint32_t cols;
+} round_job;
+
+static void round_item(void *arg, uint32_t t, uint32_t member)
 {
-    tc_dev_cpu *cpu = tc_cpu(dev);
-    matmul_call call = {.kernels = cpu->kernels, .jobs = jobs, .n = n};
+    (void)member;
+    const round_job *job = arg;
+    job->cpu->kernels->round(job->cpu->x_rows[t], job->cols, &job->cpu->x_rounded[t]);
+}
+
+// Rows of the round's input, rounded where one of its matrices wants them so.
+static void matmul_input(tc_dev_cpu *cpu, const tc_matmul_job *jobs, uint32_t count, uint32_t n)
+{
+    uint32_t cols = jobs->w->cols;
+    bool wants = false;
+    for (uint32_t j = 0; j < count; j++) wants |= tc_wants_rounded(cpu->kernels, jobs[j].w->form.type);
+    for (uint32_t t = 0; t < n; t++) cpu->x_rows[t] = jobs->x + (size_t)t * jobs->ldx;
+    if (!wants) return;
+    assert(cols <= cpu->dev.geometry.matmul_cols_max);
+    for (uint32_t t = 0; t < n; t++)
+        cpu->x_rounded[t] = tc_rounded_at(cpu->rounded_memory + t * tc_rounded_bytes(cols), cols);
+    round_job job = {cpu, cols};
+    tc_cpu_each(cpu, n, (uint64_t)n * cols * 4, round_item, &job);
+}
+
+static void matmul_same_input(tc_dev_cpu *cpu, const tc_matmul_job *jobs, uint32_t count, uint32_t n)
+{
+    matmul_round round = {.cpu = cpu, .jobs = jobs, .x = {cpu->x_rows, cpu->x_rounded}, .n = n};
     uint32_t panels = 0, size = tc_team_size(cpu->team);
     uint64_t work = 0;
+    matmul_input(cpu, jobs, count, n);
     for (uint32_t j = 0; j < count; j++) {
         panels += tc_panels(jobs[j].w->rows);
         work += (uint64_t)jobs[j].w->rows * jobs[j].w->cols * n;
     }
-    call.panels_per_item =
-        panels / (size * 8); // about eight items a member: a slow core does not stall the rest
-    if (call.panels_per_item < 1) call.panels_per_item = 1;
+    // about eight items a member: a slow core does not stall the rest
+    round.panels_per_item = panels / (size * 8);
+    if (round.panels_per_item < 1) round.panels_per_item = 1;
     for (uint32_t j = 0; j < count; j++)
-        call.first_item[j + 1] =
-            call.first_item[j] +
-            (tc_panels(jobs[j].w->rows) + call.panels_per_item - 1) / call.panels_per_item;
-    tc_cpu_each(cpu, call.first_item[count], work, matmul_item, &call);
+        round.first_item[j + 1] =
+            round.first_item[j] +
+            (tc_panels(jobs[j].w->rows) + round.panels_per_item - 1) / round.panels_per_item;
+    tc_cpu_each(cpu, round.first_item[count], work, matmul_item, &round);
+}
+
+static void cpu_matmul(tc_dev *dev, const tc_matmul_job *jobs, uint32_t count, uint32_t n)
+{
+    for (uint32_t begin = 0, end; begin < count; begin = end) {
+        for (end = begin + 1; end < count && jobs[end].x == jobs[begin].x &&
+                              jobs[end].ldx == jobs[begin].ldx && jobs[end].w->cols == jobs[begin].w->cols;)
+            end++;
+        matmul_same_input(tc_cpu(dev), jobs + begin, end - begin, n);
+    }
 }
 
 static void silu_mul_item(void *arg, uint32_t t, uint32_t member)
@@ -344,8 +381,12 @@ tc_status tc_dev_cpu_create(const tc_dev_geometry *geometry, tc_team *team, cons
         tc_alloc(TC_MEM_SCRATCH, g->dn_layers ? members * tc_cpu_delta_floats(g) : 1, sizeof(float));
     cpu->inverse_frequency = tc_alloc(TC_MEM_SCRATCH, half + 1, sizeof(float));
     cpu->rotary = tc_alloc(TC_MEM_SCRATCH, (size_t)TC_BATCH_TOKENS_MAX * 2 * half + 1, sizeof(float));
+    cpu->x_rows = tc_alloc(TC_MEM_SCRATCH, TC_BATCH_TOKENS_MAX, sizeof *cpu->x_rows);
+    cpu->x_rounded = tc_alloc(TC_MEM_SCRATCH, TC_BATCH_TOKENS_MAX, sizeof *cpu->x_rounded);
+    cpu->rounded_memory =
+        tc_alloc(TC_MEM_SCRATCH, TC_BATCH_TOKENS_MAX, tc_rounded_bytes(g->matmul_cols_max) + 64);
     if (!tc_cpu_attention_create(cpu) || !cpu->kv || !cpu->states || !cpu->delta_scratch ||
-        !cpu->inverse_frequency || !cpu->rotary) {
+        !cpu->inverse_frequency || !cpu->rotary || !cpu->x_rows || !cpu->x_rounded || !cpu->rounded_memory) {
         cpu_free(&cpu->dev);
         return tc_fail(e, TC_NOMEM, "out of memory: KV pool %zu bytes, states %zu bytes", cpu->kv_bytes,
                        cpu->states_bytes);

@@ -42,6 +42,10 @@ typedef struct tc_dev_cpu {
     float *delta_scratch;     // [members][...] some tokens of one key head
     float *inverse_frequency; // [rotary_dim / 2]
     float *rotary;            // [TC_BATCH_TOKENS_MAX][cos rotary_dim/2 | sin rotary_dim/2]
+    // the input of a round of matmul, [TC_BATCH_TOKENS_MAX]: its rows, and the same rounded
+    const float **x_rows;
+    tc_rounded_row *x_rounded;
+    uint8_t *rounded_memory;
     tc_batch batch;
 } tc_dev_cpu;
 

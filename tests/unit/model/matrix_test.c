@@ -36,31 +36,56 @@ static tc_weight make_weight(uint32_t rows, uint32_t cols, uint32_t block, tc_dt
     return w;
 }
 
+// Makes its scales double-quantised, with bitsandbytes' map.
+static void nest(tc_weight *w)
+{
+    uint64_t seed = 77, blocks = w->block ? ((uint64_t)w->rows * w->cols + w->block - 1) / w->block : 0;
+    if (!blocks) return;
+    w->nested_block = 256;
+    w->nested_offset = 0.25f;
+    w->nested = tc_alloc(TC_MEM_OTHER, blocks / 256 + 1, sizeof(float));
+    w->scale_codes = tc_alloc(TC_MEM_OTHER, blocks, 1);
+    for (uint64_t i = 0; i <= blocks / 256; i++) w->nested[i] = random_float(&seed);
+    for (uint64_t i = 0; i < blocks; i++) {
+        w->scale_codes[i] = (uint8_t)next_random(&seed);
+        w->absmax[i] = tc_nested_levels()[w->scale_codes[i]] * w->nested[i / 256];
+        w->absmax[i] += w->nested_offset;
+    }
+}
+
 static bool same_bits(float a, float b)
 {
     return memcmp(&a, &b, sizeof a) == 0;
 }
 
 static void check_pack(const tc_weight *w, uint32_t row0, uint32_t rows, uint32_t col0, uint32_t cols,
-                       tc_matrix_type type, uint32_t group)
+                       tc_matrix_form form)
 {
     tc_matrix m;
-    size_t bytes = tc_matrix_bytes(type, rows, cols, group);
+    size_t bytes = tc_matrix_bytes(&form, rows, cols);
     uint8_t *data = tc_alloc(TC_MEM_OTHER, bytes + 64, 1);
     memset(data, 0xee, bytes + 64);
-    tc_matrix_pack(w, row0, rows, col0, cols, type, group, data, &m);
-    assert_true(m.type == type && m.rows == rows && m.cols == cols && m.group == group && m.data == data);
-    for (uint32_t r = 0; r < rows; r++)
+    tc_matrix_pack(w, row0, rows, col0, cols, &form, data, &m);
+    assert_true(memcmp(&m.form, &form, sizeof form) == 0 && m.rows == rows && m.cols == cols &&
+                m.data == data);
+    float *whole_row = calloc(cols, sizeof *whole_row);
+    for (uint32_t r = 0; r < rows; r++) {
+        tc_matrix_row(&m, r, whole_row);
         for (uint32_t c = 0; c < cols; c++) {
             float want, got = tc_matrix_element(&m, r, c);
+            assert_true(same_bits(got, whole_row[c]));
             tc_weight_dequantise(w, (uint64_t)(row0 + r) * w->cols + col0 + c, 1, &want);
             if (!same_bits(want, got))
                 fail_msg("[%u, %u] block %u type %d: element %u, %u is %a, must be %a", w->rows, w->cols,
-                         w->block, type, r, c, got, want);
+                         w->block, form.type, r, c, got, want);
         }
-    m.rows = tc_panels(rows) * TC_PANEL_ROWS; // rows of padding are zero
+    }
+    free(whole_row);
+    m.rows = tc_panels(rows) * TC_PANEL_ROWS; // rows of padding are zero, or finite where scales are codes
     for (uint32_t r = rows; r < m.rows; r++)
-        for (uint32_t c = 0; c < cols; c++) assert_true(tc_matrix_element(&m, r, c) == 0.0f);
+        for (uint32_t c = 0; c < cols; c++)
+            assert_true(form.nested_stride ? isfinite(tc_matrix_element(&m, r, c))
+                                           : tc_matrix_element(&m, r, c) == 0.0f);
     for (int i = 0; i < 64; i++) assert_int_equal(data[bytes + (size_t)i], 0xee);
     tc_free(data);
 }
@@ -83,6 +108,8 @@ static void test_pack(void **state)
         {20, 128, 128, TC_F16, 0, 20, 0, 128, TC_M_Q4, 64},
         {20, 192, 128, TC_F16, 1, 19, 64, 128, TC_M_Q4, 64},
         {70, 64, 4096, TC_BF16, 6, 64, 0, 64, TC_M_Q4, 64},
+        {300, 704, 64, TC_BF16, 40, 64, 128, 576, TC_M_Q4, 64}, // rows cross the borders of nested blocks
+        {300, 512, 64, TC_BF16, 0, 300, 448, 64, TC_M_Q4, 64},  // one span of many
         {4, 96, 64, TC_BF16, 0, 4, 0, 64, TC_M_BF16, 0},
         {4, 128, 64, TC_F16, 0, 4, 32, 64, TC_M_F16, 0},
         {5, 70, 64, TC_F32, 0, 5, 0, 70, TC_M_F32, 0},
@@ -94,14 +121,19 @@ static void test_pack(void **state)
         {48, 64, 0, TC_BF16, 0, 48, 0, 64, TC_M_BF16, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        uint32_t group = 99;
-        tc_weight w = make_weight(cases[i].rows, cases[i].cols, cases[i].block, cases[i].dtype);
-        assert_int_equal(tc_matrix_type_for(&w, cases[i].col0, cases[i].part_cols, &group), cases[i].type);
-        assert_int_equal(group, cases[i].group);
-        check_pack(&w, cases[i].row0, cases[i].part_rows, cases[i].col0, cases[i].part_cols, cases[i].type,
-                   group);
-        check_pack(&w, cases[i].row0, cases[i].part_rows, cases[i].col0, cases[i].part_cols, TC_M_F32, 0);
-        tc_weight_free(&w);
+        for (int nested = 0; nested < 2; nested++) {
+            tc_weight w = make_weight(cases[i].rows, cases[i].cols, cases[i].block, cases[i].dtype);
+            if (nested) nest(&w);
+            tc_matrix_form form = tc_matrix_form_for(&w, cases[i].col0, cases[i].part_cols);
+            assert_int_equal(form.type, cases[i].type);
+            assert_int_equal(form.group, cases[i].group);
+            bool codes = nested && cases[i].type == TC_M_Q4 && cases[i].block == 64;
+            assert_int_equal(form.nested_stride, codes ? cases[i].cols / 64 : 0);
+            check_pack(&w, cases[i].row0, cases[i].part_rows, cases[i].col0, cases[i].part_cols, form);
+            check_pack(&w, cases[i].row0, cases[i].part_rows, cases[i].col0, cases[i].part_cols,
+                       (tc_matrix_form){TC_M_F32, 0, 0});
+            tc_weight_free(&w);
+        }
     }
 }
 
@@ -110,12 +142,20 @@ static void test_layout(void **state)
 {
     tc_weight w = make_weight(16, 64, 64, TC_BF16);
     tc_matrix m;
-    assert_int_equal(tc_matrix_bytes(TC_M_Q4, 16, 64, 64), 64 + 512);
-    assert_int_equal(tc_matrix_bytes(TC_M_Q4, 17, 128, 32), 2 * 2 * (128 + 512));
-    assert_int_equal(tc_matrix_bytes(TC_M_BF16, 17, 3, 0), 2 * 3 * 32);
-    assert_int_equal(tc_matrix_bytes(TC_M_F32, 1, 5, 0), 5 * 64);
+    const tc_matrix_form q4 = {TC_M_Q4, 64, 0}, q4_32 = {TC_M_Q4, 32, 0}, bf16 = {TC_M_BF16, 0, 0},
+                         f32 = {TC_M_F32, 0, 0}, q8 = {TC_M_Q8, 64, 0}, nested = {TC_M_Q4, 64, 32};
+    assert_int_equal(tc_matrix_bytes(&q4, 16, 64), 64 + 512);
+    assert_int_equal(tc_matrix_bytes(&q4_32, 17, 128), 2 * 2 * (128 + 512));
+    assert_int_equal(tc_matrix_bytes(&q8, 17, 128), 2 * 2 * (64 + 1024));
+    assert_int_equal(tc_matrix_bytes(&bf16, 17, 3), 2 * 4 * 32);
+    assert_int_equal(tc_matrix_bytes(&f32, 1, 5), 5 * 64);
+    // 64 rows of 2048: 8 nested scales or, where they do not begin on a border, 9; codes; tiles. 4.13 bits a
+    // weight.
+    assert_int_equal(tc_matrix_codes_at(&nested, 64, 2048), 64);
+    assert_int_equal(tc_matrix_tiles_at(&nested, 64, 2048), 64 + 64 * 32);
+    assert_int_equal(tc_matrix_bytes(&nested, 64, 2048), 64 + 64 * 32 + 64 * 1024);
     uint8_t *data = tc_alloc(TC_MEM_OTHER, 576, 1);
-    tc_matrix_pack(&w, 0, 16, 0, 64, TC_M_Q4, 64, data, &m);
+    tc_matrix_pack(&w, 0, 16, 0, 64, &q4, data, &m);
     assert_memory_equal(data, w.absmax, 64); // a block a row: the scales of the panel are the absmax
     for (uint32_t lane = 0; lane < 16; lane++)
         for (uint32_t tile = 0; tile < 8; tile++) {
@@ -130,6 +170,46 @@ static void test_layout(void **state)
         }
     tc_free(data);
     tc_weight_free(&w);
+}
+
+// A weight in 8 bits: 127 steps to the largest of a row's 64 columns.
+static void test_eight_bits(void **state)
+{
+    const tc_matrix_form form = {TC_M_Q8, 64, 0};
+    tc_weight w = make_weight(19, 192, 0, TC_BF16);
+    tc_matrix m;
+    memset((uint16_t *)w.data + 192, 0, 64 * 2); // nothing to scale by
+    uint8_t *data = tc_alloc(TC_MEM_OTHER, tc_matrix_bytes(&form, 17, 128), 1);
+    tc_matrix_pack(&w, 1, 17, 0, 128, &form, data, &m);
+    for (uint32_t r = 0; r < 17; r++)
+        for (uint32_t c = 0; c < 128; c++) {
+            float top = 0, value;
+            for (uint32_t k = c / 64 * 64; k < c / 64 * 64 + 64; k++) {
+                tc_weight_dequantise(&w, (uint64_t)(1 + r) * 192 + k, 1, &value);
+                top = fmaxf(top, fabsf(value));
+            }
+            tc_weight_dequantise(&w, (uint64_t)(1 + r) * 192 + c, 1, &value);
+            float got = tc_matrix_element(&m, r, c);
+            if (!(fabsf(got - value) <= top / 127 * 0.5001f))
+                fail_msg("element %u, %u is %g, must be about %g", r, c, got, value);
+        }
+    tc_free(data);
+    tc_weight_free(&w);
+}
+
+// The code book of TC_FAST: within 127 steps, near the levels, zero where they are.
+static void test_fast_levels(void **state)
+{
+    tc_matrix m = {0};
+    tc_matrix_set_fast(&m); // all levels zero
+    for (int i = 0; i < 16; i++) assert_int_equal(m.fast[i], 0);
+    memcpy(m.levels, tc_nf4_levels, sizeof m.levels);
+    tc_matrix_set_fast(&m);
+    for (int i = 0; i < 16; i++) {
+        assert_in_range(m.fast[i] + 127, 0, 254);
+        assert_true(fabsf((float)m.fast[i] * m.fast_step - m.levels[i]) <= 0.005f);
+    }
+    assert_int_equal(m.fast[7], 0);
 }
 
 static void test_rounding(void **state)
@@ -197,15 +277,13 @@ static void check_dequantise(const golden *g, const tc_checkpoint *c)
     tc_error e;
     tc_weight w;
     float *want;
-    uint32_t group;
     if (tc_checkpoint_weight(c, "X", g->rows, g->cols, &w, &e) != TC_OK) fail_msg("%s: %s", g->name, e.text);
     if (tc_checkpoint_vector(c, "dequantized", (uint64_t)g->rows * g->cols, &want, &e) != TC_OK)
         fail_msg("%s: %s", g->name, e.text);
     assert_int_equal(w.block, g->block);
     assert_int_equal(w.fp4, strcmp(g->type, "fp4") == 0);
     equal_weights(g, &w, want);
-    tc_matrix_type type = tc_matrix_type_for(&w, 0, g->cols, &group);
-    check_pack(&w, 0, g->rows, 0, g->cols, type, group);
+    check_pack(&w, 0, g->rows, 0, g->cols, tc_matrix_form_for(&w, 0, g->cols));
     tc_free(want);
     tc_weight_free(&w);
 }
@@ -234,6 +312,10 @@ static void check_quantise(const golden *g, const tc_checkpoint *c)
     if (memcmp(own.absmax, stored.absmax, (n + 63) / 64 * sizeof(float)) != 0)
         fail_msg("%s: scales differ from bitsandbytes'", g->name);
     assert_memory_equal(own.levels, stored.levels, sizeof own.levels);
+    assert_non_null(stored.scale_codes);
+    assert_memory_equal(own.scale_codes, stored.scale_codes, (n + 63) / 64);
+    assert_memory_equal(own.nested, stored.nested, ((n + 63) / 64 + 255) / 256 * sizeof(float));
+    assert_true(same_bits(own.nested_offset, stored.nested_offset));
     tc_free(source);
     tc_weight_free(&stored);
     tc_weight_free(&own);
@@ -292,6 +374,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_layout),     cmocka_unit_test(test_pack),
+        cmocka_unit_test(test_eight_bits), cmocka_unit_test(test_fast_levels),
         cmocka_unit_test(test_rounding),   cmocka_unit_test(test_quantise_refuses),
         cmocka_unit_test(test_nested_map), cmocka_unit_test(test_golden),
     };

@@ -145,15 +145,15 @@ static void test_round_trip(void **state)
         const char *in_name;
         tc_matrix_type gate0, up1; // types in layer 0 and 1
     } cases[] = {
-        {ALL_NF4, 2, 3, 128, 64, 0, false, "-stored-v1.tcx", TC_M_Q4, TC_M_Q4},
-        {ALL_NF4, 2, 5, 128, 64, 3, true, "-stored-v1.tcx", TC_M_Q4,
+        {ALL_NF4, 2, 3, 128, 64, 0, false, "-stored-v2.tcx", TC_M_Q4, TC_M_Q4},
+        {ALL_NF4, 2, 5, 128, 64, 3, true, "-stored-v2.tcx", TC_M_Q4,
          TC_M_Q4}, // nothing left to quantise: the same store
-        {ALL_BF16, 2, 3, 64, 96, 1, false, "-stored-v1.tcx", TC_M_BF16, TC_M_BF16},
-        {ALL_BF16, 2, 3, 192, 64, 2, true, "-nf4-v1.tcx", TC_M_Q4, TC_M_Q4},
-        {ALL_BF16, 2, 2, 48, 96, 2, false, "-stored-v1.tcx", TC_M_BF16, TC_M_BF16},
-        {ALL_NF4, 2, 2, 48, 96, 2, false, "-stored-v1.tcx", TC_M_BF16, TC_M_BF16}, // blocks straddle rows
-        {MIXED, 2, 5, 128, 64, 2, false, "-stored-v1.tcx", TC_M_F32, TC_M_BF16},
-        {MIXED, 2, 5, 128, 64, 4, true, "-nf4-v1.tcx", TC_M_F32, TC_M_Q4}, // other levels than NF4's own
+        {ALL_BF16, 2, 3, 64, 96, 1, false, "-stored-v2.tcx", TC_M_BF16, TC_M_BF16},
+        {ALL_BF16, 2, 3, 192, 64, 2, true, "-nf4-v2.tcx", TC_M_Q4, TC_M_Q4},
+        {ALL_BF16, 2, 2, 48, 96, 2, false, "-stored-v2.tcx", TC_M_BF16, TC_M_BF16},
+        {ALL_NF4, 2, 2, 48, 96, 2, false, "-stored-v2.tcx", TC_M_BF16, TC_M_BF16}, // blocks straddle rows
+        {MIXED, 2, 5, 128, 64, 2, false, "-stored-v2.tcx", TC_M_F32, TC_M_BF16},
+        {MIXED, 2, 5, 128, 64, 4, true, "-nf4-v2.tcx", TC_M_F32, TC_M_Q4}, // other levels than NF4's own
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         scratch s;
@@ -180,9 +180,9 @@ static void test_round_trip(void **state)
         assert_true(tc_store_layer_has_experts(store, 0) &&
                     !tc_store_layer_has_experts(store, cases[i].layers));
         tc_store_get_unit(store, 0, 0, 0, &unit);
-        assert_int_equal(unit.gate.type, cases[i].gate0);
+        assert_int_equal(unit.gate.form.type, cases[i].gate0);
         tc_store_get_unit(store, 1, 0, 0, &unit);
-        assert_int_equal(unit.up.type, cases[i].up1);
+        assert_int_equal(unit.up.form.type, cases[i].up1);
         compare(c, store, cases[i].nf4);
         assert_int_equal(tc_store_verify(store, &e), TC_OK);
         tc_store_free(store);
@@ -304,7 +304,7 @@ static void test_forged(void **state)
     FORGE(h->file_bytes -= 4096);
     FORGE(h->header_bytes = 0);
     FORGE(h->header_bytes = 8192);
-    FORGE(h->layout_version = 2);
+    FORGE(h->layout_version = 3);
     FORGE(h->model_hash[3] = 'x');
     FORGE(h->model_hash[32] = 'a');
     FORGE(memset(h->family, 'a', sizeof h->family));
@@ -315,6 +315,8 @@ static void test_forged(void **state)
     FORGE(layers[1].part[2].type = TC_M_BF16);
     FORGE(layers[1].part[2].group = 32);
     FORGE(layers[1].part[2].group = 0);
+    FORGE(layers[1].part[2].nested_stride += 1);
+    FORGE(layers[1].part[0].type = TC_M_Q8);
     FORGE(layers[1].part[2].round = TC_U8);
     FORGE(layers[1].part[2].levels[15] = __builtin_nanf(""));
     tc_checkpoint_free(c);

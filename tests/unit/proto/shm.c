@@ -60,7 +60,7 @@ static tc_expert_call some_call(void)
     return (tc_expert_call){.layer = 2,
                             .unit_begin = 1,
                             .unit_end = 4,
-                            .precision = TC_DEFAULT,
+                            .precision = TC_FAST,
                             .tokens = 2,
                             .hidden = HIDDEN,
                             .x = some_x,
@@ -249,7 +249,7 @@ static void calls_go_round(void **state)
     assert_int_equal(taken.layer, 2);
     assert_int_equal(taken.unit_begin, 1);
     assert_int_equal(taken.unit_end, 4);
-    assert_int_equal(taken.precision, TC_DEFAULT);
+    assert_int_equal(taken.precision, TC_FAST);
     assert_int_equal(taken.tokens, 2);
     assert_int_equal(taken.hidden, HIDDEN);
     assert_int_equal(taken.pair_count, 3);
@@ -322,7 +322,7 @@ static void bad_calls_are_not_posted(void **state)
     REFUSED(c.pair_count = PAIRS + 1);
     REFUSED(c.layer = TC_LAYERS_MAX);
     REFUSED(c.unit_begin = c.unit_end);
-    REFUSED(c.precision = (tc_precision)2);
+    REFUSED(c.precision = (tc_precision)3);
 #undef REFUSED
     static const tc_expert_pair bad[][2] = {
         {{0, 0, 1}, {0, 0, 1}},        {{0, 1, 1}, {0, 0, 1}},
@@ -378,7 +378,7 @@ static void a_lying_hub_is_told_apart(void **state)
         {REQUEST(unit_begin), 4, "units"},
         {REQUEST(unit_begin), UINT32_MAX, "units"},
         {REQUEST(unit_end), 0, "units"},
-        {REQUEST(precision), 2, "precision"},
+        {REQUEST(precision), 3, "precision"},
         {REQUEST(precision), UINT32_MAX, "precision"},
         {REQUEST(tokens), 0, "tokens"},
         {REQUEST(tokens), TOKENS + 1, "tokens"},

@@ -150,7 +150,7 @@ static void calls(void **state)
     static const tc_expert_call base = {.layer = 3,
                                         .unit_begin = 1,
                                         .unit_end = 4,
-                                        .precision = TC_DEFAULT,
+                                        .precision = TC_FAST,
                                         .tokens = 2,
                                         .hidden = 8,
                                         .pair_count = 3};
@@ -199,7 +199,7 @@ static void calls(void **state)
             call.layer = TC_LAYERS_MAX;
             break;
         case 12:
-            call.precision = (tc_precision)2;
+            call.precision = (tc_precision)3;
             break;
         case 13:
             extra = 1;

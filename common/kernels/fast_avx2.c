@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: TC_FAST for AVX2: nibbles become bytes by one shuffle and meet the two planes of the activations in
+// pmaddubsw. The look-up gives code + 128, because pmaddubsw wants one side unsigned; the bias of the
+// activations takes the 128 back. The high plane is summed in 32 bits (pmaddwd by 16), the low one in 16
+// bits, which hold 8 products: 8 * 2 * 255 * 8 < 2^15. Bits as in fast_plain.c.
+#include "common/kernels/impl_avx2.h"
+
+enum { TOKENS_MAX = 4, PREFETCH_BYTES = 2048 };
+
+typedef struct constants {
+    __m256i codes, low, sixteen, ones; // code + 128 of each nibble, twice; 0x0f bytes; 16-bit 16 and 1
+} constants;
+
+INLINE __m256i broadcast4(const int8_t *q)
+{
+    return _mm256_broadcastd_epi32(_mm_loadu_si32(q));
+}
+
+// Four columns of T tokens at column `at`, for H halves of 8 rows: u [H] unsigned weights.
+INLINE void dot4(const __m256i *u, const tc_rounded_row *x, const uint32_t at, const int T, const int H,
+                 const constants *k, __m256i acc[TOKENS_MAX][2], __m256i small[TOKENS_MAX][2])
+{
+    for (int t = 0; t < T; t++) {
+        __m256i high = broadcast4(x[t].high + at), low = broadcast4(x[t].low + at);
+        for (int h = 0; h < H; h++) {
+            __m256i p = _mm256_maddubs_epi16(u[h], high);
+            acc[t][h] = _mm256_add_epi32(acc[t][h], _mm256_madd_epi16(p, k->sixteen));
+            small[t][h] = _mm256_add_epi16(small[t][h], _mm256_maddubs_epi16(u[h], low));
+        }
+    }
+}
+
+// One tile of 8 columns of 4-bit weights; the first half at `data`.
+INLINE void tile_q4(const uint8_t *data, const tc_rounded_row *x, const uint32_t at, const int T, const int H,
+                    const constants *k, __m256i acc[TOKENS_MAX][2], __m256i small[TOKENS_MAX][2])
+{
+    __m256i a[2], b[2];
+    for (int h = 0; h < H; h++) {
+        __m256i codes = _mm256_load_si256((const __m256i *)(data + 32 * (size_t)h));
+        a[h] = _mm256_shuffle_epi8(k->codes, _mm256_and_si256(codes, k->low));
+        b[h] = _mm256_shuffle_epi8(k->codes, _mm256_and_si256(_mm256_srli_epi16(codes, 4), k->low));
+    }
+    dot4(a, x, at, T, H, k, acc, small);
+    dot4(b, x, at + 4, T, H, k, acc, small);
+}
+
+// 32 columns from `at`. Unrolled only for one token: with more the compiler would put sums off to the end, in
+// memory.
+INLINE void dot32(const uint8_t *tiles, const tc_rounded_row *x, const uint32_t at, const bool is_q4,
+                  const int T, const int H, const constants *k, __m256i acc[TOKENS_MAX][2])
+{
+    const __m256i top = _mm256_set1_epi8((char)0x80);
+    __m256i small[TOKENS_MAX][2];
+    for (int t = 0; t < T; t++) small[t][0] = small[t][1] = _mm256_setzero_si256();
+    if (is_q4 && T == 1) {
+#pragma GCC unroll 4
+        for (uint32_t i = 0; i < 4; i++) tile_q4(tiles + i * 64, x, at + i * 8, T, H, k, acc, small);
+    } else if (is_q4) {
+#pragma GCC unroll 1
+        for (uint32_t i = 0; i < 4; i++) tile_q4(tiles + i * 64, x, at + i * 8, T, H, k, acc, small);
+    } else {
+#pragma GCC unroll 1
+        for (uint32_t i = 0; i < 8; i++) {
+            __m256i u[2];
+            for (int h = 0; h < H; h++)
+                u[h] = _mm256_xor_si256(_mm256_load_si256((const __m256i *)(tiles + i * 64 + 32 * (size_t)h)),
+                                        top);
+            dot4(u, x, at + i * 4, T, H, k, acc, small);
+        }
+    }
+    for (int t = 0; t < T; t++)
+        for (int h = 0; h < H; h++)
+            acc[t][h] = _mm256_add_epi32(acc[t][h], _mm256_madd_epi16(small[t][h], k->ones));
+}
+
+// H halves of a panel for T tokens, the first half at `first`. `tile_bytes`: of 32 columns.
+INLINE void halves(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const tc_rounded_row *x,
+                   const int T, const bool is_q4, const uint32_t group, const int first, const int H,
+                   rows16 *sum)
+{
+    const __m128i codes = _mm_xor_si128(_mm_loadu_si128((const __m128i *)w->fast), _mm_set1_epi8((char)0x80));
+    const constants k = {_mm256_broadcastsi128_si256(codes), _mm256_set1_epi8(15), _mm256_set1_epi16(16),
+                         _mm256_set1_epi16(1)};
+    const uint32_t tile_bytes = is_q4 ? 256 : 512;
+    const uint8_t *tiles =
+        (is_q4 ? tc_q4_tiles(v, panel) : (const uint8_t *)tc_q8_tiles(v, panel)) + 32 * first;
+    tc_panel_scales ps = tc_panel_scales_begin(v, panel);
+    __m256 total[TOKENS_MAX][2];
+    for (int t = 0; t < T; t++)
+        for (int h = 0; h < H; h++) total[t][h] = _mm256_setzero_ps();
+    for (uint32_t c = 0; c < w->cols; c += group) {
+        __m256i acc[TOKENS_MAX][2];
+        __m256 scale[2];
+        for (int t = 0; t < T; t++) {
+            int32_t bias = x[t].bias[c / 32] + (group == 64 ? x[t].bias[c / 32 + 1] : 0);
+            acc[t][0] = acc[t][1] = _mm256_set1_epi32(bias);
+        }
+#pragma GCC unroll 1
+        for (uint32_t at = c; at < c + group; at += 32, tiles += tile_bytes) {
+            if (first == 0)
+                for (uint32_t i = 0; i < tile_bytes; i += 64)
+                    _mm_prefetch((const char *)tiles + i + PREFETCH_BYTES, _MM_HINT_T0);
+            dot32(tiles, x, at, is_q4, T, H, &k, acc);
+        }
+        tc_panel_scales_at(v, &ps, c / TC_SPAN_COLS, c % TC_SPAN_COLS / group, scale);
+        for (int t = 0; t < T; t++) {
+            __m256 factor = _mm256_broadcast_ss(&x[t].scale[c / TC_SPAN_COLS]);
+            for (int h = 0; h < H; h++)
+                total[t][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[t][h]),
+                                              _mm256_mul_ps(scale[first + h], factor), total[t][h]);
+        }
+    }
+    for (int t = 0; t < T; t++)
+        for (int h = 0; h < H; h++)
+            sum[t].half[first + h] =
+                is_q4 ? _mm256_mul_ps(total[t][h], _mm256_set1_ps(w->fast_step)) : total[t][h];
+}
+
+// One token keeps both halves in registers; more take one half after the other, the second out of the cache.
+INLINE void panel_rows(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const tc_rounded_row *x,
+                       const int T, const bool is_q4, const uint32_t group, rows16 *sum)
+{
+    if (T == 1) {
+        halves(w, v, panel, x, T, is_q4, group, 0, 2, sum);
+        return;
+    }
+    halves(w, v, panel, x, T, is_q4, group, 0, 1, sum);
+    halves(w, v, panel, x, T, is_q4, group, 1, 1, sum);
+}
+
+INLINE void panel_any(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const tc_rounded_row *x,
+                      const int T, const tc_matrix_type type, rows16 *sum)
+{
+    if (w->form.group == 64)
+        panel_rows(w, v, panel, x, T, type == TC_M_Q4, 64, sum);
+    else
+        panel_rows(w, v, panel, x, T, true, 32, sum);
+}
+
+INLINE void run(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const tc_rows *x, uint32_t n,
+                const tc_matrix_type type, tc_kernel_sink *to)
+{
+    const tc_quant_view v = tc_quant_view_of(w);
+    rows16 sum[TOKENS_MAX];
+    for (uint32_t p = panel0; p < panel1; p++) {
+        uint32_t t = 0;
+        for (; t + 4 <= n; t += 4) {
+            panel_any(w, &v, p, x->rounded + t, 4, type, sum);
+            tc_put(to, w, p, t, 4, sum);
+        }
+        if (t + 2 <= n) {
+            panel_any(w, &v, p, x->rounded + t, 2, type, sum);
+            tc_put(to, w, p, t, 2, sum);
+            t += 2;
+        }
+        if (t < n) {
+            panel_any(w, &v, p, x->rounded + t, 1, type, sum);
+            tc_put(to, w, p, t, 1, sum);
+        }
+    }
+}
+
+TC_KERNEL_PAIR(q4, run, TC_M_Q4)
+TC_KERNEL_PAIR(q8, run, TC_M_Q8)
+
+// Largest magnitude of 64 floats, as bits: whole numbers order as the floats do, and NaN is above all.
+INLINE uint32_t top_bits(const float *x)
+{
+    const __m256i magnitude = _mm256_set1_epi32(INT32_MAX);
+    __m256i top = _mm256_setzero_si256();
+    for (int i = 0; i < TC_SPAN_COLS; i += 8)
+        top = _mm256_max_epu32(top, _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(x + i)), magnitude));
+    __m128i t = _mm_max_epu32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
+    t = _mm_max_epu32(t, _mm_shuffle_epi32(t, 0x4e));
+    t = _mm_max_epu32(t, _mm_shuffle_epi32(t, 0xb1));
+    return (uint32_t)_mm_cvtsi128_si32(t);
+}
+
+INLINE int32_t sum8(__m256i q)
+{
+    __m128i t = _mm_add_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+    t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0x4e));
+    t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0xb1));
+    return _mm_cvtsi128_si32(t);
+}
+
+// 32 numbers of 32 bits to bytes, in order.
+INLINE __m256i pack32(const __m256i *v)
+{
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    __m256i q = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
+    return _mm256_permutevar8x32_epi32(q, order);
+}
+
+static void round_row(const float *x, uint32_t cols, const tc_rounded_row *ret)
+{
+    for (uint32_t s = 0; s < cols / TC_SPAN_COLS; s++, x += TC_SPAN_COLS) {
+        float inverse;
+        ret->scale[s] = tc_rounded_scale(top_bits(x), &inverse);
+        const __m256 factor = _mm256_set1_ps(inverse);
+        const __m256i keep = _mm256_set1_epi32(inverse > 0 ? -1 : 0); // NaN times 0 is not 0
+        for (uint32_t h = 0; h < 2; h++) {
+            __m256i high[4], low[4], sum = _mm256_setzero_si256();
+            for (int i = 0; i < 4; i++) {
+                __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 32 * h + 8 * i), factor));
+                q = _mm256_and_si256(q, keep);
+                high[i] = _mm256_srai_epi32(_mm256_add_epi32(q, _mm256_set1_epi32(8)), 4);
+                low[i] = _mm256_sub_epi32(q, _mm256_slli_epi32(high[i], 4));
+                sum = _mm256_add_epi32(sum, q);
+            }
+            size_t at = (size_t)s * TC_SPAN_COLS + 32 * h;
+            _mm256_storeu_si256((__m256i *)(ret->high + at), pack32(high));
+            _mm256_storeu_si256((__m256i *)(ret->low + at), pack32(low));
+            ret->bias[2 * s + h] = -128 * sum8(sum);
+        }
+    }
+}
+
+const tc_fast_part tc_fast_avx2 = {{matmul_q4, matmul_q8}, {fixed_q4, fixed_q8}, round_row};

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: TC_FAST for AVX-512 without VNNI.
+#include "common/kernels/impl_avx512.h"
+
+INLINE __m512i dot4(__m512i acc, __m512i u, __m512i q)
+{
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(u, q), _mm512_set1_epi16(1)));
+}
+
+#include "common/kernels/fast_avx512.h"
+
+const tc_fast_part tc_fast_avx512 = {{matmul_q4, matmul_q8}, {fixed_q4, fixed_q8}, round_row};

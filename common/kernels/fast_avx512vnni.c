@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: TC_FAST for AVX-512 with VNNI: a dot product of four bytes is one instruction.
+#include "common/kernels/impl_avx512.h"
+
+INLINE __m512i dot4(__m512i acc, __m512i u, __m512i q)
+{
+    return _mm512_dpbusd_epi32(acc, u, q);
+}
+
+#include "common/kernels/fast_avx512.h"
+
+const tc_fast_part tc_fast_avx512vnni = {{matmul_q4, matmul_q8}, {fixed_q4, fixed_q8}, round_row};
