@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: the table of verbs. Each verb is one file.
 #include "cli/cli.h"
+#include "cli/render.h"
 #include "cli/tokenize.h"
 #include "common/base/log.h"
 
@@ -28,6 +29,8 @@ static const struct {
     {"quick-test", tc_cli_quick_test, "MODEL", "one prompt through everything, each stage reported"},
     {"tokenize", tc_cli_tokenize, "TOKENIZER.json",
      "JSON lines {\"text\"} to {\"ids\"}; --decode the other way"},
+    {"render", tc_cli_render, "TEMPLATE.jinja",
+     "JSON lines {\"context\", \"now\"} to {\"text\"}, or to {\"error\"}"},
     {"eval", tc_cli_eval, "MODEL --ids FILE",
      "logits, experts and greedy tokens, for comparison with others"},
     {"bench", tc_cli_bench, "decode|load MODEL", "speed and memory beside the machine's read bandwidth"},

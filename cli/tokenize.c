@@ -4,16 +4,14 @@
 // malformed: one error that names the line, exit code 1.
 #include "cli/tokenize.h"
 #include "cli/cli.h"
+#include "cli/lines.h"
 #include "common/text/tokenizer.h"
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <yyjson.h>
 
 enum {
-    READ_BYTES = 1 << 18,
     WRITE_BYTES = 1 << 18,
     LINE_BYTES_MAX = TC_TEXT_BYTES_MAX * 6 + 65536, // every byte of the longest text written as \u00xx
 };
@@ -23,54 +21,6 @@ typedef struct options {
     bool decode, skip_special;
     tc_special special;
 } options;
-
-typedef struct reader {
-    char *data;
-    size_t begin, end, capacity, line;
-    bool eof;
-} reader;
-
-// Next line without its newline, in the reader's own memory. *ret_line is NULL at the end of the input.
-static tc_status next_line(reader *r, char **ret_line, size_t *ret_bytes, tc_error *e)
-{
-    size_t seen = 0;
-    for (;;) {
-        char *start = r->data + r->begin, *stop = NULL;
-        if (r->end > r->begin + seen) stop = memchr(start + seen, '\n', r->end - r->begin - seen);
-        seen = r->end - r->begin;
-        if (stop || (r->eof && seen)) {
-            *ret_line = start;
-            *ret_bytes = stop ? (size_t)(stop - start) : seen;
-            r->begin += *ret_bytes + (stop != NULL);
-            r->line++;
-            return *ret_bytes <= LINE_BYTES_MAX
-                       ? TC_OK
-                       : tc_fail(e, TC_LIMIT, "longer than %d bytes", LINE_BYTES_MAX);
-        }
-        if (r->eof) {
-            *ret_line = NULL;
-            return TC_OK;
-        }
-        if (seen > LINE_BYTES_MAX) {
-            r->line++;
-            return tc_fail(e, TC_LIMIT, "longer than %d bytes", LINE_BYTES_MAX);
-        }
-        if (r->begin) memmove(r->data, start, seen);
-        r->begin = 0, r->end = seen;
-        if (r->capacity - r->end < READ_BYTES) {
-            char *grown = realloc(r->data, r->capacity * 2 + READ_BYTES);
-            if (!grown) return tc_fail(e, TC_NOMEM, "out of memory");
-            r->data = grown;
-            r->capacity = r->capacity * 2 + READ_BYTES;
-        }
-        ssize_t n;
-        do n = read(STDIN_FILENO, r->data + r->end, r->capacity - r->end);
-        while (n < 0 && errno == EINTR);
-        if (n < 0) return tc_fail_errno(e, TC_IO, "reading standard input");
-        r->eof = n == 0;
-        r->end += (size_t)n;
-    }
-}
 
 static void put_ids(const tc_ids *ids)
 {
@@ -147,14 +97,14 @@ static tc_status one_line(const tc_tokenizer *t, const options *o, char *line, s
     return status;
 }
 
-static tc_status run(const tc_tokenizer *t, const options *o, reader *r, tc_error *e)
+static tc_status run(const tc_tokenizer *t, const options *o, tc_lines *r, tc_error *e)
 {
     tc_ids ids = {0};
     tc_status status = TC_OK;
     for (;;) {
         char *line = NULL;
         size_t bytes = 0;
-        status = next_line(r, &line, &bytes, e);
+        status = tc_lines_next(r, &line, &bytes, e);
         if (status != TC_OK || !line) break;
         status = one_line(t, o, line, bytes, &ids, e);
         if (status != TC_OK) break;
@@ -200,7 +150,7 @@ int tc_cli_tokenize(int argc, char **argv)
 
     tc_error e = {0};
     tc_tokenizer *t = NULL;
-    reader r = {0};
+    tc_lines r = {.line_bytes_max = LINE_BYTES_MAX};
     if (tc_tokenizer_load(o.path, &t, &e) != TC_OK) return tc_cli_fail(&e);
     static char buffer[WRITE_BYTES]; // stdout keeps it until the process ends
     setvbuf(stdout, buffer, _IOFBF, sizeof buffer);
@@ -209,7 +159,7 @@ int tc_cli_tokenize(int argc, char **argv)
     // What was right before a bad line is still given out.
     else if (fflush(stdout) != 0 || ferror(stdout))
         status = tc_fail(&e, TC_IO, "writing standard output failed");
-    free(r.data);
+    tc_lines_free(&r);
     tc_tokenizer_free(t);
     return status == TC_OK ? 0 : tc_cli_fail(&e);
 }
