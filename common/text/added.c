@@ -42,12 +42,18 @@ static uint32_t lower(const tc_added_set *set, uint32_t low, uint32_t high, size
     return low;
 }
 
-static const tc_added *longest_at(const tc_added_set *set, const uint8_t *text, size_t bytes)
+// The longest pattern at `text`. A special one of more than `special_bytes` bytes does not count, unless
+// `*ret_barred` is to have it.
+static const tc_added *longest_at(const tc_added_set *set, const uint8_t *text, size_t bytes,
+                                  size_t special_bytes, const tc_added **ret_barred)
 {
     const tc_added *found = NULL;
     uint32_t low = set->first[text[0]], high = set->first[text[0] + 1];
     for (size_t depth = 1; low < high; depth++) {
-        if (set->items[low]->pattern_bytes == depth) found = set->items[low++];
+        if (set->items[low]->pattern_bytes == depth) {
+            const tc_added *item = set->items[low++];
+            *(item->special && depth > special_bytes ? ret_barred : &found) = item;
+        }
         if (depth == bytes || low == high) break;
         high = lower(set, low, high, depth, text[depth] + 1u);
         low = lower(set, low, high, depth, text[depth]);
@@ -86,6 +92,33 @@ static bool stands_alone(const tc_added_scan *s, size_t start, size_t stop)
     return stop == s->bytes || !(tc_char_flags(tc_utf8_get(s->text + stop, &step)) & TC_CHAR_WORD);
 }
 
+// How many bytes from `at` on are no data.
+static size_t template_bytes(tc_added_scan *s)
+{
+    while (s->data_at < s->data_count && s->data[s->data_at].end <= s->at) s->data_at++;
+    if (s->data_at == s->data_count) return s->bytes - s->at;
+    size_t begin = s->data[s->data_at].begin;
+    return begin > s->at ? begin - s->at : 0;
+}
+
+// The match at `at`. NULL: none, or one that must not be; then *ret_skip bytes are used up. A special token
+// that is all data is used up as a whole, as the library does it; one that reaches into template text is not,
+// so that no data can swallow the beginning of a real special token.
+static const tc_added *match_at(tc_added_scan *s, size_t *ret_skip)
+{
+    const tc_added *barred = NULL, *found;
+    size_t room = s->data ? template_bytes(s) : SIZE_MAX;
+    found = longest_at(s->set, s->text + s->at, s->bytes - s->at, room, &barred);
+    *ret_skip = 1;
+    if (!barred) return found;
+    if (room == 0 && s->at + barred->pattern_bytes <= s->data[s->data_at].end &&
+        (!found || found->pattern_bytes < barred->pattern_bytes)) {
+        *ret_skip = barred->pattern_bytes;
+        return NULL;
+    }
+    return found;
+}
+
 void tc_added_next(tc_added_scan *s, size_t *ret_begin, size_t *ret_end, const tc_added **ret)
 {
     const uint32_t *first = s->set->first;
@@ -93,9 +126,10 @@ void tc_added_next(tc_added_scan *s, size_t *ret_begin, size_t *ret_end, const t
     for (;;) {
         while (s->at < s->bytes && first[s->text[s->at]] == first[s->text[s->at] + 1]) s->at++;
         if (s->at == s->bytes) break;
-        const tc_added *found = longest_at(s->set, s->text + s->at, s->bytes - s->at);
+        size_t skip;
+        const tc_added *found = match_at(s, &skip);
         if (!found) {
-            s->at++;
+            s->at += skip;
             continue;
         }
         size_t start = s->at, stop = start + found->pattern_bytes;

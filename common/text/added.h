@@ -29,6 +29,9 @@ typedef struct tc_added_scan {
     size_t bytes, at, done;      // search goes on at `at`; text before `done` has been given out
     size_t space_from, space_to; // white space measured by the last rstrip
     bool as_text;
+    // Ranges of the text in which no special token may have a byte (as_text then only bars those).
+    const tc_text_span *data;
+    size_t data_count, data_at; // data_at: the first range that ends behind `at`
 } tc_added_scan;
 
 // Next added token of the text. [*ret_begin, *ret_end) is the plain text before it (may be empty). At the end

@@ -46,6 +46,12 @@ static tc_tv attribute(tc_tr *r, tc_tv object, const tc_ts *name, int method)
     case TC_TV_CYCLER:
         if (tc_ts_is(name, "current")) return object.cycle->items->items[object.cycle->at];
         break;
+    case TC_TV_INT:
+    case TC_TV_BOOL:
+    case TC_TV_FLOAT:
+        if (tc_ts_is(name, "real")) return object.kind == TC_TV_BOOL ? tc_tv_int(object.b) : object;
+        if (tc_ts_is(name, "imag")) return object.kind == TC_TV_FLOAT ? tc_tv_float(0) : tc_tv_int(0);
+        break;
     default:
         break;
     }

@@ -4,6 +4,7 @@
 #include "common/text/template_value.h"
 #include "common/text/utf8.h"
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { LIST_MIN = 8, DICT_MIN = 4, INDEX_FROM = 9, HASH_DEPTH = 16 };
@@ -43,6 +44,25 @@ tc_tv tc_tlb_generator(tc_tr *r, tc_tlb *b, const char *type)
     if (!g || !l) return TC_TV_OF(TC_TV_ERROR);
     *g = (tc_tgen){.list = l, .type = type};
     return (tc_tv){.kind = TC_TV_GENERATOR, .gen = g};
+}
+
+tc_tv tc_tlb_failed_generator(tc_tr *r, tc_tlb *b)
+{
+    if (r->status != TC_FORMAT || !r->message) return TC_TV_OF(TC_TV_ERROR);
+    char *kind = tc_arena_alloc(&r->arena, sizeof r->kind),
+         *message = tc_arena_alloc(&r->arena, r->message_bytes + 1);
+    if (!kind || !message) return TC_TV_OF(TC_TV_ERROR);
+    memcpy(kind, r->kind, sizeof r->kind);
+    memcpy(message, r->message, r->message_bytes + 1);
+    free(r->message);
+    r->message = NULL;
+    r->message_bytes = 0;
+    r->failed = false;
+    r->status = TC_OK;
+    r->kind[0] = '\0';
+    tc_tv v = tc_tlb_generator(r, b, "generator");
+    if (!TC_TV_FAILED(v)) v.gen->error = kind, v.gen->message = message;
+    return v;
 }
 
 tc_tv tc_tv_pair(tc_tr *r, tc_tv a, tc_tv b)
@@ -242,7 +262,7 @@ bool tc_titer_next(tc_tr *r, tc_titer *it, tc_tv *ret)
     case TC_TV_STR:
         if (it->at >= of.s->bytes) return false;
         tc_utf8_get(of.s->data + it->at, &step);
-        *ret = tc_tv_substr(r, of.s, it->at, it->at + step);
+        *ret = tc_tv_as_markup(r, tc_tv_substr(r, of.s, it->at, it->at + step), false);
         it->at += step;
         return !TC_TV_FAILED(*ret);
     case TC_TV_LIST:
@@ -263,7 +283,11 @@ bool tc_titer_next(tc_tr *r, tc_titer *it, tc_tv *ret)
         *ret = tc_tv_int(of.range->start + (int64_t)it->at++ * of.range->step);
         return true;
     case TC_TV_GENERATOR:
-        if (of.gen->at >= of.gen->list->count) return false;
+        if (of.gen->at >= of.gen->list->count) {
+            if (of.gen->error) tc_tr_fail(r, of.gen->error, "%s", of.gen->message);
+            of.gen->error = NULL;
+            return false;
+        }
         *ret = of.gen->list->items[of.gen->at++];
         return true;
     default:

@@ -110,7 +110,8 @@ static tc_tv eval_getitem(tc_tr *r, tc_tframe *f, const tc_tn *n)
         return TC_TV_FAILED(key) ? key : tc_tv_getitem(r, object, key);
     }
     tc_tv start = eval_part(r, f, n->b->a), stop = eval_part(r, f, n->b->b), step = eval_part(r, f, n->b->c);
-    return r->failed ? TC_TV_OF(TC_TV_ERROR) : tc_tv_slice(r, object, start, stop, step);
+    if (r->failed) return TC_TV_OF(TC_TV_ERROR);
+    return tc_tv_slice(r, object, start, stop, step);
 }
 
 // ---- calls

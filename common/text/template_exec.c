@@ -130,13 +130,21 @@ static tc_flow exec_set_block(tc_tr *r, tc_tframe *f, const tc_tn *n)
     return !TC_TV_FAILED(v) && tc_tr_assign(r, f, n->a, v) ? TC_FLOW_NEXT : TC_FLOW_FAILED;
 }
 
+// What a filter block or a call block gives goes out as it is: only a string can.
+static tc_flow write_string(tc_tr *r, tc_tv v)
+{
+    if (TC_TV_FAILED(v)) return TC_FLOW_FAILED;
+    if (v.kind == TC_TV_STR) return tc_tsb_str(r, r->out, v.s) ? TC_FLOW_NEXT : TC_FLOW_FAILED;
+    tc_tr_fail(r, "TypeError", "sequence item 0: expected str instance, %s found", tc_tv_type(v));
+    return TC_FLOW_FAILED;
+}
+
 static tc_flow exec_filter_block(tc_tr *r, tc_tframe *f, const tc_tn *n)
 {
     tc_tv v;
     tc_flow flow = capture(r, f, n, &v);
     if (flow != TC_FLOW_NEXT) return flow;
-    v = tc_tr_filter(r, f, n->a, v);
-    return !TC_TV_FAILED(v) && tc_tv_print(r, r->out, v) ? TC_FLOW_NEXT : TC_FLOW_FAILED;
+    return write_string(r, tc_tr_filter(r, f, n->a, v));
 }
 
 static tc_flow exec_with(tc_tr *r, tc_tframe *f, const tc_tn *n)
@@ -174,8 +182,7 @@ static tc_flow exec_call_block(tc_tr *r, tc_tframe *f, const tc_tn *n)
     }
     with.names[args.named] = &caller;
     with.values[with.named++] = macro;
-    tc_tv v = tc_tr_call(r, callee, &with);
-    return !TC_TV_FAILED(v) && tc_tv_print(r, r->out, v) ? TC_FLOW_NEXT : TC_FLOW_FAILED;
+    return write_string(r, tc_tr_call(r, callee, &with));
 }
 
 static tc_flow exec(tc_tr *r, tc_tframe *f, const tc_tn *n)

@@ -111,9 +111,12 @@ static bool parse_float(const tc_ts *s, double *ret)
 static tc_tv truncated(tc_tr *r, double f, tc_tv otherwise)
 {
     if (isnan(f) || isinf(f)) return otherwise;
-    if (fabs(f) >= 9.2e18)
-        return tc_tr_fail(r, "OverflowError", "integers beyond 64 bits are not implemented");
-    return tc_tv_int((int64_t)f);
+    if (fabs(f) < 9.2e18) return tc_tv_int((int64_t)f);
+    char digits[NUMBER_TEXT_MAX];
+    snprintf(digits, sizeof digits, "%.0f", f);
+    tc_tv big = tc_tv_text(r, digits);
+    if (!TC_TV_FAILED(big)) big.kind = TC_TV_BIG;
+    return big;
 }
 
 static tc_tv filter_int(tc_tr *r, tc_tv v, tc_tv *p)

@@ -86,9 +86,12 @@ tc_tv tc_filter_items(tc_tr *r, tc_tv v, tc_tv *p)
     tc_tlb b = {0};
     (void)p;
     if (v.kind == TC_TV_UNDEFINED) return tc_tlb_generator(r, &b, "generator");
-    if (v.kind != TC_TV_DICT) return tc_tr_fail(r, "TypeError", "Can only get item pairs from a mapping.");
+    if (v.kind != TC_TV_DICT) {
+        tc_tr_fail(r, "TypeError", "Can only get item pairs from a mapping.");
+        return tc_tlb_failed_generator(r, &b);
+    }
     v.kind = TC_TV_VIEW, v.sub = 'i';
-    return tc_tv_collect(r, v, &b) ? tc_tlb_generator(r, &b, "generator") : failed();
+    return tc_tv_collect(r, v, &b) ? tc_tlb_generator(r, &b, "generator") : tc_tlb_failed_generator(r, &b);
 }
 
 tc_tv tc_filter_first(tc_tr *r, tc_tv v, tc_tv *p)
@@ -114,8 +117,8 @@ tc_tv tc_filter_last(tc_tr *r, tc_tv v, tc_tv *p)
     if (v.kind == TC_TV_LIST || v.kind == TC_TV_TUPLE)
         return v.l->count ? v.l->items[v.l->count - 1]
                           : tc_tv_undefined_hint(r, "No last item, sequence was empty.");
-    if (v.kind == TC_TV_UNDEFINED) return tc_tv_undefined_error(r, v);
-    if (!reversible(v)) return tc_tr_fail(r, "TypeError", "'%s' object is not reversible", tc_tv_type(v));
+    if (v.kind != TC_TV_UNDEFINED && !reversible(v))
+        return tc_tr_fail(r, "TypeError", "'%s' object is not reversible", tc_tv_type(v));
     if (!tc_tv_collect(r, v, &b)) return failed();
     return b.count ? b.items[b.count - 1] : tc_tv_undefined_hint(r, "No last item, sequence was empty.");
 }
@@ -126,7 +129,6 @@ tc_tv tc_filter_reverse(tc_tr *r, tc_tv v, tc_tv *p)
     (void)p;
     if (v.kind == TC_TV_STR)
         return tc_tv_slice(r, v, TC_TV_OF(TC_TV_NONE), TC_TV_OF(TC_TV_NONE), tc_tv_int(-1));
-    if (v.kind == TC_TV_UNDEFINED) return tc_tv_undefined_error(r, v);
     if (!tc_tv_iterable(v)) return tc_tr_fail(r, "FilterArgumentError", "argument must be iterable");
     if (!tc_tv_collect(r, v, &b)) return failed();
     for (size_t i = 0; b.count && i < b.count - 1 - i; i++) {
@@ -219,7 +221,8 @@ tc_tv tc_filter_map(tc_tr *r, tc_tv v, tc_targs *args)
     tc_titer it;
     tc_tv item;
     if (!tc_tv_truth(v)) return tc_tlb_generator(r, &b, "generator");
-    if (!prepare_map(r, args, &at, &filter) || !tc_titer_begin(r, v, &it)) return failed();
+    if (!prepare_map(r, args, &at, &filter) || !tc_titer_begin(r, v, &it))
+        return tc_tlb_failed_generator(r, &b);
     while (tc_titer_next(r, &it, &item)) {
         if (filter >= 0) {
             tc_targs rest = rest_of(args, 1);
@@ -227,9 +230,9 @@ tc_tv tc_filter_map(tc_tr *r, tc_tv v, tc_targs *args)
         } else {
             item = follow(r, &at, item);
         }
-        if (TC_TV_FAILED(item) || !tc_tlb_push(r, &b, item)) return failed();
+        if (TC_TV_FAILED(item) || !tc_tlb_push(r, &b, item)) return tc_tlb_failed_generator(r, &b);
     }
-    return r->failed ? failed() : tc_tlb_generator(r, &b, "generator");
+    return r->failed ? tc_tlb_failed_generator(r, &b) : tc_tlb_generator(r, &b, "generator");
 }
 
 tc_tv tc_filter_select(tc_tr *r, tc_tv v, tc_targs *args, bool attribute, bool wanted)
@@ -241,25 +244,27 @@ tc_tv tc_filter_select(tc_tr *r, tc_tv v, tc_targs *args, bool attribute, bool w
     tc_titer it;
     tc_tv item;
     if (!tc_tv_truth(v)) return tc_tlb_generator(r, &b, "generator");
-    if (attribute && args->count == 0)
-        return tc_tr_fail(r, "FilterArgumentError", "Missing parameter for attribute name");
-    if (attribute && !parse_path(r, args->items[0], &at)) return failed();
+    if (attribute && args->count == 0) {
+        tc_tr_fail(r, "FilterArgumentError", "Missing parameter for attribute name");
+        return tc_tlb_failed_generator(r, &b);
+    }
+    if (attribute && !parse_path(r, args->items[0], &at)) return tc_tlb_failed_generator(r, &b);
     if (args->count > used) {
         test = find_by_name(r, args->items[used++], "test", tc_test_find);
-        if (test < 0) return failed();
+        if (test < 0) return tc_tlb_failed_generator(r, &b);
     }
-    if (!tc_titer_begin(r, v, &it)) return failed();
+    if (!tc_titer_begin(r, v, &it)) return tc_tlb_failed_generator(r, &b);
     while (tc_titer_next(r, &it, &item)) {
         tc_tv looked = attribute ? follow(r, &at, item) : item;
-        if (TC_TV_FAILED(looked)) return failed();
+        if (TC_TV_FAILED(looked)) return tc_tlb_failed_generator(r, &b);
         if (test >= 0) {
             tc_targs rest = rest_of(args, used);
             looked = tc_test_call(r, test, looked, &rest);
-            if (TC_TV_FAILED(looked)) return failed();
+            if (TC_TV_FAILED(looked)) return tc_tlb_failed_generator(r, &b);
         }
-        if (tc_tv_truth(looked) == wanted && !tc_tlb_push(r, &b, item)) return failed();
+        if (tc_tv_truth(looked) == wanted && !tc_tlb_push(r, &b, item)) return tc_tlb_failed_generator(r, &b);
     }
-    return r->failed ? failed() : tc_tlb_generator(r, &b, "generator");
+    return r->failed ? tc_tlb_failed_generator(r, &b) : tc_tlb_generator(r, &b, "generator");
 }
 
 // ---- sorting
@@ -411,15 +416,16 @@ tc_tv tc_filter_unique(tc_tr *r, tc_tv v, tc_tv *p)
     tc_titer it;
     tc_tv item;
     tc_td *seen = tc_td_new(r, 8);
-    if (!seen || !parse_path(r, p[1], &at) || !tc_titer_begin(r, v, &it)) return failed();
+    if (!seen || !parse_path(r, p[1], &at) || !tc_titer_begin(r, v, &it))
+        return tc_tlb_failed_generator(r, &b);
     while (tc_titer_next(r, &it, &item)) {
         tc_tv key = follow(r, &at, item);
-        if (TC_TV_FAILED(key)) return failed();
+        if (TC_TV_FAILED(key)) return tc_tlb_failed_generator(r, &b);
         uint32_t before = seen->count;
-        if (!tc_td_set(r, seen, key, tc_tv_bool(true))) return failed();
-        if (seen->count > before && !tc_tlb_push(r, &b, item)) return failed();
+        if (!tc_td_set(r, seen, key, tc_tv_bool(true))) return tc_tlb_failed_generator(r, &b);
+        if (seen->count > before && !tc_tlb_push(r, &b, item)) return tc_tlb_failed_generator(r, &b);
     }
-    return r->failed ? failed() : tc_tlb_generator(r, &b, "generator");
+    return r->failed ? tc_tlb_failed_generator(r, &b) : tc_tlb_generator(r, &b, "generator");
 }
 
 tc_tv tc_filter_sum(tc_tr *r, tc_tv v, tc_tv *p)
@@ -454,15 +460,16 @@ tc_tv tc_filter_batch(tc_tr *r, tc_tv v, tc_tv *p)
     tc_tlb rows = {0}, row = {0};
     tc_titer it;
     tc_tv item;
-    if (!tc_tv_index(r, p[0], &size) || !tc_titer_begin(r, v, &it)) return failed();
+    if (!tc_tv_index(r, p[0], &size) || !tc_titer_begin(r, v, &it)) return tc_tlb_failed_generator(r, &rows);
     while (tc_titer_next(r, &it, &item)) {
-        if ((int64_t)row.count == size && !push_list(r, &rows, &row)) return failed();
-        if (!tc_tlb_push(r, &row, item)) return failed();
+        if ((int64_t)row.count == size && !push_list(r, &rows, &row))
+            return tc_tlb_failed_generator(r, &rows);
+        if (!tc_tlb_push(r, &row, item)) return tc_tlb_failed_generator(r, &rows);
     }
-    if (r->failed) return failed();
+    if (r->failed) return tc_tlb_failed_generator(r, &rows);
     while (row.count && given(p[1]) && (int64_t)row.count < size)
-        if (!tc_tlb_push(r, &row, p[1])) return failed();
-    if (row.count && !push_list(r, &rows, &row)) return failed();
+        if (!tc_tlb_push(r, &row, p[1])) return tc_tlb_failed_generator(r, &rows);
+    if (row.count && !push_list(r, &rows, &row)) return tc_tlb_failed_generator(r, &rows);
     return tc_tlb_generator(r, &rows, "generator");
 }
 
@@ -470,16 +477,21 @@ tc_tv tc_filter_slice(tc_tr *r, tc_tv v, tc_tv *p)
 {
     int64_t slices;
     tc_tlb items = {0}, columns = {0};
-    if (!tc_tv_index(r, p[0], &slices) || !tc_tv_collect(r, v, &items)) return failed();
-    if (slices == 0) return tc_tr_fail(r, "ZeroDivisionError", "integer division or modulo by zero");
+    if (!tc_tv_index(r, p[0], &slices) || !tc_tv_collect(r, v, &items))
+        return tc_tlb_failed_generator(r, &columns);
+    if (slices == 0) {
+        tc_tr_fail(r, "ZeroDivisionError", "integer division or modulo by zero");
+        return tc_tlb_failed_generator(r, &columns);
+    }
     size_t at = 0, extra = slices > 0 ? items.count % (size_t)slices : 0;
     for (int64_t i = 0; i < slices; i++) {
         tc_tlb column = {0};
         size_t size = items.count / (size_t)slices + ((size_t)i < extra);
         for (size_t k = 0; k < size; k++)
-            if (!tc_tlb_push(r, &column, items.items[at++])) return failed();
-        if (given(p[1]) && (size_t)i >= extra && !tc_tlb_push(r, &column, p[1])) return failed();
-        if (!push_list(r, &columns, &column)) return failed();
+            if (!tc_tlb_push(r, &column, items.items[at++])) return tc_tlb_failed_generator(r, &columns);
+        if (given(p[1]) && (size_t)i >= extra && !tc_tlb_push(r, &column, p[1]))
+            return tc_tlb_failed_generator(r, &columns);
+        if (!push_list(r, &columns, &column)) return tc_tlb_failed_generator(r, &columns);
     }
     return tc_tlb_generator(r, &columns, "generator");
 }

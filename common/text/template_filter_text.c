@@ -172,9 +172,9 @@ tc_tv tc_filter_truncate(tc_tr *r, tc_tv v, tc_tv *p)
     int64_t keep = length - (int64_t)tc_ts_chars(end.s);
     if (keep < 0 || leeway < 0)
         return tc_tr_fail(r, "AssertionError", "truncate: length or leeway is too small");
-    if (v.kind == TC_TV_UNDEFINED) return v;
+    tc_tv size = tc_tv_length(r, v);
+    if (TC_TV_FAILED(size) || size.i <= length + leeway) return TC_TV_FAILED(size) ? size : v;
     if (v.kind != TC_TV_STR) return tc_tr_fail(r, "TypeError", "truncate: not a string");
-    if ((int64_t)tc_ts_chars(v.s) <= length + leeway) return v;
     size_t to = tc_ts_offset(v.s, (size_t)keep);
     const uint8_t *blank = tc_tv_truth(p[1]) ? NULL : memrchr(v.s->data, ' ', to);
     if (blank) to = (size_t)(blank - v.s->data);

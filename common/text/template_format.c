@@ -257,7 +257,6 @@ tc_tv tc_percent_format(tc_tr *r, tc_tv format, tc_tv values)
     const tc_ts *f = format.s;
     percent q = {f->data, f->data + f->bytes, values, 0, false};
     tc_tsb b = {0};
-    if (values.kind == TC_TV_UNDEFINED) return tc_tv_undefined_error(r, values);
     while (q.p < q.end) {
         const uint8_t *sign = memchr(q.p, '%', (size_t)(q.end - q.p)), *stop = sign ? sign : q.end;
         if (!tc_tsb_substr(r, &b, f, (size_t)(q.p - f->data), (size_t)(stop - f->data)))
@@ -267,7 +266,8 @@ tc_tv tc_percent_format(tc_tr *r, tc_tv format, tc_tv values)
     }
     bool tuple = values.kind == TC_TV_TUPLE;
     bool left = tuple ? q.next < values.l->count
-                      : q.next == 0 && values.kind != TC_TV_DICT && values.kind != TC_TV_LIST;
+                      : q.next == 0 && values.kind != TC_TV_DICT && values.kind != TC_TV_LIST &&
+                            values.kind != TC_TV_UNDEFINED;
     if (left && !q.mapping)
         return tc_tr_fail(r, "TypeError", "not all arguments converted during string formatting");
     return tc_tv_as_markup(r, tc_tsb_take(r, &b), f->markup);

@@ -4,6 +4,7 @@
 #include "common/text/template_run.h"
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { EQUAL_DEPTH_MAX = TC_TEMPLATE_DATA_DEPTH_MAX * 2 };
@@ -225,8 +226,19 @@ static int compare_strings(const tc_ts *a, const tc_ts *b)
     return order ? (order > 0) - (order < 0) : (a->bytes > b->bytes) - (a->bytes < b->bytes);
 }
 
+// What is beyond 64 bits only has to be told from smaller numbers.
+static tc_tv big_as_float(tc_tv v)
+{
+    char digits[64];
+    if (v.kind != TC_TV_BIG) return v;
+    snprintf(digits, sizeof digits, "%.*s", (int)(v.s->bytes < 63 ? v.s->bytes : 63),
+             (const char *)v.s->data);
+    return tc_tv_float(strtod(digits, NULL));
+}
+
 bool tc_tv_compare(tc_tr *r, tc_tv a, tc_tv b, const char *op, int *ret)
 {
+    if (a.kind != b.kind) a = big_as_float(a), b = big_as_float(b);
     if (tc_tv_is_number(a) && tc_tv_is_number(b)) {
         if (a.kind != TC_TV_FLOAT && b.kind != TC_TV_FLOAT) {
             *ret = (integer(a) > integer(b)) - (integer(a) < integer(b));

@@ -73,11 +73,7 @@ static bool split_space(tc_tr *r, const tc_ts *s, int64_t max, tc_tlb *b)
         while (at < s->bytes && tc_py_space(tc_utf8_get(s->data + at, &step))) at += step;
         if (at == s->bytes) return true;
         size_t from = at;
-        if (max-- == 0) { // the rest, without the space at its end
-            size_t to = s->bytes;
-            while (to > from && tc_py_space(tc_utf8_get(s->data + before(s, to), &step))) to = before(s, to);
-            return push_part(r, b, s, from, to);
-        }
+        if (max-- == 0) return push_part(r, b, s, from, s->bytes);
         while (at < s->bytes && !tc_py_space(tc_utf8_get(s->data + at, &step))) at += step;
         if (!push_part(r, b, s, from, at)) return false;
     }
@@ -99,11 +95,7 @@ static bool rsplit_space(tc_tr *r, const tc_ts *s, int64_t max, tc_tlb *b)
         while (at > 0 && tc_py_space(tc_utf8_get(s->data + before(s, at), &step))) at = before(s, at);
         if (at == 0) return true;
         size_t to = at;
-        if (max-- == 0) {
-            size_t from = 0;
-            while (from < to && tc_py_space(tc_utf8_get(s->data + from, &step))) from += step;
-            return push_part(r, b, s, from, to);
-        }
+        if (max-- == 0) return push_part(r, b, s, 0, to);
         while (at > 0 && !tc_py_space(tc_utf8_get(s->data + before(s, at), &step))) at = before(s, at);
         if (!push_part(r, b, s, at, to)) return false;
     }

@@ -119,6 +119,7 @@ typedef struct tc_tgen {
     const tc_tl *list;
     size_t at;
     const char *type;
+    const char *error, *message; // raised behind the last item: Python would have met it there
 } tc_tgen;
 
 typedef struct tc_tmethod {
@@ -229,6 +230,8 @@ typedef struct tc_tlb {
 bool tc_tlb_push(tc_tr *r, tc_tlb *b, tc_tv v);
 tc_tv tc_tlb_take(tc_tr *r, tc_tlb *b, tc_tv_kind kind); // LIST or TUPLE
 tc_tv tc_tlb_generator(tc_tr *r, tc_tlb *b, const char *type);
+// The same after an error: a generator that raises it when its items are used up. Limits stay errors.
+tc_tv tc_tlb_failed_generator(tc_tr *r, tc_tlb *b);
 tc_tv tc_tv_pair(tc_tr *r, tc_tv a, tc_tv b); // a tuple
 
 tc_td *tc_td_new(tc_tr *r, size_t capacity);

@@ -53,6 +53,9 @@ typedef struct encoder {
     tc_bytes normal;
     tc_bpe_scratch scratch;
     tc_ids *ids;
+    const tc_text_span *data; // NULL: the text has one origin
+    size_t data_count;
+    tc_text_span *piece; // the ranges that fall into the piece at hand, moved to its beginning
 } encoder;
 
 static tc_status encode_plain(encoder *en, const uint8_t *text, size_t bytes)
@@ -66,12 +69,41 @@ static tc_status encode_plain(encoder *en, const uint8_t *text, size_t bytes)
     return TC_OK;
 }
 
-// A piece between the added tokens of the raw text.
-static tc_status encode_piece(encoder *en, const uint8_t *text, size_t bytes)
+// The ranges of data within a piece of the text; all of it counts as data when any does and normalisation
+// moved its bytes.
+static size_t piece_spans(encoder *en, size_t begin, size_t end, bool moved, size_t bytes)
+{
+    size_t count = 0, low = 0, high = en->data_count;
+    while (low < high) { // the first range that ends behind `begin`
+        size_t middle = low + (high - low) / 2;
+        if (en->data[middle].end <= begin)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    for (size_t i = low; i < en->data_count && en->data[i].begin < end; i++) {
+        const tc_text_span *s = &en->data[i];
+        en->piece[count++] =
+            (tc_text_span){s->begin > begin ? s->begin - begin : 0, (s->end < end ? s->end : end) - begin};
+    }
+    if (!moved || count == 0) return count;
+    en->piece[0] = (tc_text_span){0, bytes};
+    return 1;
+}
+
+// A piece between the added tokens of the raw text, which begins at `at`.
+static tc_status encode_piece(encoder *en, const uint8_t *text, size_t bytes, size_t at)
 {
     if (bytes == 0) return TC_OK;
+    const uint8_t *raw = text;
+    size_t raw_bytes = bytes;
     if (en->t->nfc) TC_TRY(tc_nfc(text, bytes, &en->normal, &text, &bytes));
     tc_added_scan scan = {.set = &en->t->normalized, .text = text, .bytes = bytes, .as_text = en->as_text};
+    if (en->data) {
+        scan.as_text = false;
+        scan.data = en->piece;
+        scan.data_count = piece_spans(en, at, at + raw_bytes, text != raw, bytes);
+    }
     const tc_added *found = NULL;
     do {
         size_t begin, end;
@@ -86,10 +118,14 @@ static tc_status encode_valid(encoder *en, const uint8_t *text, size_t bytes)
 {
     tc_added_scan scan = {.set = &en->t->raw, .text = text, .bytes = bytes, .as_text = en->as_text};
     const tc_added *found = NULL;
+    if (en->data) {
+        scan.as_text = false;
+        scan.data = en->data, scan.data_count = en->data_count;
+    }
     do {
         size_t begin, end;
         tc_added_next(&scan, &begin, &end, &found);
-        TC_TRY(encode_piece(en, text + begin, end - begin));
+        TC_TRY(encode_piece(en, text + begin, end - begin, begin));
         if (found) TC_TRY(tc_ids_push(en->ids, found->id));
     } while (found);
     return TC_OK;
@@ -128,6 +164,34 @@ out:
     tc_bpe_scratch_free(&en.scratch);
     free(en.normal.data);
     free(repaired.data);
+    if (status == TC_OK) return TC_OK;
+    ids->count = before;
+    return tc_fail(e, status, "encoding a text of %zu bytes: %s", bytes, tc_status_text(status));
+}
+
+tc_status tc_tokenizer_encode_spans(const tc_tokenizer *t, const char *text, size_t bytes,
+                                    const tc_text_span *data, size_t data_count, tc_ids *ids, tc_error *e)
+{
+    tc_status status = TC_OK;
+    size_t before = ids->count, last = 0;
+    static const tc_text_span none;
+    encoder en = {
+        .t = t, .as_text = true, .ids = ids, .data = data_count ? data : &none, .data_count = data_count};
+    if (bytes > TC_TEXT_BYTES_MAX)
+        return tc_fail(e, TC_LIMIT, "text: %zu bytes, at most %d", bytes, TC_TEXT_BYTES_MAX);
+    if (tc_utf8_valid_bytes(text, bytes) != bytes)
+        return tc_fail(e, TC_ARGUMENT, "text with ranges: not UTF-8");
+    for (size_t i = 0; i < data_count; last = data[i++].end)
+        if (data[i].begin < last || data[i].end <= data[i].begin || data[i].end > bytes)
+            return tc_fail(e, TC_ARGUMENT, "range %zu of the text: not in order, empty, or beyond its end",
+                           i);
+    en.piece = malloc((data_count + 1) * sizeof *en.piece);
+    if (!en.piece) TC_GOTO(TC_NOMEM);
+    TC_GOTO(encode_valid(&en, (const uint8_t *)text, bytes));
+out:
+    tc_bpe_scratch_free(&en.scratch);
+    free(en.normal.data);
+    free(en.piece);
     if (status == TC_OK) return TC_OK;
     ids->count = before;
     return tc_fail(e, status, "encoding a text of %zu bytes: %s", bytes, tc_status_text(status));
