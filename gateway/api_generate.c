@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: the project's own dialect: POST /api/v1/generate (JSON or NDJSON lines) and /api/v1/generate/batch.
-#include "gateway/job.h"
+#include "gateway/openai.h"
 #include "gateway/routes.h"
 
 #include <inttypes.h>
@@ -24,7 +24,7 @@ static void rate(tc_buffer *out, uint32_t tokens, double seconds)
 }
 
 // "tokens_generated":...,"finish_reason":... without braces.
-static void counts(tc_buffer *out, const tc_request *r)
+static void counts(const tc_job *job, tc_buffer *out, const tc_request *r)
 {
     rate(out, r->tokens, seconds_of(r->end_us - r->start_us));
     tc_buffer_format(out, ",\"prompt_tokens\":%u,\"finish_reason\":\"%s\"", r->prompt_tokens, finish_text(r));
@@ -36,9 +36,10 @@ static void counts(tc_buffer *out, const tc_request *r)
     tc_buffer_json_number(out, seconds_of(r->usage.prefill_us));
     tc_buffer_text(out, ",\"decode_time\":");
     tc_buffer_json_number(out, seconds_of(r->usage.decode_us));
+    tc_openai_extras(job, r, out);
 }
 
-static void result(tc_buffer *out, const tc_request *r)
+static void result(const tc_job *job, tc_buffer *out, const tc_request *r)
 {
     if (r->failed) {
         tc_http_error_body(&r->error, out);
@@ -47,22 +48,22 @@ static void result(tc_buffer *out, const tc_request *r)
     tc_buffer_text(out, "{\"text\":");
     tc_buffer_json(out, r->text.data, r->text.count);
     tc_buffer_text(out, ",");
-    counts(out, r);
+    counts(job, out, r);
     tc_buffer_text(out, "}");
 }
 
-static void line_text(tc_job *job, tc_request *request, const char *text, size_t bytes)
+static void line_part(tc_job *job, tc_request *request, const tc_part *part)
 {
     (void)request;
     tc_buffer_text(&job->line, "{\"token\":");
-    tc_buffer_json(&job->line, text, bytes);
+    tc_buffer_json(&job->line, part->text, part->bytes);
     tc_buffer_text(&job->line, "}\n");
 }
 
 static void line_finish(tc_job *job)
 {
     tc_buffer_text(&job->line, "{\"done\":true,");
-    counts(&job->line, &job->requests[0]);
+    counts(job, &job->line, &job->requests[0]);
     tc_buffer_text(&job->line, "}\n");
 }
 
@@ -74,7 +75,7 @@ static void line_error(tc_job *job, const tc_http_error *error)
 
 static void single_body(tc_job *job, tc_buffer *out)
 {
-    result(out, &job->requests[0]);
+    result(job, out, &job->requests[0]);
     tc_buffer_text(out, "\n");
 }
 
@@ -84,7 +85,7 @@ static void batch_body(tc_job *job, tc_buffer *out)
     tc_buffer_text(out, "{\"results\":[");
     for (uint32_t i = 0; i < job->count; i++) {
         if (i) tc_buffer_text(out, ",");
-        result(out, &job->requests[i]);
+        result(job, out, &job->requests[i]);
     }
     tc_buffer_text(out, "],");
     rate(out, sum.tokens, sum.seconds);
@@ -93,17 +94,19 @@ static void batch_body(tc_job *job, tc_buffer *out)
                      sum.expert_hits, sum.expert_misses);
 }
 
+const tc_job_shape tc_generate_shape = {
+    .stream_type = "application/x-ndjson",
+    .keep_alive = " ", // before a JSON text it means nothing
+    .part = line_part,
+    .stream_finish = line_finish,
+    .stream_error = line_error,
+    .body = single_body,
+};
+
 void tc_api_generate(tc_gateway *gateway, tc_http_conn *conn, const char *rest)
 {
-    static const tc_job_shape shape = {
-        .stream_type = "application/x-ndjson",
-        .text = line_text,
-        .stream_finish = line_finish,
-        .stream_error = line_error,
-        .body = single_body,
-    };
     (void)rest;
-    tc_job_start(gateway, conn, TC_DIALECT_GENERATE, &shape);
+    tc_job_start(gateway, conn, TC_DIALECT_GENERATE, &tc_generate_shape);
 }
 
 void tc_api_generate_batch(tc_gateway *gateway, tc_http_conn *conn, const char *rest)

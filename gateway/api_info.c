@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the routes that only tell: health, model-info, the models list, the page at /.
+// Owns: the routes that only tell: health, model-info, the models list, memory, experts.
 #include "gateway/engine_link.h"
+#include "gateway/json_request.h"
 #include "gateway/routes.h"
 
 #include <inttypes.h>
@@ -155,24 +156,75 @@ void tc_api_model(tc_gateway *gateway, tc_http_conn *conn, const char *rest)
     respond(conn, 200, NULL, &body);
 }
 
-void tc_api_index(tc_gateway *gateway, tc_http_conn *conn, const char *rest)
+// Whether the core is there; else the request is answered.
+static bool need_core(tc_gateway *gateway, tc_http_conn *conn, const tc_model_info **ret_info,
+                      const tc_engine_status **ret_status)
 {
-    static const char prefix[] =
-        "thermocline: a Mixture-of-Experts language model over HTTP\n\nTry:\n\n  curl ";
-    static const char suffix[] =
-        "/api/v1/generate -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 64, \"stream\": true}'\n\n"
-        "OpenAI clients: base URL /v1. State: /api/v1/health, /api/v1/model-info, /v1/models\n";
+    const char *reason = "";
+    tc_http_error error;
+    *ret_info = tc_core_link_info(gateway->link);
+    if (tc_core_link_status(gateway->link, ret_status, &reason) && *ret_info) return true;
+    tc_http_refuse_for_now(&error, "%s", reason);
+    tc_http_fail(conn, &error);
+    return false;
+}
+
+void tc_api_memory(tc_gateway *gateway, tc_http_conn *conn, const char *rest)
+{
+    const tc_model_info *info;
+    const tc_engine_status *engine;
     tc_buffer body = {0};
     (void)rest;
-    tc_buffer_text(&body, prefix);
-    if (gateway->is_unix) {
-        tc_buffer_text(&body, "--unix-socket ");
-        tc_buffer_text(&body, gateway->socket_path);
-        tc_buffer_text(&body, " http://localhost");
-    } else {
-        tc_buffer_text(&body, tc_gateway_address(gateway));
-    }
-    tc_buffer_text(&body, suffix);
-    tc_http_respond(conn, 200, "text/plain; charset=utf-8", NULL, body.data, body.failed ? 0 : body.count);
-    tc_buffer_free(&body);
+    if (!need_core(gateway, conn, &info, &engine)) return;
+    tc_buffer_format(&body, "{\"weights_bytes\":%" PRIu64, info->weights_bytes);
+    number_field(&body, "experts_bytes", info->experts_bytes);
+    number_field(&body, "kv_budget_bytes", info->kv_budget_bytes);
+    tc_buffer_format(&body, ",\"kv_pages\":{\"total\":%u,\"free\":%u}", engine->kv_pages,
+                     engine->kv_pages_free);
+    tc_buffer_format(&body, ",\"prefix_cache\":{\"budget_bytes\":%" PRIu64, info->cache_budget_bytes);
+    number_field(&body, "bytes", engine->cache_bytes);
+    number_field(&body, "cached_tokens", engine->cached_tokens);
+    number_field(&body, "evictions", engine->cache_evictions);
+    tc_buffer_format(&body, "},\"queue\":{\"tokens\":%" PRIu64, engine->queue_tokens);
+    number_field(&body, "tokens_max", info->queue_tokens_max);
+    number_field(&body, "requests_max", info->queue_requests_max);
+    tc_buffer_format(&body, "},\"gateway\":{\"connections\":%u,\"request_bodies_bytes\":%" PRIu64 "}}",
+                     gateway->conn_count, gateway->bodies_bytes);
+    respond(conn, 200, "Cache-Control: no-store\r\n", &body);
+}
+
+void tc_api_expert_stats(tc_gateway *gateway, tc_http_conn *conn, const char *rest)
+{
+    const tc_model_info *info;
+    const tc_engine_status *engine;
+    tc_buffer body = {0};
+    (void)rest;
+    if (!need_core(gateway, conn, &info, &engine)) return;
+    uint64_t all = engine->expert_hits + engine->expert_misses;
+    tc_buffer_format(&body, "{\"layers\":%u,\"experts\":%u,\"top_k\":%u", info->layers, info->experts,
+                     info->top_k);
+    number_field(&body, "hits", engine->expert_hits);
+    number_field(&body, "misses", engine->expert_misses);
+    tc_buffer_text(&body, ",\"hit_rate\":");
+    if (all)
+        tc_buffer_json_number(&body, (double)engine->expert_hits / (double)all);
+    else
+        tc_buffer_text(&body, "null");
+    number_field(&body, "reads", engine->expert_reads);
+    number_field(&body, "calls", engine->expert_calls);
+    number_field(&body, "retries", engine->expert_retries);
+    tc_buffer_text(&body, ",\"per_layer\":null}"); // the core does not count by layer
+    respond(conn, 200, "Cache-Control: no-store\r\n", &body);
+}
+
+void tc_api_expert_optimization(tc_gateway *gateway, tc_http_conn *conn, const char *rest)
+{
+    tc_http_error error;
+    yyjson_doc *doc = NULL;
+    (void)gateway, (void)rest;
+    if (tc_fields_open(conn->parser.body.data, conn->parser.body.count, &doc, &error))
+        tc_http_refuse(&error, 409, "unsupported", NULL,
+                       "this core keeps no cache of experts that could be optimised on request");
+    yyjson_doc_free(doc);
+    tc_http_fail(conn, &error);
 }

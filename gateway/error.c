@@ -12,6 +12,7 @@ static const struct {
     const char *reason, *type;
 } statuses[] = {
     {100, "Continue", NULL},
+    {101, "Switching Protocols", NULL},
     {200, "OK", NULL},
     {204, "No Content", NULL},
     {400, "Bad Request", "invalid_request_error"},
@@ -19,11 +20,13 @@ static const struct {
     {403, "Forbidden", "permission_error"},
     {404, "Not Found", "not_found_error"},
     {405, "Method Not Allowed", "invalid_request_error"},
+    {409, "Conflict", "invalid_request_error"},
     {408, "Request Timeout", "invalid_request_error"},
     {413, "Content Too Large", "invalid_request_error"},
     {414, "URI Too Long", "invalid_request_error"},
     {415, "Unsupported Media Type", "invalid_request_error"},
     {417, "Expectation Failed", "invalid_request_error"},
+    {426, "Upgrade Required", "invalid_request_error"},
     {429, "Too Many Requests", "rate_limit_error"},
     {431, "Request Header Fields Too Large", "invalid_request_error"},
     {500, "Internal Server Error", "server_error"},
@@ -115,4 +118,19 @@ void tc_http_error_body(const tc_http_error *error, tc_buffer *out)
     tc_buffer_text(out, "{\"error\":");
     tc_http_error_object(error, out);
     tc_buffer_text(out, "}");
+}
+
+void tc_http_error_anthropic(const tc_http_error *error, tc_buffer *out)
+{
+    const char *type = error->status == 401   ? "authentication_error"
+                       : error->status == 403 ? "permission_error"
+                       : error->status == 404 ? "not_found_error"
+                       : error->status == 413 ? "request_too_large"
+                       : error->status == 429 ? "rate_limit_error"
+                       : error->status == 503 ? "overloaded_error"
+                       : error->status >= 500 ? "api_error"
+                                              : "invalid_request_error";
+    tc_buffer_format(out, "{\"type\":\"error\",\"error\":{\"type\":\"%s\",\"message\":", type);
+    tc_buffer_json_text(out, error->message);
+    tc_buffer_text(out, "}}");
 }

@@ -28,3 +28,5 @@ const char *tc_http_reason(int status); // "Not Found"
 // Appends {"message":..., ...} without the outer object, for results and stream lines, or with it.
 void tc_http_error_object(const tc_http_error *error, tc_buffer *out);
 void tc_http_error_body(const tc_http_error *error, tc_buffer *out);
+// The same as Anthropic's clients read it: {"type":"error","error":{"type","message"}}.
+void tc_http_error_anthropic(const tc_http_error *error, tc_buffer *out);

@@ -41,8 +41,17 @@ void tc_http_fail(tc_http_conn *conn, const tc_http_error *error)
     char extra[128] = "";
     if (error->retry_after_s) snprintf(extra, sizeof extra, "Retry-After: %u\r\n", error->retry_after_s);
     if (*error->allow) snprintf(extra, sizeof extra, "Allow: %s\r\n", error->allow);
+    if (error->status == 426)
+        snprintf(extra, sizeof extra, "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n");
     if (error->status == 401) snprintf(extra, sizeof extra, "WWW-Authenticate: Bearer\r\n");
-    tc_http_error_body(error, &body);
+    static const char messages[] = "/v1/messages";
+    const tc_buffer *path = &conn->parser.path;
+    bool anthropic =
+        path->count >= sizeof messages - 1 && memcmp(path->data, messages, sizeof messages - 1) == 0;
+    if (anthropic)
+        tc_http_error_anthropic(error, &body);
+    else
+        tc_http_error_body(error, &body);
     tc_buffer_text(&body, "\n");
     if (body.failed) tc_buffer_clear(&body);
     tc_http_respond(conn, error->status, "application/json", extra, body.data, body.count);

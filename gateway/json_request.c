@@ -4,6 +4,7 @@
 
 #include "gateway/limits.h"
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 static bool check_depth(const char *body, size_t bytes)
@@ -20,7 +21,7 @@ static bool check_depth(const char *body, size_t bytes)
         } else if (c == '"') {
             in_string = true;
         } else if (c == '{' || c == '[') {
-            if (++depth > TC_JSON_DEPTH_MAX) return false;
+            if (++depth > TC_BODY_JSON_DEPTH_MAX) return false;
         } else if ((c == '}' || c == ']') && depth) {
             depth--;
         }
@@ -35,7 +36,7 @@ bool tc_fields_open(const char *body, size_t bytes, yyjson_doc **ret, tc_http_er
                               "the body is empty: a JSON object is expected");
     if (!check_depth(body, bytes))
         return tc_http_refuse(error, 400, "invalid_json", NULL, "the JSON is nested more than %d deep",
-                              TC_JSON_DEPTH_MAX);
+                              TC_BODY_JSON_DEPTH_MAX);
     yyjson_read_err why;
     // Without the in-situ flag yyjson only reads the text; its type has no const.
     yyjson_doc *doc = yyjson_read_opts((char *)(uintptr_t)body, bytes, YYJSON_READ_NOFLAG, NULL, &why);
@@ -83,7 +84,7 @@ const char *tc_field_type(yyjson_val *value)
     }
 }
 
-static bool wrong_type(tc_http_error *error, const char *name, const char *expected, yyjson_val *value)
+bool tc_refuse_type(tc_http_error *error, const char *name, const char *expected, yyjson_val *value)
 {
     return tc_http_refuse(error, 400, "invalid_type", name, "%s must be %s, not %s", name, expected,
                           tc_field_type(value));
@@ -94,7 +95,7 @@ bool tc_field_bool(yyjson_val *object, const char *name, bool *ret, tc_http_erro
     yyjson_val *value;
     if (!tc_field_find(object, name, &value, error)) return false;
     if (!value) return true;
-    if (!yyjson_is_bool(value)) return wrong_type(error, name, "true or false", value);
+    if (!yyjson_is_bool(value)) return tc_refuse_type(error, name, "true or false", value);
     *ret = yyjson_get_bool(value);
     return true;
 }
@@ -105,7 +106,7 @@ bool tc_field_u32(yyjson_val *object, const char *name, uint32_t min, uint32_t m
     yyjson_val *value;
     if (!tc_field_find(object, name, &value, error)) return false;
     if (!value) return true;
-    if (!yyjson_is_int(value)) return wrong_type(error, name, "an integer", value);
+    if (!yyjson_is_int(value)) return tc_refuse_type(error, name, "an integer", value);
     // A negative number is a signed one; positive ones are unsigned.
     if (yyjson_is_sint(value) || yyjson_get_uint(value) < min || yyjson_get_uint(value) > max)
         return tc_http_refuse(error, 400, "out_of_range", name, "%s must be from %u to %u", name, min, max);
@@ -119,7 +120,7 @@ bool tc_field_float(yyjson_val *object, const char *name, double min, double max
     yyjson_val *value;
     if (!tc_field_find(object, name, &value, error)) return false;
     if (!value) return true;
-    if (!yyjson_is_num(value)) return wrong_type(error, name, "a number", value);
+    if (!yyjson_is_num(value)) return tc_refuse_type(error, name, "a number", value);
     double number = yyjson_get_num(value);
     // A positive number too small for a float must not become 0 where 0 is refused.
     if (!isfinite(number) || number < min || number > max ||
@@ -128,4 +129,87 @@ bool tc_field_float(yyjson_val *object, const char *name, double min, double max
                               above ? "above" : "from", min, max);
     *ret = (float)number;
     return true;
+}
+
+bool tc_refuse_missing(tc_http_error *error, const char *name)
+{
+    return tc_http_refuse(error, 400, "missing_field", name, "%s is missing", name);
+}
+
+bool tc_refuse_memory(tc_http_error *error)
+{
+    return tc_http_refuse(error, 503, "unavailable", NULL, "out of memory");
+}
+
+tc_field_name tc_field_path(const char *place, const char *name)
+{
+    tc_field_name path;
+    snprintf(path.text, sizeof path.text, "%.40s%s%.22s", place, *place ? "." : "", name);
+    return path;
+}
+
+tc_field_name tc_field_item(const char *place, size_t index)
+{
+    tc_field_name path;
+    snprintf(path.text, sizeof path.text, "%.40s[%zu]", place, index);
+    return path;
+}
+
+// Errors name the whole path; the look-up only knows the member.
+static bool named(const char *place, const char *name, bool good, tc_http_error *error)
+{
+    if (good || !*place) return good;
+    tc_field_name path = tc_field_path(place, name);
+    char message[sizeof error->message];
+    snprintf(message, sizeof message, "%.200s: in %s", error->message, place);
+    snprintf(error->param, sizeof error->param, "%s", path.text);
+    snprintf(error->message, sizeof error->message, "%s", message);
+    return false;
+}
+
+bool tc_member_find(yyjson_val *object, const char *place, const char *name, yyjson_val **ret,
+                    tc_http_error *error)
+{
+    return named(place, name, tc_field_find(object, name, ret, error), error);
+}
+
+bool tc_member_string(yyjson_val *object, const char *place, const char *name, const char **ret,
+                      size_t *ret_bytes, tc_http_error *error)
+{
+    yyjson_val *value;
+    *ret = NULL;
+    *ret_bytes = 0;
+    if (!tc_member_find(object, place, name, &value, error)) return false;
+    if (!value) return true;
+    if (!yyjson_is_str(value))
+        return tc_refuse_type(error, tc_field_path(place, name).text, "a string", value);
+    *ret = yyjson_get_str(value);
+    *ret_bytes = yyjson_get_len(value);
+    return true;
+}
+
+bool tc_member_object(yyjson_val *object, const char *place, const char *name, yyjson_val **ret,
+                      tc_http_error *error)
+{
+    if (!tc_member_find(object, place, name, ret, error)) return false;
+    return !*ret || yyjson_is_obj(*ret) ||
+           tc_refuse_type(error, tc_field_path(place, name).text, "an object", *ret);
+}
+
+bool tc_member_list(yyjson_val *object, const char *place, const char *name, size_t max, yyjson_val **ret,
+                    tc_http_error *error)
+{
+    if (!tc_member_find(object, place, name, ret, error)) return false;
+    if (!*ret) return true;
+    tc_field_name path = tc_field_path(place, name);
+    if (!yyjson_is_arr(*ret)) return tc_refuse_type(error, path.text, "a list", *ret);
+    if (yyjson_arr_size(*ret) > max)
+        return tc_http_refuse(error, 400, "out_of_range", path.text, "%s has %zu items; the limit is %zu",
+                              path.text, yyjson_arr_size(*ret), max);
+    return true;
+}
+
+bool tc_member_bool(yyjson_val *object, const char *place, const char *name, bool *ret, tc_http_error *error)
+{
+    return named(place, name, tc_field_bool(object, name, ret, error), error);
 }

@@ -20,3 +20,26 @@ bool tc_field_u32(yyjson_val *object, const char *name, uint32_t min, uint32_t m
 // min <= value <= max, or min < value <= max with `above`.
 bool tc_field_float(yyjson_val *object, const char *name, double min, double max, bool above, float *ret,
                     tc_http_error *error);
+
+// The same with the place the field stands in ("messages[3]"), for errors; "" at the root. tc_field_path
+// gives "messages[3].content"; its text is cut where it is too long for an error.
+typedef struct tc_field_name {
+    char text[64];
+} tc_field_name;
+tc_field_name tc_field_path(const char *place, const char *name);
+tc_field_name tc_field_item(const char *place, size_t index); // "stop[2]"
+
+// A member of an object that stands at `place`. Types: NULL where absent or null.
+bool tc_member_find(yyjson_val *object, const char *place, const char *name, yyjson_val **ret,
+                    tc_http_error *error);
+bool tc_member_string(yyjson_val *object, const char *place, const char *name, const char **ret,
+                      size_t *ret_bytes, tc_http_error *error);
+bool tc_member_object(yyjson_val *object, const char *place, const char *name, yyjson_val **ret,
+                      tc_http_error *error);
+bool tc_member_list(yyjson_val *object, const char *place, const char *name, size_t max, yyjson_val **ret,
+                    tc_http_error *error);
+bool tc_member_bool(yyjson_val *object, const char *place, const char *name, bool *ret, tc_http_error *error);
+// The value is not of the type that `expected` names ("a string").
+bool tc_refuse_type(tc_http_error *error, const char *name, const char *expected, yyjson_val *value);
+bool tc_refuse_missing(tc_http_error *error, const char *name);
+bool tc_refuse_memory(tc_http_error *error); // 503

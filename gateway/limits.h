@@ -14,7 +14,7 @@ enum {
     TC_HTTP_HEAD_RAW_BYTES_MAX = 32 << 10, // the whole head as it came in, padding too: 431
     TC_HTTP_BODY_BYTES_MAX = 8 << 20,      // more: 413
     TC_HTTP_CHUNK_EXT_BYTES_MAX = 4 << 10, // chunk extensions of one body: 400
-    TC_JSON_DEPTH_MAX = 64,
+    TC_BODY_JSON_DEPTH_MAX = 64,
 
     // One connection.
     TC_HTTP_PIPELINE_BYTES_MAX = 64 << 10, // read ahead of the request being answered; then reading stops
@@ -41,6 +41,21 @@ enum {
     TC_ENCODE_INLINE_BYTES = 64 << 10, // longer texts are tokenised off the loop
     TC_LINK_EVENTS_PER_TURN = 2048,    // engine events taken before sockets get their turn
 
+    // Conversations.
+    TC_CHAT_MESSAGES_MAX = 4096,
+    TC_CHAT_PARTS_MAX = 1024, // of one message
+    TC_CHAT_CALLS_MAX = 256,  // of one message
+    TC_CHAT_TOOLS_MAX = 512,
+    TC_CHAT_TOOL_NAME_BYTES_MAX = 128,
+    TC_CHAT_VARIABLES_MAX = 64,        // chat_template_kwargs
+    TC_CHAT_MAX_TOKENS = 4096,         // where a request does not say
+    TC_CONVERSATION_ID_BYTES_MAX = 64, // kept ones:
+    TC_CONVERSATIONS_MAX = 1024,
+    TC_CONVERSATION_BYTES_MAX = 4 << 20,
+    TC_CONVERSATIONS_BYTES_MAX = 64 << 20,
+    TC_WS_REQUESTS_MAX = 8, // running at once on one WebSocket; its messages are bounded as bodies are
+    TC_EXPERTS_BYTES_MAX = 64 << 20, // return_routed_experts of one generation
+
     TC_API_KEYS_MAX = 64,
     TC_API_KEY_BYTES_MIN = 8,
     TC_API_KEY_BYTES_MAX = 512,
@@ -48,13 +63,14 @@ enum {
     TC_MODEL_NAME_BYTES_MAX = 256,
 
     // Times.
-    TC_HTTP_HEADER_MS = 10000, // from the first byte to the end of the header
-    TC_HTTP_BODY_MS = 30000,   // from there to the end of the body
-    TC_HTTP_IDLE_MS = 60000,   // between requests
-    TC_HTTP_STALL_MS = 30000,  // a client that takes no byte of its answer
-    TC_HTTP_HELD_MS = 60000,   // a stream that is held back all this time
-    TC_HTTP_LINGER_MS = 2000,  // after our last byte, waiting for the client to close
-    TC_HTTP_SWEEP_MS = 100,    // how often deadlines are looked at
+    TC_HTTP_HEADER_MS = 10000,       // from the first byte to the end of the header
+    TC_HTTP_BODY_MS = 30000,         // from there to the end of the body
+    TC_HTTP_IDLE_MS = 60000,         // between requests
+    TC_HTTP_STALL_MS = 30000,        // a client that takes no byte of its answer
+    TC_HTTP_HELD_MS = 60000,         // a stream that is held back all this time
+    TC_HTTP_LINGER_MS = 2000,        // after our last byte, waiting for the client to close
+    TC_STREAM_KEEP_ALIVE_MS = 10000, // a stream that has nothing to say says so
+    TC_HTTP_SWEEP_MS = 100,          // how often deadlines are looked at
     TC_STATUS_EVERY_MS = 500,
     TC_STATUS_STALE_MS = 5000, // no status for so long: the core hangs
     TC_RETRY_AFTER_S = 2,
@@ -63,6 +79,7 @@ enum {
 };
 
 typedef struct tc_gateway_limits {
+    uint32_t keep_alive_ms;
     uint32_t header_ms, body_ms, idle_ms, stall_ms, held_ms, linger_ms, sweep_ms, status_ms, stale_ms;
     uint32_t connections_max, peer_connections_max;
     bool count_local_peers; // the limit of a peer holds for loopback addresses too
@@ -72,6 +89,7 @@ typedef struct tc_gateway_limits {
 static inline tc_gateway_limits tc_gateway_default_limits(void)
 {
     return (tc_gateway_limits){
+        .keep_alive_ms = TC_STREAM_KEEP_ALIVE_MS,
         .header_ms = TC_HTTP_HEADER_MS,
         .body_ms = TC_HTTP_BODY_MS,
         .idle_ms = TC_HTTP_IDLE_MS,

@@ -2,6 +2,7 @@
 // Owns: the gateway's command line, what it loads from the model's folder, and its signals.
 #include "common/base/log.h"
 #include "common/model/model.h"
+#include "gateway/chat_template.h"
 #include "gateway/server.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -28,6 +29,7 @@ typedef struct program {
     uv_signal_t term, interrupt;
     tc_gateway *gateway;
     tc_tokenizer *tokenizer;
+    tc_chat_template *chat_template;
     tc_api_keys *keys;
     uint32_t drain_s;
 } program;
@@ -272,7 +274,10 @@ static tc_status serve(program *p, const options *o, tc_error *e)
         .listen = o->listen, .engine_url = o->engine, .limits = tc_gateway_default_limits()};
     TC_TRY(load_model(o, &gateway.model, &p->tokenizer, e));
     if (o->key_file) TC_TRY(tc_api_keys_load(o->key_file, &p->keys, e));
+    TC_TRY(tc_chat_template_load(o->model_dir, p->tokenizer, &p->chat_template, e));
+    tc_info("chat template: %s", tc_chat_template_origin(p->chat_template));
     gateway.tokenizer = p->tokenizer;
+    gateway.chat_template = p->chat_template;
     gateway.keys = p->keys;
     gateway.web = o->web;
     set_limits(o, &gateway.limits);
@@ -313,6 +318,7 @@ int main(int argc, char **argv)
     if (status != TC_OK && status != TC_CANCELLED) tc_error_log("%s", e.text);
     if (p) {
         tc_api_keys_free(p->keys);
+        tc_chat_template_free(p->chat_template);
         tc_tokenizer_free(p->tokenizer);
     }
     free(p);

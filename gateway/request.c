@@ -3,11 +3,21 @@
 #include "gateway/request.h"
 
 #include "common/base/clock.h"
+#include "gateway/limits.h"
 
 tc_status tc_request_start(tc_request *r, tc_generate *generate, const tc_tokenizer *tokenizer,
                            const char *const *stops, size_t stop_count, tc_error *e)
 {
     TC_TRY(tc_text_stream_create(tokenizer, stops, stop_count, /* skip_special= */ true, &r->stream, e));
+    const tc_model_info *info = tc_core_link_info(r->link);
+    if (info) {
+        r->layers = info->layers;
+        r->top_k = info->top_k;
+    }
+    r->routes.max = TC_EXPERTS_BYTES_MAX;
+    r->min_tokens = generate->sampling.min_tokens;
+    tc_text_stream_hold_stops(r->stream, r->min_tokens > 0);
+    r->first_token = r->prompt.data[0];
     generate->prompt = r->prompt.data;
     generate->prompt_count = r->prompt_tokens = (uint32_t)r->prompt.count;
     r->start_us = tc_now_us();
@@ -30,7 +40,21 @@ void tc_request_free(tc_request *r)
     r->stream = NULL;
     tc_ids_free(&r->prompt);
     r->prompt = (tc_ids){0};
+    tc_ids_free(&r->ids);
+    r->ids = (tc_ids){0};
+    tc_answer_free(r->answer);
+    r->answer = NULL;
     tc_buffer_free(&r->text);
+    tc_buffer_free(&r->routes);
+    tc_buffer_free(&r->logprobs.values);
+    tc_buffer_free(&r->prompt_logprobs.values);
+}
+
+void tc_request_stop(tc_request *r)
+{
+    if (r->stopped || r->ended) return;
+    r->stopped = true;
+    tc_core_link_stop(r->link, r->id); // the totals come with its end
 }
 
 static void end(tc_request *r)
@@ -61,16 +85,16 @@ static void on_token(tc_request *r, uint32_t token)
     bool stopped = false;
     if (r->stopped) return; // was under way when the stop string was found
     r->tokens++;
+    if (r->answer && tc_answer_in_reasoning(r->answer)) r->reasoning_tokens++;
+    if (r->keep_ids && tc_ids_push(&r->ids, token) != TC_OK) r->text.failed = true;
+    if (r->min_tokens && r->tokens > r->min_tokens) tc_text_stream_hold_stops(r->stream, false);
     tc_status status = tc_text_stream_push(r->stream, token, &text, &bytes, &stopped);
     if (status != TC_OK) {
         tc_core_link_cancel(r->link, r->id);
         tc_request_lost(r, status, NULL);
         return;
     }
-    if (stopped) {
-        r->stopped = true;
-        tc_core_link_stop(r->link, r->id); // the totals come with its end
-    }
+    if (stopped) tc_request_stop(r);
     if (bytes) r->hooks->text(r, text, bytes);
 }
 
@@ -97,8 +121,29 @@ static void on_finished(tc_request *r, const tc_engine_event *event)
     end(r);
 }
 
+static void on_logprobs(tc_request *r, const tc_engine_event *event)
+{
+    bool prompt = event->position < r->prompt_tokens;
+    struct tc_logprob_rows *rows = prompt ? &r->prompt_logprobs : &r->logprobs;
+    rows->top = event->top;
+    rows->count += event->positions;
+    tc_buffer_append(&rows->values, event->logprobs,
+                     (size_t)event->positions * (1 + event->top) * sizeof *event->logprobs);
+    if (rows->values.failed) r->text.failed = true;
+}
+
+static void on_evaluated(tc_request *r, const tc_engine_event *event)
+{
+    if (!event->experts || r->stopped) return;
+    tc_buffer_append(&r->routes, event->experts,
+                     (size_t)event->positions * r->layers * r->top_k * sizeof *event->experts);
+    r->route_positions += event->positions;
+}
+
 void tc_request_event(tc_request *r, const tc_engine_event *event)
 {
+    if (event->kind == TC_ENGINE_LOGPROBS) on_logprobs(r, event);
+    if (event->kind == TC_ENGINE_EVALUATED) on_evaluated(r, event);
     if (event->kind == TC_ENGINE_TOKEN)
         on_token(r, event->token);
     else if (event->kind == TC_ENGINE_FINISHED)

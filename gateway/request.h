@@ -4,6 +4,7 @@
 #pragma once
 
 #include "common/text/stream.h"
+#include "gateway/answer.h"
 #include "gateway/engine_link.h"
 #include "gateway/error.h"
 
@@ -29,14 +30,29 @@ struct tc_request {
     tc_finish finish;
     tc_usage usage;
     uint32_t prompt_tokens, tokens; // tokens: up to the one that ended it
+    uint32_t reasoning_tokens;      // of them
+    uint32_t min_tokens;            // before so many a stop string is text
+    tc_answer *answer;              // owner: the request; NULL: its text is not taken apart
     uint64_t start_us, end_us;
     tc_buffer text; // for the owner's use
+    // Rows of log-probabilities, [1 + top] each: of generated tokens, and of the prompt's second to last.
+    struct tc_logprob_rows {
+        tc_buffer values; // tc_token_value
+        uint32_t top, count, shown;
+    } logprobs, prompt_logprobs;
+    tc_buffer routes; // int32 [positions][layers][top_k]
+    uint32_t route_positions, layers, top_k;
+    uint32_t first_token,
+        text_offset; // of the prompt; characters told of in the old form of log-probabilities
+    bool keep_ids;
+    tc_ids ids; // generated, where they are kept
 };
 
 // `generate` holds everything but id and prompt.
 tc_status tc_request_start(tc_request *request, tc_generate *generate, const tc_tokenizer *tokenizer,
                            const char *const *stops, size_t stop_count, tc_error *e);
 void tc_request_free(tc_request *request); // cancels it where it runs
+void tc_request_stop(tc_request *request); // enough: it ends with TC_FINISH_STOP
 
 // From the link.
 void tc_request_event(tc_request *request, const tc_engine_event *event);

@@ -7,37 +7,54 @@
 #include <stdio.h>
 #include <string.h>
 
-static const struct route {
-    llhttp_method_t method;
-    const char *path; // ending in '/' (but for "/" itself): a prefix
-    tc_route_handler *handler;
-    bool open; // needs no key
-} routes[] = {
+static const tc_route routes[] = {
     {HTTP_POST, "/api/v1/generate", tc_api_generate, false},
     {HTTP_POST, "/api/v1/generate/batch", tc_api_generate_batch, false},
-    {HTTP_POST, "/v1/completions", tc_api_completions, false},
+    {HTTP_POST, "/api/v1/chat/completions", tc_api_own_chat, false},
+    {HTTP_GET, "/api/v1/ws/generate", tc_api_ws_generate, false},
     {HTTP_GET, "/api/v1/health", tc_api_health, true},
     {HTTP_GET, "/api/v1/model-info", tc_api_model_info, false},
+    {HTTP_GET, "/api/v1/memory", tc_api_memory, false},
+    {HTTP_GET, "/api/v1/expert-stats", tc_api_expert_stats, false},
+    {HTTP_POST, "/api/v1/expert-optimization", tc_api_expert_optimization, false},
+    {HTTP_POST, "/v1/chat/completions", tc_api_chat, false},
+    {HTTP_POST, "/v1/completions", tc_api_completions, false},
+    {HTTP_POST, "/v1/responses", tc_api_responses, false},
+    {HTTP_POST, "/v1/embeddings", tc_api_embeddings, false},
     {HTTP_GET, "/v1/models", tc_api_models, false},
     {HTTP_GET, "/v1/models/", tc_api_model, false},
-    {HTTP_GET, "/", tc_api_index, false},
+    {HTTP_POST, "/v1/messages", tc_api_messages, false},
+    {HTTP_POST, "/v1/messages/count_tokens", tc_api_count_tokens, false},
+    {HTTP_POST, "/tokenize", tc_api_tokenize, false},
+    {HTTP_POST, "/detokenize", tc_api_detokenize, false},
+    {HTTP_POST, "/apply-template", tc_api_apply_template, false},
+    {HTTP_GET, "/openapi.json", tc_api_openapi, true},
+    {HTTP_GET, "/", tc_api_page, true},
+    {HTTP_GET, "/page.js", tc_api_page_script, true},
+    {HTTP_GET, "/page.css", tc_api_page_style, true},
 };
 
-static bool path_fits(const struct route *route, const char *path, size_t bytes)
+const tc_route *tc_routes(size_t *ret_count)
+{
+    *ret_count = sizeof routes / sizeof *routes;
+    return routes;
+}
+
+static bool path_fits(const tc_route *route, const char *path, size_t bytes)
 {
     size_t n = strlen(route->path);
     bool prefix = n > 1 && route->path[n - 1] == '/';
     return (prefix ? bytes > n : bytes == n) && memcmp(path, route->path, n) == 0;
 }
 
-static bool method_fits(const struct route *route, llhttp_method_t method)
+static bool method_fits(const tc_route *route, llhttp_method_t method)
 {
     return method == route->method || (method == HTTP_HEAD && route->method == HTTP_GET);
 }
 
-static const struct route *find(const tc_http_parser *request, tc_http_error *error)
+static const tc_route *find(const tc_http_parser *request, tc_http_error *error)
 {
-    const struct route *other = NULL;
+    const tc_route *other = NULL;
     for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
         if (!path_fits(&routes[i], request->path.data, request->path.count)) continue;
         if (method_fits(&routes[i], request->method)) return &routes[i];
@@ -58,7 +75,7 @@ bool tc_routes_check_head(tc_gateway *gateway, const tc_http_parser *request, tc
 {
     tc_http_error ignored;
     tc_http_conn *conn = request->owner;
-    const struct route *route = find(request, &ignored);
+    const tc_route *route = find(request, &ignored);
     conn->identity = (tc_identity){0, TC_API_PRIORITY_MAX};
     if (tc_cors_is_preflight(gateway, request)) return true;
     if (gateway->options.keys && !(route && route->open))
@@ -103,7 +120,7 @@ void tc_routes_dispatch(tc_gateway *gateway, tc_http_conn *conn)
         tc_cors_answer_preflight(conn);
         return;
     }
-    const struct route *route = find(request, &error);
+    const tc_route *route = find(request, &error);
     if (!route) {
         tc_http_fail(conn, &error);
         return;

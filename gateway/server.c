@@ -4,6 +4,7 @@
 
 #include "common/base/log.h"
 #include "gateway/address.h"
+#include "gateway/conversation.h"
 #include "gateway/engine_link.h"
 #include "gateway/http_conn.h"
 #include <arpa/inet.h>
@@ -219,7 +220,11 @@ static void start_turns(tc_gateway *gateway)
 tc_status tc_gateway_open(uv_loop_t *loop, const tc_gateway_options *options, tc_gateway **ret, tc_error *e)
 {
     tc_gateway *gateway = calloc(1, sizeof *gateway);
-    if (!gateway) return tc_fail(e, TC_NOMEM, "gateway: out of memory");
+    if (gateway) gateway->conversations = tc_conversations_new();
+    if (!gateway || !gateway->conversations) {
+        free(gateway);
+        return tc_fail(e, TC_NOMEM, "gateway: out of memory");
+    }
     gateway->loop = loop;
     gateway->options = *options;
     gateway->started_at = (int64_t)time(NULL);
@@ -283,5 +288,6 @@ void tc_gateway_maybe_drained(tc_gateway *gateway)
 void tc_gateway_free(tc_gateway *gateway)
 {
     if (gateway) tc_peers_free(gateway->peers);
+    if (gateway) tc_conversations_free(gateway->conversations);
     free(gateway);
 }

@@ -39,8 +39,9 @@ typedef struct tc_gateway_options {
     int sockets_first;      // descriptors handed over by the service manager, instead of `listen`
     uint32_t sockets_count; // 0: none; at most TC_LISTENERS_MAX
     const char *engine_url;
-    const tc_tokenizer *tokenizer; // borrowed, must outlive the gateway
-    const tc_api_keys *keys;       // borrowed; NULL: no keys, and then only loopback and unix addresses
+    const tc_tokenizer *tokenizer;                // borrowed, must outlive the gateway
+    const struct tc_chat_template *chat_template; // borrowed; NULL: conversations are refused with 501
+    const tc_api_keys *keys; // borrowed; NULL: no keys, and then only loopback and unix addresses
     tc_web_policy web;
     tc_gateway_model model;
     tc_gateway_limits limits;
@@ -69,7 +70,8 @@ struct tc_gateway {
     uv_prepare_t before_wait; // and before the loop waits, for what timers wrote
     tc_peers *peers;
     tc_http_conn *dirty;
-    tc_http_conn *conns; // doubly linked
+    struct tc_conversations *conversations; // owner: the gateway
+    tc_http_conn *conns;                    // doubly linked
     uint32_t conn_count, refusal_count, jobs;
     uint64_t bodies_bytes; // held by all connections
     int64_t started_at;    // wall clock, for "created"

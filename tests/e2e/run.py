@@ -14,7 +14,7 @@ import unittest
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-MODULES = ("commands", "bad_models", "api", "faults", "carriers", "arenas", "newcomer")
+MODULES = ("commands", "bad_models", "api", "clients", "page", "faults", "carriers", "arenas", "newcomer")
 
 
 class Counter(unittest.TextTestResult):

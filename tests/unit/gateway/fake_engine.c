@@ -55,11 +55,38 @@ static fake_ask *find(uint64_t id)
     return NULL;
 }
 
+// Rows of log-probabilities: token t has -t/100, then come t + 1, t + 2 ... with less.
+static void put_logprobs(const fake_ask *ask, uint32_t position, uint32_t count, unsigned char byte)
+{
+    static tc_token_value rows[256][1 + TC_LOGPROBS_MAX];
+    for (uint32_t k = 0; k <= ask->generate.top_logprobs; k++)
+        rows[byte][k] =
+            (tc_token_value){k ? (byte + k - 1) % 256 : byte, -(float)(byte + (k ? k - 1 : 0)) / 100};
+    put((tc_engine_event){.kind = TC_ENGINE_LOGPROBS,
+                          .id = ask->id,
+                          .position = position,
+                          .positions = count,
+                          .top = ask->generate.top_logprobs,
+                          .logprobs = rows[byte]});
+}
+
+static void put_experts(const fake_ask *ask, uint32_t position, uint32_t count)
+{
+    static const int32_t experts[CONTEXT * 4] = {0, 1, 2, 3}; // [position][2 layers][2]
+    put((tc_engine_event){.kind = TC_ENGINE_EVALUATED,
+                          .id = ask->id,
+                          .position = position,
+                          .positions = count,
+                          .experts = experts});
+}
+
 static void put_token(uint64_t id, unsigned char byte)
 {
     fake_ask *ask = find(id);
     if (!ask || ask->cancelled) return;
-    core.sent[ask - core.asks]++;
+    uint32_t position = ask->generate.prompt_count + core.sent[ask - core.asks]++;
+    if (ask->generate.want_logprobs) put_logprobs(ask, position, 1, byte);
+    if (ask->generate.want_experts && core.sent[ask - core.asks] > 1) put_experts(ask, position - 1, 1);
     put((tc_engine_event){.kind = TC_ENGINE_TOKEN, .id = id, .token = byte});
 }
 
@@ -136,6 +163,8 @@ static void record(const tc_generate *request, uint32_t choice)
     if (!prompt) abort();
     memcpy(prompt, request->prompt, request->prompt_count * sizeof *prompt);
     *ask = (fake_ask){.id = choice ? request->more_ids[choice - 1] : request->id, .generate = *request};
+    snprintf(ask->constraint, sizeof ask->constraint, "%.*s", (int)request->constraint.bytes,
+             request->constraint.bytes ? request->constraint.text : "");
     ask->choice = choice;
     ask->generate.id = ask->id;
     ask->generate.sampling.seed += choice;

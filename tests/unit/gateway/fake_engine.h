@@ -18,6 +18,7 @@ void fake_busy(bool busy);                                          // generate 
 typedef struct fake_ask {
     uint64_t id;
     tc_generate generate; // prompt copied
+    char constraint[512]; // its text, cut
     uint32_t choice;      // which of its prompt's choices; 0: the first
     bool cancelled, held;
     uint32_t holds;                // how often it was held

@@ -30,7 +30,11 @@ tc_tokenizer *byte_tokenizer(void)
     static const char head[] =
         "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":[{\"id\":256,\"content\":"
         "\"<|end|>\","
-        "\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":true}],"
+        "\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":true},"
+        "{\"id\":257,\"content\":\"<|im_start|>\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
+        "\"normalized\":false,\"special\":true},"
+        "{\"id\":258,\"content\":\"<|im_end|>\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
+        "\"normalized\":false,\"special\":true}],"
         "\"normalizer\":{\"type\":\"NFC\"},\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{"
         "\"type\":\"Split\","
         "\"pattern\":{\"Regex\":\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{"
@@ -69,10 +73,12 @@ void fixture_prepare(gateway_fixture *f)
     tc_log_init("gateway-test", TC_LOG_ERROR, false);
     fake_reset();
     f->tokenizer = byte_tokenizer();
+    assert_int_equal(tc_chat_template_parse(NULL, NULL, f->tokenizer, &f->chat_template, NULL), TC_OK);
     f->options = (tc_gateway_options){
         .listen = "127.0.0.1:0",
         .engine_url = "fake:",
         .tokenizer = f->tokenizer,
+        .chat_template = f->chat_template,
         .model = {.name = "org/tiny",
                   .context = 4096,
                   .vocab = 260,
@@ -135,6 +141,7 @@ void fixture_join(gateway_fixture *f)
         abort();
     }
     assert_int_equal(uv_loop_close(&f->loop), 0); // every handle was closed
+    tc_chat_template_free(f->chat_template);
     tc_tokenizer_free(f->tokenizer);
 }
 

@@ -2,6 +2,7 @@
 // Owns: a running gateway in a thread of the test, and a blocking HTTP client that sees every byte.
 #pragma once
 
+#include "gateway/chat_template.h"
 #include "gateway/server.h"
 #include "tests/unit/gateway/fake_engine.h"
 #include <setjmp.h>
@@ -13,6 +14,7 @@
 typedef struct gateway_fixture {
     tc_gateway_options options; // a test may change these before fixture_start
     tc_tokenizer *tokenizer;
+    tc_chat_template *chat_template; // ChatML
     tc_gateway *gateway;
     uv_loop_t loop;
     uv_async_t stop;
@@ -22,7 +24,7 @@ typedef struct gateway_fixture {
     char socket_path[128];
 } gateway_fixture;
 
-tc_tokenizer *byte_tokenizer(void);                        // id = byte; 256 = <|end|>, special
+tc_tokenizer *byte_tokenizer(void); // id = byte; 256 = <|end|>, 257 = <|im_start|>, 258 = <|im_end|>, special
 void fixture_prepare(gateway_fixture *f);                  // default options, fake reset
 void fixture_start(gateway_fixture *f);                    // listens; the fake core is as the test left it
 void fixture_drain(gateway_fixture *f, uint64_t drain_ms); // asks it to end

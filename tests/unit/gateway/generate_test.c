@@ -272,14 +272,17 @@ static void completions_stream(void **state)
     "tiny\",\"choices\":[" choices "]" usage "}\n\n"
 #define CHOICE(text, finish)                                                                                 \
     "{\"index\":0,\"text\":\"" text "\",\"logprobs\":null,\"finish_reason\":" finish "}"
+#define LAST(finish) CHOICE("", finish ",\"stop_reason\":null")
     body_is(a, 200,
             EVENT(CHOICE("Q", "null"), ",\"usage\":null") EVENT(CHOICE("h", "null"), ",\"usage\":null")
-                EVENT(CHOICE("i", "null"), ",\"usage\":null") EVENT(CHOICE("", "\"stop\""), ",\"usage\":null")
+                EVENT(CHOICE("i", "null"), ",\"usage\":null") EVENT(LAST("\"stop\""), ",\"usage\":null")
                     EVENT("", ",\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2,\"total_tokens\":"
-                              "3}") "data: [DONE]\n\n");
+                              "3,\"prompt_tokens_details\":{\"cached_tokens\":0},\"completion_tokens_"
+                              "details\":{\"reasoning_tokens\":"
+                              "0}}") "data: [DONE]\n\n");
     a = post(f, "/v1/completions", "{\"prompt\":\"Q\",\"stream\":true,\"max_tokens\":1}");
     normal(a.body);
-    body_is(a, 200, EVENT(CHOICE("h", "null"), "") EVENT(CHOICE("", "\"length\""), "") "data: [DONE]\n\n");
+    body_is(a, 200, EVENT(CHOICE("h", "null"), "") EVENT(LAST("\"length\""), "") "data: [DONE]\n\n");
 }
 
 static void errors_before_the_first_token(void **state)

@@ -453,7 +453,13 @@ static void bad_bodies_name_the_field(void **state)
         {TC_DIALECT_GENERATE, "{\"prompt\":\"a\",\"top_p\":1e-60}", "top_p", 400},
         {TC_DIALECT_GENERATE, "{\"prompt\":\"a\",\"top_p\":1.1}", "top_p", 400},
         {TC_DIALECT_GENERATE, "{\"prompt\":\"a\",\"min_p\":1.1}", "min_p", 400},
-        {TC_DIALECT_GENERATE, "{\"prompt\":\"a\",\"top_k\":-1}", "top_k", 400},
+        {TC_DIALECT_GENERATE, "{\"prompt\":\"a\",\"top_k\":-2}", "top_k", 400},
+        {TC_DIALECT_GENERATE, "{\"prompt\":\"a\",\"min_tokens\":257}", "min_tokens", 400},
+        {TC_DIALECT_GENERATE, "{\"prompt\":\"a\",\"stop_token_ids\":[260]}", "stop_token_ids", 400},
+        {TC_DIALECT_GENERATE, "{\"prompt\":\"a\",\"stop_token_ids\":5}", "stop_token_ids", 400},
+        {TC_DIALECT_GENERATE, "{\"prompt\":\"a\",\"ignore_eos\":0}", "ignore_eos", 400},
+        {TC_DIALECT_GENERATE, "{\"prompt\":\"a\",\"regex\":5}", "regex", 400},
+        {TC_DIALECT_GENERATE, "{\"prompt\":\"a\",\"regex\":\"a\",\"grammar\":\"b\"}", "grammar", 400},
         {TC_DIALECT_GENERATE, "{\"prompt\":\"a\",\"top_k\":1048577}", "top_k", 400},
         {TC_DIALECT_GENERATE, "{\"prompt\":\"a\",\"repetition_penalty\":0}", "repetition_penalty", 400},
         {TC_DIALECT_GENERATE, "{\"prompt\":\"a\",\"presence_penalty\":2.5}", "presence_penalty", 400},
@@ -487,16 +493,21 @@ static void bad_bodies_name_the_field(void **state)
         {TC_DIALECT_COMPLETIONS, "{\"prompt\":\"a\",\"n\":0}", "n", 400},
         {TC_DIALECT_COMPLETIONS, "{\"prompt\":\"a\",\"n\":17}", "n", 400},
         {TC_DIALECT_COMPLETIONS, "{\"prompt\":\"a\",\"best_of\":2}", "best_of", 400},
-        {TC_DIALECT_COMPLETIONS, "{\"prompt\":\"a\",\"logprobs\":0}", "logprobs", 400},
+        {TC_DIALECT_COMPLETIONS, "{\"prompt\":\"a\",\"logprobs\":21}", "logprobs", 400},
         {TC_DIALECT_COMPLETIONS, "{\"prompt\":\"a\",\"suffix\":\"x\"}", "suffix", 400},
-        {TC_DIALECT_COMPLETIONS, "{\"prompt\":\"a\",\"logit_bias\":{\"5\":1}}", "logit_bias", 400},
+        {TC_DIALECT_COMPLETIONS, "{\"prompt\":\"a\",\"logit_bias\":{\"260\":1}}", "logit_bias", 400},
+        {TC_DIALECT_COMPLETIONS, "{\"prompt\":\"a\",\"logit_bias\":{\"5x\":1}}", "logit_bias", 400},
+        {TC_DIALECT_COMPLETIONS, "{\"prompt\":\"a\",\"logit_bias\":{\"5\":101}}", "logit_bias", 400},
+        {TC_DIALECT_COMPLETIONS, "{\"prompt\":\"a\",\"logit_bias\":{\"5\":\"1\"}}", "logit_bias", 400},
+        {TC_DIALECT_COMPLETIONS, "{\"prompt\":\"a\",\"logit_bias\":[1]}", "logit_bias", 400},
         {TC_DIALECT_COMPLETIONS, "{\"prompt\":\"a\",\"echo\":1}", "echo", 400},
         {TC_DIALECT_COMPLETIONS, "{\"prompt\":\"a\",\"stream_options\":{\"include_usage\":true}}",
          "stream_options", 400},
         {TC_DIALECT_COMPLETIONS, "{\"prompt\":\"a\",\"stream\":true,\"stream_options\":5}", "stream_options",
          400},
         {TC_DIALECT_COMPLETIONS,
-         "{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"include_usage\":5}}", "include_usage", 400},
+         "{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"include_usage\":5}}",
+         "stream_options.include_usage", 400},
     };
     (void)state;
     for (size_t i = 0; i < COUNT(cases); i++) {
@@ -593,8 +604,8 @@ static void limits_of_bodies(void **state)
         fill(&bodies[2], 's', TC_STOP_BYTES_MAX + over);
         tc_buffer_text(&bodies[2], "\"}");
         tc_buffer_text(&bodies[3], "{\"prompt\":\"[[[\\\"[[\",\"deep\":"); // brackets in strings are no depth
-        fill(&bodies[3], '[', TC_JSON_DEPTH_MAX - 1 + over);
-        fill(&bodies[3], ']', TC_JSON_DEPTH_MAX - 1 + over);
+        fill(&bodies[3], '[', TC_BODY_JSON_DEPTH_MAX - 1 + over);
+        fill(&bodies[3], ']', TC_BODY_JSON_DEPTH_MAX - 1 + over);
         tc_buffer_text(&bodies[3], "}");
         list_body(&bodies[4], over ? "{\"n\":3,\"prompt\":[" : "{\"n\":2,\"prompt\":[", "\"p\"",
                   TC_API_PROMPTS_MAX);
