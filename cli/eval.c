@@ -107,7 +107,8 @@ static tc_status open_outputs(evaluation *v, const tc_model_info *info, tc_error
 static tc_status take_chunk(evaluation *v, const tc_model_info *info, uint64_t first, const prompt *p,
                             const tc_engine_event *event, tc_error *e)
 {
-    if (event->position > p->count || event->positions > p->count - event->position)
+    if (event->position >= p->count) return TC_OK; // experts of generated tokens
+    if (event->positions > p->count - event->position)
         return tc_fail(e, TC_PEER, "core: evaluated positions beyond the prompt");
     first += event->position;
     if (v->logits && event->logits)
