@@ -259,6 +259,7 @@ const tc_kernels tc_kernels_avx2 = {
     {matmul_q4, matmul_q8, matmul_bf16, matmul_f16, matmul_f32},
     {fixed_q4, fixed_q8, fixed_bf16, fixed_f16, fixed_f32},
     NULL,
+    false,
     silu_mul,
     dot,
     axpy,

@@ -216,4 +216,4 @@ static void round_row(const float *x, uint32_t cols, const tc_rounded_row *ret)
     }
 }
 
-const tc_fast_part tc_fast_avx2 = {{matmul_q4, matmul_q8}, {fixed_q4, fixed_q8}, round_row};
+const tc_fast_part tc_fast_avx2 = {{matmul_q4, matmul_q8}, {fixed_q4, fixed_q8}, round_row, false};

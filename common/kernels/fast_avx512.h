@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: TC_FAST for AVX-512, compiled twice: fast_avx512.c without and fast_avx512vnni.c with VNNI, which
-// define dot4(acc, u, q): acc[lane] += four products of unsigned bytes u and signed bytes q. Bits as in
-// fast_plain.c.
+// Owns: TC_FAST for AVX-512, compiled three times: fast_avx512.c without VNNI, fast_avx512vnni.c and
+// fast_amx.c with it. They define dot4(acc, u, q): acc[lane] += four products of unsigned bytes u and signed
+// bytes q. Bits as in fast_plain.c.
 #include "common/kernels/impl_avx512.h"
 
 enum { TOKENS_MAX = 8, PREFETCH_BYTES = 4096 };
@@ -134,9 +134,6 @@ INLINE void run(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const tc_r
         }
     }
 }
-
-TC_KERNEL_PAIR(q4, run, TC_M_Q4)
-TC_KERNEL_PAIR(q8, run, TC_M_Q8)
 
 static void round_row(const float *x, uint32_t cols, const tc_rounded_row *ret)
 {

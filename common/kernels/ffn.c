@@ -34,10 +34,11 @@ struct tc_ffn {
     float *act;        // [pairs_max][width]; fused: unused
     float *member_act; // [members][2][tokens_max][unit]
     // rounded, where the kernels want them so
-    uint8_t *x_q8_memory, *act_q8_memory; // [tokens_max] rows of hidden; [pairs_max][units] rows of unit
-    tc_rounded_row *x_q8;                 // [pairs_max] the pair's input row
-    tc_rounded_row *member_q8;            // [members][tokens_max]
-    int64_t *member_sum;                  // [members][FUSED_TOKENS_MAX][hidden]
+    uint8_t *x_rounded_memory, *act_rounded_memory; // [tokens_max, or pairs_max with tiles] rows of hidden;
+                                                    // [pairs_max][units] rows of unit
+    tc_rounded_row *x_rounded;                      // [pairs_max] the pair's input row
+    tc_rounded_row *member_rounded;                 // [members][tokens_max]
+    int64_t *member_sum;                            // [members][FUSED_TOKENS_MAX][hidden]
     // per member, so that no item builds pointer lists on its stack
     float **rows;   // [members][2][tokens_max]
     int64_t **sums; // [members][tokens_max]
@@ -45,7 +46,7 @@ struct tc_ffn {
     const tc_expert_call *call;
     int64_t *sum;
     uint32_t group_count;
-    bool x_wants_q8, act_wants_q8;
+    bool x_wants_rounded, act_wants_rounded, x_by_pair;
     _Atomic uint32_t next[3];
     _Atomic bool broken;
 };
@@ -74,13 +75,14 @@ tc_status tc_ffn_create(const tc_store *store, tc_team *team, uint32_t tokens_ma
         tc_alloc(TC_MEM_SCRATCH, (size_t)f->members * FUSED_TOKENS_MAX * info->hidden, sizeof(int64_t));
     f->rows = tc_alloc(TC_MEM_SCRATCH, (size_t)f->members * 2 * tokens_max, sizeof *f->rows);
     f->sums = tc_alloc(TC_MEM_SCRATCH, (size_t)f->members * tokens_max, sizeof *f->sums);
-    f->x_q8_memory = tc_alloc(TC_MEM_SCRATCH, tokens_max, tc_rounded_bytes(info->hidden));
-    f->act_q8_memory =
+    f->x_rounded_memory = tc_alloc(TC_MEM_SCRATCH, f->kernels[TC_FAST]->tiles ? f->pairs_max : tokens_max,
+                                   tc_rounded_bytes(info->hidden));
+    f->act_rounded_memory =
         tc_alloc(TC_MEM_SCRATCH, (size_t)f->pairs_max * info->units, tc_rounded_bytes(info->unit));
-    f->x_q8 = tc_alloc(TC_MEM_SCRATCH, f->pairs_max, sizeof *f->x_q8);
-    f->member_q8 = tc_alloc(TC_MEM_SCRATCH, (size_t)f->members * tokens_max, sizeof *f->member_q8);
+    f->x_rounded = tc_alloc(TC_MEM_SCRATCH, f->pairs_max, sizeof *f->x_rounded);
+    f->member_rounded = tc_alloc(TC_MEM_SCRATCH, (size_t)f->members * tokens_max, sizeof *f->member_rounded);
     if (!f->groups || !f->x || !f->weight || !f->act || !f->member_act || !f->member_sum || !f->rows ||
-        !f->sums || !f->x_q8_memory || !f->act_q8_memory || !f->x_q8 || !f->member_q8)
+        !f->sums || !f->x_rounded_memory || !f->act_rounded_memory || !f->x_rounded || !f->member_rounded)
         TC_GOTO(tc_fail(e, TC_NOMEM, "out of memory for expert calls of %u tokens", tokens_max));
     *ret = f;
     return TC_OK;
@@ -100,10 +102,10 @@ void tc_ffn_free(tc_ffn *f)
     tc_free(f->member_sum);
     tc_free(f->rows);
     tc_free(f->sums);
-    tc_free(f->x_q8_memory);
-    tc_free(f->act_q8_memory);
-    tc_free(f->x_q8);
-    tc_free(f->member_q8);
+    tc_free(f->x_rounded_memory);
+    tc_free(f->act_rounded_memory);
+    tc_free(f->x_rounded);
+    tc_free(f->member_rounded);
     tc_free(f);
 }
 
@@ -137,17 +139,20 @@ tc_status tc_expert_call_check(const tc_store *store, const tc_expert_call *call
     return TC_OK;
 }
 
-static tc_rounded_row x_q8_row(const tc_ffn *f, uint32_t token)
+// A pair's input. Tiles want the rows of a group one after another, so each pair has its own; else pairs of a
+// token share one.
+static tc_rounded_row x_rounded_row(const tc_ffn *f, uint32_t pair)
 {
-    return tc_rounded_at(f->x_q8_memory + token * tc_rounded_bytes(f->info->hidden), f->info->hidden);
+    size_t row = f->x_by_pair ? pair : f->call->pairs[pair].token;
+    return tc_rounded_at(f->x_rounded_memory + row * tc_rounded_bytes(f->info->hidden), f->info->hidden);
 }
 
 // A unit of a pair's activations. A fused call has as many pairs as it likes in turn: each member uses the
 // rows of the pairs it computes.
-static tc_rounded_row act_q8_row(const tc_ffn *f, uint32_t pair, uint32_t unit)
+static tc_rounded_row act_rounded_row(const tc_ffn *f, uint32_t pair, uint32_t unit)
 {
     size_t row = (size_t)pair * f->info->units + unit;
-    return tc_rounded_at(f->act_q8_memory + row * tc_rounded_bytes(f->info->unit), f->info->unit);
+    return tc_rounded_at(f->act_rounded_memory + row * tc_rounded_bytes(f->info->unit), f->info->unit);
 }
 
 static const tc_kernels *kernels_of(const tc_ffn *f)
@@ -156,7 +161,7 @@ static const tc_kernels *kernels_of(const tc_ffn *f)
 }
 
 // Whether the layer's matrices want their inputs rounded.
-static void wants_q8(const tc_ffn *f, bool *ret_x, bool *ret_act)
+static void wants_rounded(const tc_ffn *f, bool *ret_x, bool *ret_act)
 {
     tc_store_unit unit;
     tc_store_get_unit(f->store, f->call->layer, 0, 0, &unit);
@@ -172,7 +177,7 @@ static void list_groups(tc_ffn *f)
     for (uint32_t i = 0; i < call->pair_count; i++) {
         const tc_expert_pair *pair = &call->pairs[i];
         f->x[i] = call->x + (size_t)pair->token * call->hidden;
-        f->x_q8[i] = x_q8_row(f, pair->token);
+        f->x_rounded[i] = x_rounded_row(f, i);
         f->weight[i] = pair->weight;
         if (i == 0 || pair->expert != pair[-1].expert)
             f->groups[f->group_count++] = (group){pair->expert, i, 0};
@@ -180,26 +185,26 @@ static void list_groups(tc_ffn *f)
     }
 }
 
-// gate, up and SiLU of one unit for a group's tokens: out[i] gets `unit` floats, and q8[i] the same rounded
-// where the down projection wants it. up_rows: scratch of the member.
+// gate, up and SiLU of one unit for a group's tokens: out[i] gets `unit` floats, and rounded[i] the same
+// rounded where the down projection wants it. up_rows: scratch of the member.
 static void activate(const tc_ffn *f, const tc_store_unit *unit, const group *g, float *const *out,
-                     float *const *up_rows, const tc_rounded_row *q8)
+                     float *const *up_rows, const tc_rounded_row *rounded)
 {
     const tc_kernels *k = kernels_of(f);
-    const tc_rows x = {f->x + g->first, f->x_q8 + g->first};
+    const tc_rows x = {f->x + g->first, f->x_rounded + g->first};
     uint32_t width = unit->gate.rows, panels = tc_panels(width);
     tc_matmul(k, &unit->gate, 0, panels, &x, g->count, out);
     tc_matmul(k, &unit->up, 0, panels, &x, g->count, up_rows);
     for (uint32_t i = 0; i < g->count; i++) {
         k->silu_mul(out[i], up_rows[i], out[i], width);
-        if (f->act_wants_q8) k->round(out[i], width, &q8[i]);
+        if (f->act_wants_rounded) k->round(out[i], width, &rounded[i]);
     }
 }
 
 static void down(tc_ffn *f, const tc_store_unit *unit, uint32_t p0, uint32_t p1, const group *g,
-                 float *const *act, const tc_rounded_row *q8, int64_t *const *sums)
+                 float *const *act, const tc_rounded_row *rounded, int64_t *const *sums)
 {
-    const tc_rows x = {(const float *const *)act, q8};
+    const tc_rows x = {(const float *const *)act, rounded};
     if (!kernels_of(f)->matmul_fixed[unit->down.form.type](&unit->down, p0, p1, &x, f->weight + g->first,
                                                            g->count, sums))
         atomic_store_explicit(&f->broken, true, memory_order_relaxed);
@@ -219,10 +224,12 @@ static void fill_member_rows(tc_ffn *f, uint32_t member)
                 f->member_act + (((size_t)member * 2 + which) * f->tokens_max + i) * f->info->unit;
 }
 
-static void round_x(const tc_ffn *f, uint32_t token)
+// Row of a pair (tiles), or of a token.
+static void round_x(const tc_ffn *f, uint32_t row)
 {
-    tc_rounded_row row = x_q8_row(f, token);
-    kernels_of(f)->round(f->call->x + (size_t)token * f->call->hidden, f->call->hidden, &row);
+    uint32_t hidden = f->info->hidden, token = f->x_by_pair ? f->call->pairs[row].token : row;
+    tc_rounded_row to = tc_rounded_at(f->x_rounded_memory + row * tc_rounded_bytes(hidden), hidden);
+    kernels_of(f)->round(f->call->x + (size_t)token * hidden, hidden, &to);
 }
 
 static bool take_item(tc_ffn *f, int phase, uint32_t items, uint32_t *ret)
@@ -253,7 +260,7 @@ static void fused_job(void *arg, uint32_t member)
     int64_t *own = f->member_sum + (size_t)member * FUSED_TOKENS_MAX * hidden;
     int64_t **sums = f->sums + (size_t)member * f->tokens_max;
     float **act = member_rows(f, member, 0), **up = member_rows(f, member, 1);
-    tc_rounded_row *q8 = f->member_q8 + (size_t)member * f->tokens_max;
+    tc_rounded_row *rounded = f->member_rounded + (size_t)member * f->tokens_max;
     memset(own, 0, (size_t)call->tokens * hidden * sizeof *own);
     fill_member_rows(f, member);
     while (take_item(f, 0, f->group_count * units, &item)) {
@@ -262,10 +269,10 @@ static void fused_job(void *arg, uint32_t member)
         tc_store_get_unit(f->store, call->layer, g->expert, call->unit_begin + item % units, &unit);
         for (uint32_t i = 0; i < g->count; i++) {
             sums[i] = own + (size_t)call->pairs[g->first + i].token * hidden;
-            q8[i] = act_q8_row(f, g->first + i, item % units);
+            rounded[i] = act_rounded_row(f, g->first + i, item % units);
         }
-        activate(f, &unit, g, act, up, q8);
-        down(f, &unit, 0, tc_panels(hidden), g, act, q8, sums);
+        activate(f, &unit, g, act, up, rounded);
+        down(f, &unit, 0, tc_panels(hidden), g, act, rounded, sums);
     }
     tc_team_barrier(f->team);
     reduce(f, (uint32_t)((uint64_t)hidden * member / f->members),
@@ -286,11 +293,12 @@ static void phased_job(void *arg, uint32_t member)
     uint32_t panels = tc_panels(hidden), ranges = (panels + PANELS_AN_ITEM - 1) / PANELS_AN_ITEM;
     float **act = member_rows(f, member, 0), **up = member_rows(f, member, 1);
     int64_t **sums = f->sums + (size_t)member * f->tokens_max;
-    tc_rounded_row *q8 = f->member_q8 + (size_t)member * f->tokens_max;
+    tc_rounded_row *rounded = f->member_rounded + (size_t)member * f->tokens_max;
     tc_store_unit unit;
     fill_member_rows(f, member);
-    if (f->x_wants_q8) {
-        while (take_item(f, 2, call->tokens, &item)) round_x(f, item);
+    if (f->x_wants_rounded) {
+        uint32_t rows = f->x_by_pair ? call->pair_count : call->tokens;
+        while (take_item(f, 2, rows, &item)) round_x(f, item);
         tc_team_barrier(f->team);
     }
     while (take_item(f, 0, f->group_count * units, &item)) {
@@ -298,9 +306,9 @@ static void phased_job(void *arg, uint32_t member)
         tc_store_get_unit(f->store, call->layer, g->expert, call->unit_begin + item % units, &unit);
         for (uint32_t i = 0; i < g->count; i++) {
             act[i] = pair_act(f, g->first + i, item % units);
-            q8[i] = act_q8_row(f, g->first + i, item % units);
+            rounded[i] = act_rounded_row(f, g->first + i, item % units);
         }
-        activate(f, &unit, g, act, up, q8);
+        activate(f, &unit, g, act, up, rounded);
     }
     tc_team_barrier(f->team);
     while (take_item(f, 1, ranges, &item)) {
@@ -313,10 +321,10 @@ static void phased_job(void *arg, uint32_t member)
             tc_store_get_unit(f->store, call->layer, g->expert, call->unit_begin + n % units, &unit);
             for (uint32_t i = 0; i < g->count; i++) {
                 act[i] = pair_act(f, g->first + i, n % units);
-                q8[i] = act_q8_row(f, g->first + i, n % units);
+                rounded[i] = act_rounded_row(f, g->first + i, n % units);
                 sums[i] = f->sum + (size_t)call->pairs[g->first + i].token * hidden;
             }
-            down(f, &unit, p0, p1, g, act, q8, sums);
+            down(f, &unit, p0, p1, g, act, rounded, sums);
         }
     }
 }
@@ -328,12 +336,13 @@ tc_status tc_ffn_run(tc_ffn *f, const tc_expert_call *call, int64_t *sum, tc_err
                        call->pair_count, f->tokens_max, f->pairs_max);
     f->call = call;
     f->sum = sum;
+    bool fused = call->tokens <= FUSED_TOKENS_MAX;
+    f->x_by_pair = !fused && kernels_of(f)->tiles;
     list_groups(f);
-    wants_q8(f, &f->x_wants_q8, &f->act_wants_q8);
+    wants_rounded(f, &f->x_wants_rounded, &f->act_wants_rounded);
     for (int i = 0; i < 3; i++) atomic_store_explicit(&f->next[i], 0, memory_order_relaxed);
     atomic_store_explicit(&f->broken, false, memory_order_relaxed);
-    bool fused = call->tokens <= FUSED_TOKENS_MAX;
-    for (uint32_t t = 0; fused && f->x_wants_q8 && t < call->tokens; t++) round_x(f, t);
+    for (uint32_t t = 0; fused && f->x_wants_rounded && t < call->tokens; t++) round_x(f, t);
     tc_team_run(f->team, fused ? fused_job : phased_job, f);
     if (atomic_load_explicit(&f->broken, memory_order_relaxed))
         return tc_fail(e, TC_INTERNAL, "layer %u: an expert's output is not finite or out of range",

@@ -114,10 +114,11 @@ typedef struct tc_fast_part {
     tc_matmul_fn *matmul[2];
     tc_matmul_fixed_fn *matmul_fixed[2];
     void (*round)(const float *x, uint32_t cols, const tc_rounded_row *ret);
+    bool tiles;
 } tc_fast_part;
 
 extern const tc_fast_part tc_fast_scalar;
-extern const tc_fast_part tc_fast_avx2, tc_fast_avx512, tc_fast_avx512vnni;
+extern const tc_fast_part tc_fast_avx2, tc_fast_avx512, tc_fast_avx512vnni, tc_fast_amx;
 void tc_silu_mul_plain(const float *gate, const float *up, float *out, uint32_t n); // the vectors' bits
 
 // Scale of a span whose largest magnitude has these bits, and what to multiply by before rounding.

@@ -6,6 +6,8 @@
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 typedef struct isa {
@@ -44,6 +46,15 @@ static bool has_avx512vnni(void)
 {
     return has_avx512() && __builtin_cpu_supports("avx512vnni");
 }
+
+// Tiles are large: Linux keeps them from a process that has not asked for them.
+static bool has_amx(void)
+{
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18, TILE_BIT = 1 << 24, INT8_BIT = 1 << 25 };
+    unsigned a, b, c, d;
+    if (!has_avx512vnni() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    return (d & TILE_BIT) && (d & INT8_BIT) && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
 #endif
 
 static const isa isas[] = {
@@ -52,6 +63,7 @@ static const isa isas[] = {
     {"avx2", &tc_kernels_avx2, &tc_fast_avx2, has_avx2},
     {"avx512", &tc_kernels_avx512, &tc_fast_avx512, has_avx512},
     {"avx512vnni", &tc_kernels_avx512, &tc_fast_avx512vnni, has_avx512vnni},
+    {"amx", &tc_kernels_avx512, &tc_fast_amx, has_amx},
 #endif
 };
 
@@ -72,6 +84,7 @@ static void fill_tables(void)
             fast->matmul_fixed[type] = isas[i].fast->matmul_fixed[type];
         }
         fast->round = isas[i].fast->round;
+        fast->tiles = isas[i].fast->tiles;
         if (i == 0) fast->silu_mul = tc_silu_mul_plain;
     }
 }

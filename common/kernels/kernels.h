@@ -80,6 +80,7 @@ typedef struct tc_kernels {
     tc_matmul_fixed_fn *matmul_fixed[TC_M_TYPES];
     // Rounds `cols` (a multiple of 64) activations. NULL: these kernels do not want them so.
     void (*round)(const float *x, uint32_t cols, const tc_rounded_row *ret);
+    bool tiles; // rounded rows that lie at one distance from each other are multiplied faster
     // out[i] = silu(gate[i]) * up[i]; out may be gate. The same bits wherever an element stands.
     void (*silu_mul)(const float *gate, const float *up, float *out, uint32_t n);
     float (*dot)(const float *a, const float *b, uint32_t n);
