@@ -357,6 +357,153 @@ static void test_strip(void **state)
     }
 }
 
+// ---- the chunked form ----
+
+// The gated delta rule over a chunk of C tokens at once (Yang et al., "Gated Delta Networks"), in the table's
+// own matrix routines. With G the running sum of log decays inside the chunk and S the state before it:
+//   (I + L) D = diag(beta) (V - diag(e^G) K S),  L[r][i] = beta_r e^(G_r - G_i) (k_r . k_i) for i < r
+//   O = diag(e^G) Q S + P D,                     P[r][i] = e^(G_r - G_i) (q_r . k_i)        for i <= r
+//   S' = e^G_C S + (diag(e^(G_C - G)) K)^T D
+// The device takes tokens one by one (docs/ARCHITECTURE.md says why); this is what that is compared with.
+enum { C = 64, D = 128, SOLVE = 16 };
+
+typedef struct chunked {
+    float *k, *q, *v, *state;                   // [C][D], [C][D], [C][D], [D][D]
+    float *kk, *qk, *ks, *delta, *o, *k_turned; // [C][C], [C][C], [C][D] x 3, [D][C]
+    float log_decay[C], beta[C], sum[C];
+} chunked;
+
+static void solve(const tc_dense *d, chunked *c)
+{
+    for (uint32_t b = 0; b < C;
+         b += SOLVE) { // rows of one block: first what earlier blocks take, then each other
+        d->values(c->kk + b * C, SOLVE, C, c->delta, b, D, c->delta + b * D, none);
+        for (uint32_t r = b + 1; r < b + SOLVE; r++)
+            d->values(c->kk + r * C + b, 1, C, c->delta + b * D, r - b, D, c->delta + r * D, none);
+    }
+}
+
+// The products of keys and queries are the same for all value heads of a key head.
+static void chunk_products(const tc_dense *d, chunked *c, float *kk, float *qk)
+{
+    d->scores(c->k, C, c->k, C, D, kk, C, none);
+    d->scores(c->q, C, c->k, C, D, qk, C, none);
+}
+
+static void run_chunk(const tc_dense *d, chunked *c, const float *kk, const float *qk)
+{
+    float total = 0, fade[C], left[C];
+    for (int r = 0; r < C; r++) c->sum[r] = total += c->log_decay[r];
+    for (int r = 0; r < C; r++) {
+        fade[r] = expf(c->sum[r]);
+        left[r] = expf(total - c->sum[r]);
+        for (int i = 0; i < C; i++) {
+            float e = i <= r ? expf(c->sum[r] - c->sum[i]) : 0;
+            c->kk[r * C + i] = i < r ? -c->beta[r] * e * kk[r * C + i] : 0;
+            c->qk[r * C + i] = e * qk[r * C + i];
+        }
+    }
+    memset(c->ks, 0, C * D * sizeof(float));
+    memset(c->o, 0, C * D * sizeof(float));
+    d->values(c->k, C, D, c->state, D, D, c->ks, none);
+    d->values(c->q, C, D, c->state, D, D, c->o, none);
+    for (int r = 0; r < C; r++)
+        for (int j = 0; j < D; j++) {
+            c->delta[r * D + j] = c->beta[r] * (c->v[r * D + j] - fade[r] * c->ks[r * D + j]);
+            c->o[r * D + j] *= fade[r];
+            c->k_turned[j * C + r] = left[r] * c->k[r * D + j];
+        }
+    solve(d, c);
+    d->values(c->qk, C, C, c->delta, C, D, c->o, none);
+    d->scale(c->state, expf(total), NULL, D * D, c->state);
+    d->values(c->k_turned, D, C, c->delta, C, D, c->state, none);
+}
+
+static float *floats(size_t n)
+{
+    float *x = tc_alloc(TC_MEM_OTHER, n, sizeof *x);
+    assert_non_null(x);
+    return x;
+}
+
+static void make_chunk(chunked *c)
+{
+    *c = (chunked){floats(C * D), floats(C * D), floats(C * D), floats(D * D), floats(C * C),
+                   floats(C * C), floats(C * D), floats(C * D), floats(C * D), floats(D * C)};
+    fill(c->k, C * D, 1 / sqrtf(D / 3.0f)); // about unit length
+    fill(c->q, C * D, 1 / sqrtf(D / 3.0f));
+    fill(c->v, C * D, 1);
+    fill(c->state, D * D, 1);
+    for (int r = 0; r < C; r++) {
+        c->log_decay[r] = -(float)(rand() % 1000) / 5000;
+        c->beta[r] = (float)(rand() % 1000) / 1000;
+    }
+}
+
+static void free_chunk(chunked *c)
+{
+    float *all[] = {c->k, c->q, c->v, c->state, c->kk, c->qk, c->ks, c->delta, c->o, c->k_turned};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) tc_free(all[i]);
+}
+
+typedef struct strips {
+    float state[D * D], o[C * D], kq[C], decay[C];
+} strips;
+
+static void strips_begin(const tc_dense *d, const chunked *c, strips *s)
+{
+    for (int i = 0; i < D; i++)
+        for (int j = 0; j < D; j++)
+            s->state[j / TC_DENSE_STRIP * D * TC_DENSE_STRIP + i * TC_DENSE_STRIP + j % TC_DENSE_STRIP] =
+                c->state[i * D + j];
+    for (int r = 0; r < C; r++) {
+        s->kq[r] = d->dot(c->k + r * D, c->q + r * D, D);
+        s->decay[r] = expf(c->log_decay[r]);
+    }
+}
+
+static void run_strips(const tc_dense *d, const chunked *c, strips *s)
+{
+    for (uint32_t run = 0; run < C; run += 16)
+        for (uint32_t j = 0; j < D; j += TC_DENSE_STRIP) {
+            const tc_dense_strip strip = {s->state + j * D,
+                                          c->k + run * D,
+                                          c->q + run * D,
+                                          s->kq + run,
+                                          c->v + run * D + j,
+                                          s->decay + run,
+                                          c->beta + run,
+                                          s->o + run * D + j,
+                                          16,
+                                          D,
+                                          D};
+            d->strip(&strip);
+        }
+}
+
+static void test_chunked_form(void **state)
+{
+    const tc_dense *d = *state;
+    static strips s;
+    chunked c;
+    make_chunk(&c);
+    strips_begin(d, &c, &s);
+    float *kk = floats(C * C), *qk = floats(C * C), *back = floats(D * D);
+    chunk_products(d, &c, kk, qk);
+    run_strips(d, &c, &s);
+    run_chunk(d, &c, kk, qk);
+    assert_close(s.o, c.o, C * D, 1e-5, "one by one against the chunked form");
+    for (int i = 0; i < D; i++)
+        for (int j = 0; j < D; j++)
+            back[i * D + j] =
+                s.state[j / TC_DENSE_STRIP * D * TC_DENSE_STRIP + i * TC_DENSE_STRIP + j % TC_DENSE_STRIP];
+    assert_close(back, c.state, D * D, 1e-5, "its state");
+    tc_free(kk);
+    tc_free(qk);
+    tc_free(back);
+    free_chunk(&c);
+}
+
 // ---- times ----
 
 typedef struct bench {
@@ -483,6 +630,25 @@ static void bench_small(bench *b, const char *isa)
            add, combine, route);
 }
 
+// Two value heads a key head, as in the model: its products count once for both.
+static void bench_forms(const tc_dense *d)
+{
+    static strips s;
+    chunked c;
+    double one_by_one, products, chunk;
+    make_chunk(&c);
+    strips_begin(d, &c, &s);
+    float *kk = floats(C * C), *qk = floats(C * C);
+    BEST_US(products, 100, chunk_products(d, &c, kk, qk));
+    BEST_US(one_by_one, 100, run_strips(d, &c, &s));
+    BEST_US(chunk, 100, run_chunk(d, &c, kk, qk));
+    printf("  a value head of 128 x 128, one thread, %s: %.2f us a token one by one, %.2f in chunks of 64\n",
+           d->name, one_by_one / C, (chunk + products / 2) / C);
+    tc_free(kk);
+    tc_free(qk);
+    free_chunk(&c);
+}
+
 static int run_bench(uint32_t threads)
 {
     static const tc_dev_geometry next = {16,  2,   256, 64, 1,     TC_KV_F32, 1e7,          16, 32,
@@ -512,6 +678,7 @@ static int run_bench(uint32_t threads)
             bench_attention(&b, &g, shape / 2 ? "32/4 heads of 128" : "16/2 heads of 256", isas[i]);
             if (shape == 0) bench_delta(&b, &g, isas[i]);
             if (shape == 0) bench_small(&b, isas[i]);
+            if (shape == 0) bench_forms(tc_dense_for(isas[i]));
             tc_dev_free(b.dev);
         }
     }
@@ -555,6 +722,7 @@ int main(int argc, char **argv)
             cmocka_unit_test_prestate(test_convolve, table),
             cmocka_unit_test_prestate(test_gates, table),
             cmocka_unit_test_prestate(test_strip, table),
+            cmocka_unit_test_prestate(test_chunked_form, table),
         };
         failed += cmocka_run_group_tests_name(tables[i].table->name, tests, NULL, NULL);
     }
