@@ -25,6 +25,7 @@ typedef struct tc_source_ops {
     void (*poll)(tc_expert_source *source);
     void (*stats)(tc_expert_source *source, tc_source_stats *ret);
     int (*fd)(tc_expert_source *source); // readable when poll has something to do; -1: never
+    bool in_process; // nobody computes between post and join: nothing is gained by posting early
 } tc_source_ops;
 
 struct tc_expert_source {

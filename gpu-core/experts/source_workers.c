@@ -328,8 +328,8 @@ static void workers_free(tc_expert_source *source)
 tc_status tc_source_workers_create(tc_expert_hub *hub, const tc_store *store,
                                    const tc_workers_options *options, tc_expert_source **ret, tc_error *e)
 {
-    static const tc_source_ops ops = {workers_free, workers_post,  workers_join,
-                                      workers_poll, workers_stats, workers_fd};
+    static const tc_source_ops ops = {workers_free,  workers_post, workers_join, workers_poll,
+                                      workers_stats, workers_fd,   false};
     if (options->expected < 1 || options->expected > TC_WORKERS_MAX)
         return tc_fail(e, TC_ARGUMENT, "workers: %u is not in 1..%d", options->expected, TC_WORKERS_MAX);
     source_workers *s = tc_alloc(TC_MEM_OTHER, 1, sizeof *s);
