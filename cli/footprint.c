@@ -54,8 +54,11 @@ static tc_status linear_bytes(const tc_checkpoint *c, tc_role role, uint32_t lay
                               uint32_t unit, uint64_t *bytes, const char **ret_type, tc_error *e)
 {
     const tc_model_desc *desc = tc_checkpoint_desc(c);
-    static const char *const types[TC_M_TYPES] = {
-        [TC_M_Q4] = "4-bit", [TC_M_Q8] = "8-bit", [TC_M_BF16] = "bf16", [TC_M_F16] = "f16", [TC_M_F32] = "f32"};
+    static const char *const types[TC_M_TYPES] = {[TC_M_Q4] = "4-bit",
+                                                  [TC_M_Q8] = "8-bit",
+                                                  [TC_M_BF16] = "bf16",
+                                                  [TC_M_F16] = "f16",
+                                                  [TC_M_F32] = "f32"};
     char name[TC_TENSOR_NAME_BYTES];
     uint32_t rows, cols;
     tc_weight weight = {0};
@@ -101,8 +104,9 @@ void tc_footprint_head(tc_footprint *f, const tc_model_desc *desc, const char *h
     uint64_t elements = (uint64_t)desc->vocab * desc->hidden;
     uint64_t old = f->bytes[desc->tied_embeddings ? TC_PART_EMBEDDING : TC_PART_HEAD];
     if (!head || strcmp(head, "keep") == 0 || old < 2 * elements) return; // quantised heads are kept
-    bool nf4 = strcmp(head, "nf4") == 0 && desc->hidden % TC_SPAN_COLS == 0;
-    const tc_matrix_form form = {TC_M_Q4, 64, desc->hidden / TC_SPAN_COLS};
+    const tc_matrix_form four = {TC_M_Q4, 64, desc->hidden / TC_SPAN_COLS}, eight = {TC_M_Q8, 64, 0};
+    const tc_matrix_form *form = strcmp(head, "nf4") == 0 ? &four : strcmp(head, "int8") == 0 ? &eight : NULL;
+    if (desc->hidden % TC_SPAN_COLS) form = NULL;
     f->token_dense_bytes -= old;
-    f->token_dense_bytes += nf4 ? tc_matrix_bytes(&form, desc->vocab, desc->hidden) : 2 * elements;
+    f->token_dense_bytes += form ? tc_matrix_bytes(form, desc->vocab, desc->hidden) : 2 * elements;
 }

@@ -34,7 +34,7 @@ typedef struct tc_footprint {
 
 extern const char *const tc_part_names[TC_PARTS];
 
-// A token's dense bytes when the head becomes `head` ("nf4", "bf16"; NULL or "keep": as it is).
+// A token's dense bytes when the head becomes `head` ("nf4", "int8", "bf16"; NULL or "keep": as it is).
 void tc_footprint_head(tc_footprint *footprint, const tc_model_desc *desc, const char *head);
 
 // `quantise_nf4`: as packing with that option would make the experts.

@@ -108,7 +108,7 @@ typedef struct tc_run_options {
         {.name = "--head",                                                                                   \
          .kind = TC_OPTION_CHOICE,                                                                           \
          .target = &(o).head,                                                                                \
-         .choices = "keep|nf4|bf16",                                                                         \
+         .choices = "keep|nf4|int8|bf16",                                                                    \
          .help = "what a 16- or 32-bit output head becomes when it is loaded"},                              \
         {.name = "--isa",                                                                                    \
          .kind = TC_OPTION_CHOICE,                                                                           \

@@ -94,7 +94,7 @@ static const char usage[] =
     "  --threads N              default: online CPUs\n"
     "  --precision exact|float|fast  (default fast)\n"
     "  --kv f32|f16             how keys and values are kept (default f16; f32 with --precision exact)\n"
-    "  --head keep|nf4|bf16     what a 16- or 32-bit output head becomes (default keep)\n"
+    "  --head keep|nf4|int8|bf16  what a 16- or 32-bit output head becomes (default keep)\n"
     "  --isa scalar|avx2|avx512|avx512vnni|amx  default: the best this CPU has\n"
     "  --context N              positions of one session (default 4096)\n"
     "  --sessions N             sessions at once (default 8, at most 64)\n"
@@ -201,7 +201,7 @@ static bool apply(int id, const char *text, tc_core_options *o)
     static const char *const shards[] = {"partition", "slice"}, *const sources[] = {"workers", "inprocess"},
                              *const planes[] = {"shm", "nng"}, *const devices[] = {"cpu", "auto"},
                              *const precisions[] = {"exact", "float", "fast"}, *const kvs[] = {"f32", "f16"},
-                             *const heads[] = {"keep", "nf4", "bf16"};
+                             *const heads[] = {"keep", "nf4", "int8", "bf16"};
     int choice;
     switch (id) {
     case O_MODEL:
@@ -250,7 +250,7 @@ static bool apply(int id, const char *text, tc_core_options *o)
         o->kv = parse_choice("kv", text, kvs, 2);
         return o->kv >= 0;
     case O_HEAD:
-        choice = parse_choice("head", text, heads, 3);
+        choice = parse_choice("head", text, heads, 4);
         o->head = (uint32_t)choice;
         return choice >= 0;
     case O_LOG_LEVEL:

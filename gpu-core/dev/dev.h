@@ -88,7 +88,9 @@ typedef struct tc_dev_ops {
     void *(*alloc)(tc_dev *dev, tc_mem_tag tag, size_t bytes); // zeroed; NULL: out of memory
     void (*release)(tc_dev *dev, void *block);
     // Packs a weight into device memory. Owner of ret->data: the caller, release().
-    tc_status (*matrix)(tc_dev *dev, const tc_weight *weight, tc_matrix *ret, tc_error *e);
+    // form: what tc_matrix_pack may be asked for; NULL: as it can be kept without losing a bit.
+    tc_status (*matrix)(tc_dev *dev, const tc_weight *weight, const tc_matrix_form *form, tc_matrix *ret,
+                        tc_error *e);
     void (*slot_reset)(tc_dev *dev, uint32_t slot);
 
     // What is kept of a session: whole KV pages (tc_dev_page_bytes) and recurrent states (tc_dev_slot_bytes),

@@ -150,7 +150,7 @@ static void round_to_bf16(tc_weight *w)
 
 static tc_status convert_head(tc_weight *w, tc_output head, tc_error *e)
 {
-    if (w->quantised || head == TC_OUTPUT_KEEP) return TC_OK;
+    if (w->quantised || head == TC_OUTPUT_KEEP || head == TC_OUTPUT_INT8) return TC_OK;
     if (head == TC_OUTPUT_NF4) return tc_weight_quantise_nf4(w, e);
     if (w->dtype != TC_BF16) round_to_bf16(w);
     return TC_OK;
@@ -160,8 +160,11 @@ static tc_status load_matrix(loader *l, const load_item *item, tc_error *e)
 {
     tc_weight weight = {0};
     TC_TRY(tc_checkpoint_weight(l->checkpoint, item->name, item->rows, item->cols, &weight, e));
+    static const tc_matrix_form eight_bits = {.type = TC_M_Q8, .group = TC_SPAN_COLS};
+    bool int8 = item->head == TC_OUTPUT_INT8 && !weight.quantised && item->cols % TC_SPAN_COLS == 0;
+    tc_dev *dev = l->weights->dev;
     tc_status status = convert_head(&weight, item->head, e);
-    if (status == TC_OK) status = l->weights->dev->ops->matrix(l->weights->dev, &weight, item->matrix, e);
+    if (status == TC_OK) status = dev->ops->matrix(dev, &weight, int8 ? &eight_bits : NULL, item->matrix, e);
     if (status == TC_OK)
         atomic_fetch_add(&l->bytes, tc_matrix_bytes(&item->matrix->form, item->rows, item->cols));
     else

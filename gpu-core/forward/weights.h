@@ -37,7 +37,7 @@ typedef struct tc_weights {
 
 // What a 16- or 32-bit output head becomes when it is loaded; one that is quantised already is kept. A tied
 // head becomes a matrix of its own beside the embedding.
-typedef enum tc_output { TC_OUTPUT_KEEP, TC_OUTPUT_NF4, TC_OUTPUT_BF16 } tc_output;
+typedef enum tc_output { TC_OUTPUT_KEEP, TC_OUTPUT_NF4, TC_OUTPUT_INT8, TC_OUTPUT_BF16 } tc_output;
 
 // Reads, packs and places all dense weights; several at a time on the team. progress may be NULL.
 tc_status tc_weights_load(const tc_checkpoint *checkpoint, tc_dev *dev, tc_team *team, tc_output head,

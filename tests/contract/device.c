@@ -144,7 +144,7 @@ static void test_matmul_with_bias(void **state)
     const tc_weight weight = {.rows = ROWS, .cols = COLS, .dtype = TC_F32, .data = data};
     tc_matrix m;
     tc_error e;
-    assert_int_equal(f->dev->ops->matrix(f->dev, &weight, &m, &e), TC_OK);
+    assert_int_equal(f->dev->ops->matrix(f->dev, &weight, NULL, &m, &e), TC_OK);
     const tc_matmul_job jobs[2] = {{&m, x, COLS, y, LDY, bias}, {&m, x, COLS, y, LDY, bias}};
     for (uint32_t count = 1; count <= 2; count++) {
         for (int i = 0; i < N * LDY; i++) y[i] = NAN;

@@ -86,10 +86,11 @@ static void cpu_release(tc_dev *dev, void *block)
     tc_free(block);
 }
 
-static tc_status cpu_matrix(tc_dev *dev, const tc_weight *weight, tc_matrix *ret, tc_error *e)
+static tc_status cpu_matrix(tc_dev *dev, const tc_weight *weight, const tc_matrix_form *wanted,
+                            tc_matrix *ret, tc_error *e)
 {
     (void)dev;
-    tc_matrix_form form = tc_matrix_form_for(weight, 0, weight->cols);
+    tc_matrix_form form = wanted ? *wanted : tc_matrix_form_for(weight, 0, weight->cols);
     size_t bytes = tc_matrix_bytes(&form, weight->rows, weight->cols);
     void *data = tc_alloc(TC_MEM_WEIGHTS, bytes, 1);
     if (!data) return tc_fail(e, TC_NOMEM, "out of memory for a matrix of %zu bytes", bytes);
