@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the end-to-end tests against the programs of a build tree.
 
-  run.py --build DIR [MODULE...]     modules: api, faults, commands, bad_models, carriers, arenas, newcomer (default: all)
+  run.py --build DIR [MODULE...]     modules: api, clients, page, faults, commands, bad_models, carriers,
+                                     arenas, many_users, newcomer (default: all)
 
 Prints one line a test and ends with `N passed, N failed` (`, N skipped`).
 """
@@ -14,7 +15,7 @@ import unittest
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-MODULES = ("commands", "bad_models", "api", "clients", "page", "faults", "carriers", "arenas", "newcomer")
+MODULES = ("commands", "bad_models", "api", "clients", "page", "faults", "carriers", "arenas", "many_users", "newcomer")
 
 
 class Counter(unittest.TextTestResult):

@@ -688,7 +688,7 @@ static void test_long_prompts_keep_the_pace(void **state)
     bench b;
     has_state = true;
     slot_bytes = sizeof(uint64_t);
-    const tc_sched_options with = {.chunk_us = 2 * 64 * PROMPT_TOKEN_US + 500};
+    const tc_sched_options with = {.chunk_us = 3 * 64 * PROMPT_TOKEN_US}; // of which an eighth is kept back
     set_up(&b, 0, &with);
     tc_generate stream = simple(1, counting_prompt(6), 64, 60);
     ask(&b, &stream);
