@@ -83,6 +83,16 @@ static void statistics(tc_buffer *out, const tc_engine_status *e)
     number_field(out, "wait_us", e->wait_us);
     number_field(out, "head_us", e->head_us);
     number_field(out, "decode_allocations", e->decode_allocations);
+    number_field(out, "held", e->held);
+    number_field(out, "queue_tokens", e->queue_tokens);
+    number_field(out, "kv_pages", e->kv_pages);
+    number_field(out, "kv_pages_free", e->kv_pages_free);
+    number_field(out, "cached_tokens", e->cached_tokens);
+    number_field(out, "cache_bytes", e->cache_bytes);
+    number_field(out, "cache_evictions", e->cache_evictions);
+    number_field(out, "refused", e->refused);
+    number_field(out, "expired", e->expired);
+    number_field(out, "sched_us", e->sched_us);
     tc_buffer_text(out, "}");
 }
 
@@ -117,6 +127,9 @@ void tc_api_model_info(tc_gateway *gateway, tc_http_conn *conn, const char *rest
     number_field(&body, "weights_bytes", info->weights_bytes);
     number_field(&body, "experts_bytes", info->experts_bytes);
     number_field(&body, "kv_budget_bytes", info->kv_budget_bytes);
+    number_field(&body, "prefix_cache_bytes", info->cache_budget_bytes);
+    number_field(&body, "queue_requests_max", info->queue_requests_max);
+    number_field(&body, "queue_tokens_max", info->queue_tokens_max);
     defaults(&body, &gateway->options.model.defaults);
     if (known) statistics(&body, engine);
     tc_buffer_text(&body, "}");

@@ -354,6 +354,13 @@ static tc_status build(loader *l, yyjson_val *root)
     return read_added(l);
 }
 
+static void note_longest(tc_tokenizer *t)
+{
+    size_t bytes;
+    for (uint32_t id = 0; id < t->bpe.token_count; id++)
+        if (tc_token_decoded(t, id, false, &bytes) && bytes > t->longest_token) t->longest_token = bytes;
+}
+
 tc_status tc_tokenizer_parse(const char *json, size_t bytes, const char *name, tc_tokenizer **ret,
                              tc_error *e)
 {
@@ -372,6 +379,7 @@ tc_status tc_tokenizer_parse(const char *json, size_t bytes, const char *name, t
         TC_GOTO(tc_fail(&inner, problem.code == YYJSON_READ_ERROR_MEMORY_ALLOCATION ? TC_NOMEM : TC_FORMAT,
                         "not JSON: %s at byte %zu", problem.msg ? problem.msg : "?", problem.pos));
     TC_GOTO(build(&l, yyjson_doc_get_root(doc)));
+    note_longest(l.t);
     *ret = l.t;
     l.t = NULL;
 out:

@@ -15,6 +15,7 @@ struct tc_tokenizer {
     tc_added_set raw, normalized; // sought before and after normalisation
     tc_pretoken pretoken;
     bool nfc;
+    size_t longest_token; // bytes, as they are decoded
 };
 
 // The parts of the file that say which algorithm it wants: fills pretoken, nfc, bpe.ignore_merges.

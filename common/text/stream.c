@@ -13,11 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    CUT_BYTES_MAX = TC_UTF8_BYTES_MAX - 1,
-    // Every byte of a token may become a U+FFFD, behind what was held back.
-    TEXT_BYTES_MAX = TC_STOP_BYTES_MAX + 3 * (TC_TOKEN_BYTES_MAX + CUT_BYTES_MAX) + 1
-};
+enum { CUT_BYTES_MAX = TC_UTF8_BYTES_MAX - 1 };
 
 // Knuth-Morris-Pratt: `matched` bytes at the end of the text are the beginning of `text`.
 typedef struct stop {
@@ -32,8 +28,8 @@ struct tc_text_stream {
     int stopped_by;
     size_t stop_count, cut_bytes, held_bytes;
     stop stops[TC_STOPS_MAX];
-    uint8_t cut[CUT_BYTES_MAX + TC_TOKEN_BYTES_MAX];
-    uint8_t text[TEXT_BYTES_MAX]; // between calls: what the last call gave out, then the held bytes
+    uint8_t *cut;  // [CUT_BYTES_MAX + the longest token], behind this struct, as the next one
+    uint8_t *text; // between calls: what the last call gave out, then the held bytes
     size_t given_bytes;
 };
 
@@ -58,6 +54,7 @@ tc_status tc_text_stream_create(const tc_tokenizer *tokenizer, const char *const
 {
     tc_status status = TC_OK;
     tc_text_stream *s = NULL;
+    size_t longest_stop = 0;
     if (count > TC_STOPS_MAX)
         return tc_fail(e, TC_LIMIT, "stop: %zu strings, at most %d", count, TC_STOPS_MAX);
     for (size_t i = 0; i < count; i++) {
@@ -67,8 +64,16 @@ tc_status tc_text_stream_create(const tc_tokenizer *tokenizer, const char *const
         if (tc_utf8_valid_bytes(stops[i], bytes) != bytes)
             return tc_fail(e, TC_ARGUMENT, "stop[%zu]: not UTF-8", i);
     }
-    s = calloc(1, sizeof *s);
+    for (size_t i = 0; i < count; i++)
+        if (strlen(stops[i]) > longest_stop) longest_stop = strlen(stops[i]);
+    // Every byte of a token may become a U+FFFD, behind what was held back. Thousands of streams may be open:
+    // what this tokenizer and these stops need, not the most that any could.
+    size_t cut_bytes = CUT_BYTES_MAX + tokenizer->longest_token,
+           text_bytes = longest_stop + 3 * cut_bytes + 1;
+    s = calloc(1, sizeof *s + cut_bytes + text_bytes);
     if (!s) TC_GOTO(tc_fail(e, TC_NOMEM, "text stream: out of memory"));
+    s->cut = (uint8_t *)(s + 1);
+    s->text = s->cut + cut_bytes;
     s->tokenizer = tokenizer;
     s->skip_special = skip_special;
     s->stopped_by = -1;
