@@ -5,6 +5,7 @@
 #include "cli/footprint.h"
 #include "cli/run.h"
 #include "common/base/clock.h"
+#include "common/base/spin.h"
 #include "common/kernels/bandwidth.h"
 
 #include <fcntl.h>
@@ -37,7 +38,7 @@ static tc_status measure_machine(bench *b, tc_error *e)
     tc_team *team = NULL;
     tc_team_options options = {
         .threads = (uint32_t)(b->o.threads ? b->o.threads : (uint64_t)sysconf(_SC_NPROCESSORS_ONLN)),
-        .spin_us = 50};
+        .spin_us = TC_SPIN_US};
     TC_TRY(tc_team_create(&options, &team, e));
     tc_status status = tc_measure_read_bandwidth(team, BANDWIDTH_BYTES, &b->machine_gb_s, e);
     tc_team_free(team);

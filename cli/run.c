@@ -4,6 +4,7 @@
 #include "cli/cli.h"
 #include "cli/progress.h"
 #include "common/base/clock.h"
+#include "common/base/cpus.h"
 #include "common/model/arena.h"
 
 #include <numa.h>
@@ -14,7 +15,6 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SPIN_SHARED_US = 0 };
 enum { GATEWAY_GROUP, CORE_GROUP, WORKER_GROUP }; // the order of stopping
 
 // A command line under construction; all texts live in `text`.
@@ -103,15 +103,6 @@ static void fill_defaults(tc_run_options *o)
     if (!o->log_level) o->log_level = "warn";
 }
 
-// Where core and workers outnumber the CPUs they take turns, and whoever spins takes a CPU from whom it waits
-// for.
-static void put_spin(command *c, const tc_run_options *o)
-{
-    if (o->threads + o->workers * o->worker_threads <= online_cpus()) return; // the program's own default
-    put(c, "--spin-us");
-    put(c, "%d", SPIN_SHARED_US);
-}
-
 // "0-3,8" of the node's CPUs, or nothing when this process may not use all of them.
 static bool node_cpus(uint32_t node, char *ret, size_t bytes)
 {
@@ -134,6 +125,23 @@ void tc_run_engine_url(const tc_supervisor *s, char *ret, size_t bytes)
     snprintf(ret, bytes, "ipc://%s/engine", tc_supervisor_dir(s));
 }
 
+// One thread of the core and one of the workers a CPU, each in its place: so that who waits hands its CPU to whom it
+// waits for, and no two that compute meet on one. A machine with room for all gives each its own. `first`: of all these
+// threads, the core's come first.
+static void put_cpus(command *c, const tc_run_options *o, uint32_t first, uint32_t count)
+{
+    uint32_t cpus[TC_CPU_NUMBERS], mine[256];
+    char text[2048];
+    uint32_t usable = tc_cpus_allowed(cpus, TC_CPU_NUMBERS);
+    bool room = o->threads + o->workers * o->worker_threads <= usable;
+    if (!o->workers || usable == 0) return; // alone: the system moves threads to where there is time
+    if (first >= o->threads && !room) first -= (uint32_t)o->threads;
+    for (uint32_t i = 0; i < count; i++) mine[i] = cpus[(first + i) % usable];
+    if (count > usable) count = usable;
+    tc_cpu_list_print(mine, count, text, sizeof text);
+    if (!strstr(text, "...")) put_text(c, "--cpus", text);
+}
+
 static tc_status start_core(tc_supervisor *s, const tc_run_options *o, const char *model, const char *store,
                             const char *engine, const char *experts, tc_error *e)
 {
@@ -147,9 +155,9 @@ static tc_status start_core(tc_supervisor *s, const tc_run_options *o, const cha
     put_number(&c, "--workers", o->workers);
     put_text(&c, "--shard", o->shard);
     put_text(&c, "--data-plane", o->data_plane);
-    if (o->workers) put_spin(&c, o);
     put_text(&c, "--device", o->device);
     put_number(&c, "--threads", o->threads);
+    put_cpus(&c, o, 0, (uint32_t)o->threads);
     put_text(&c, "--precision", o->precision);
     put_text(&c, "--kv", o->kv);
     put_text(&c, "--head", o->head);
@@ -181,11 +189,12 @@ static tc_status start_worker(tc_supervisor *s, const tc_run_options *o, uint32_
     put_number(&c, "--of", o->workers);
     put_text(&c, "--shard", o->shard);
     put_number(&c, "--threads", o->worker_threads);
-    put_spin(&c, o);
     put_text(&c, "--isa", o->isa);
     put_text(&c, "--log-level", o->log_level);
     if (o->workers > 1 && o->workers == numa_nodes() && node_cpus(index, cpus, sizeof cpus))
         put_text(&c, "--cpus", cpus);
+    else
+        put_cpus(&c, o, (uint32_t)(o->threads + index * o->worker_threads), (uint32_t)o->worker_threads);
     snprintf(name, sizeof name, "worker %u", index);
     return launch(s, name, WORKER_GROUP, &c, e);
 }

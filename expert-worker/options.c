@@ -2,7 +2,7 @@
 // Owns: parsing of the worker's command line.
 #include "expert-worker/options.h"
 
-#include "expert-worker/affinity.h"
+#include "common/base/spin.h"
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -61,7 +61,7 @@ static const char usage[] =
     "  --cpus 0,2-3             pin the threads to these\n"
     "  --node K                 pin to the CPUs of NUMA node K and bind its share's memory there\n"
     "  --isa scalar|avx2|avx512|avx512vnni|amx  default: the best this CPU has\n"
-    "  --spin-us N              how long a thread spins for work before it sleeps (default 50)\n"
+    "  --spin-us N              how long a thread looks for work before it sleeps (default 5000)\n"
     "  --log-level error|warn|info|debug  --journald  --parent-pid PID\n";
 
 static bool wrong(const char *name, const char *text, const char *why)
@@ -160,7 +160,7 @@ static bool apply(int id, const char *text, tc_worker_options *o)
 
 tc_parsed tc_worker_parse(int argc, char **argv, tc_worker_options *ret)
 {
-    tc_worker_options o = {.node = -1, .of = 1, .spin_us = TC_WORKER_SPIN_US, .log_level = TC_LOG_INFO};
+    tc_worker_options o = {.node = -1, .of = 1, .spin_us = TC_SPIN_US, .log_level = TC_LOG_INFO};
     int id;
     while ((id = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
         if (id == O_HELP) {

@@ -3,6 +3,7 @@
 // Refuses: anything it does not know: an error line on stderr, and the program ends with 2.
 #pragma once
 
+#include "common/base/cpus.h"
 #include "common/base/log.h"
 #include "proto/expert.h"
 
@@ -15,7 +16,7 @@ typedef enum tc_worker_fault {
     TC_FAULT_NAN,   // answers as if a part had not been finite
 } tc_worker_fault;
 
-enum { TC_WORKER_SPIN_US = 50, TC_CPUS_MAX = 1024 };
+enum { TC_CPUS_MAX = TC_CPU_NUMBERS };
 
 typedef struct tc_worker_options {
     const char *connect, *store;

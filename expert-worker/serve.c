@@ -78,7 +78,8 @@ static tc_status place(worker *w, tc_error *e)
     } else if (o->node >= 0) {
         TC_TRY(tc_node_cpus(o->node, w->cpus, TC_CPUS_MAX, &w->cpu_count, e));
     }
-    uint32_t available = w->cpu_count > 0 ? w->cpu_count : tc_cpus_allowed();
+    uint32_t usable[TC_CPUS_MAX];
+    uint32_t available = w->cpu_count > 0 ? w->cpu_count : tc_cpus_allowed(usable, TC_CPUS_MAX);
     w->threads = o->threads > 0 ? o->threads : available;
     if (w->threads > TC_TEAM_THREADS_MAX) w->threads = TC_TEAM_THREADS_MAX;
     if (w->threads > available) tc_warn("%u threads share %u CPUs", w->threads, available);

@@ -23,11 +23,6 @@
 #define TC_KV_BUDGET_DEFAULT_MAX (2ull << 30)
 #define TC_CACHE_DEFAULT_MAX (4ull << 30)
 
-enum {
-    SPIN_US = 50,      // how long a thread that waits spins before it sleeps
-    SPIN_SHARED_US = 0 // the same where workers share these CPUs
-};
-
 typedef struct core {
     tc_core_options o;
     tc_checkpoint *checkpoint;
@@ -48,16 +43,6 @@ typedef struct core {
     uint64_t kv_bytes, state_bytes, cache_bytes;
     int signals;
 } core;
-
-// Where core and workers outnumber the CPUs, whoever spins takes a CPU from whom it waits for.
-static uint32_t spin_us(const core *c)
-{
-    cpu_set_t set;
-    if (c->o.spin_us != TC_SPIN_AUTO) return c->o.spin_us;
-    uint32_t cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 1;
-    uint32_t busy = c->o.threads + (c->o.local_experts ? 0 : c->o.workers);
-    return busy > cpus ? SPIN_SHARED_US : SPIN_US;
-}
 
 static void log_source(void *arg, bool warning, const char *text)
 {
@@ -182,7 +167,7 @@ static void share_memory(core *c)
 {
     tc_error error;
     if (c->o.by_nng) return;
-    tc_expert_hub_spin(c->hub, spin_us(c));
+    tc_expert_hub_spin(c->hub, c->o.spin_us);
     if (tc_expert_hub_share(c->hub, TC_BATCH_TOKENS_MAX, c->desc->hidden,
                             TC_BATCH_TOKENS_MAX * c->desc->top_k, &error) != TC_OK)
         tc_warn("no shared memory for expert workers, calls go by message: %s", error.text);
@@ -248,7 +233,10 @@ static tc_status start(core *c, tc_error *e)
 {
     uint64_t begin = tc_now_us(), last_line = begin;
     tc_dev_geometry geometry;
-    const tc_team_options team = {.threads = c->o.threads, .spin_us = spin_us(c)};
+    uint32_t pins[TC_TEAM_THREADS_MAX];
+    for (uint32_t i = 0; i < c->o.threads && c->o.cpu_count; i++) pins[i] = c->o.cpus[i % c->o.cpu_count];
+    const tc_team_options team = {
+        .threads = c->o.threads, .cpus = c->o.cpu_count ? pins : NULL, .spin_us = c->o.spin_us};
     TC_TRY(open_model(c, e));
     TC_TRY(plan_memory(c, &geometry, e));
     TC_TRY(tc_team_create(&team, &c->team, e));

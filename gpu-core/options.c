@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: parsing and range checks of the core's command line.
 #include "gpu-core/options.h"
+#include "common/base/spin.h"
 #include "common/base/status.h"
 #include "gpu-core/sched/sched.h"
 #include "proto/expert.h"
@@ -26,6 +27,7 @@ enum option_id {
     O_SPIN,
     O_DEVICE,
     O_THREADS,
+    O_CPUS,
     O_PRECISION,
     O_KV,
     O_HEAD,
@@ -59,6 +61,7 @@ static const struct option long_options[] = {
     {"spin-us", required_argument, NULL, O_SPIN},
     {"device", required_argument, NULL, O_DEVICE},
     {"threads", required_argument, NULL, O_THREADS},
+    {"cpus", required_argument, NULL, O_CPUS},
     {"precision", required_argument, NULL, O_PRECISION},
     {"kv", required_argument, NULL, O_KV},
     {"head", required_argument, NULL, O_HEAD},
@@ -89,9 +92,10 @@ static const char usage[] =
     "  --shard partition|slice  whole experts, or a slice of every expert's width, a worker\n"
     "  --expert-source workers|inprocess\n"
     "  --data-plane shm|nng     how calls reach workers of this host (default shm; others: always nng)\n"
-    "  --spin-us N              how long an idle thread spins before it sleeps\n"
+    "  --spin-us N              how long a thread looks for work before it sleeps (default 5000)\n"
     "  --device cpu|auto        auto takes cpu: this build has no other device\n"
     "  --threads N              default: online CPUs\n"
+    "  --cpus 0,2-3             pin the threads to these\n"
     "  --precision exact|float|fast  (default fast)\n"
     "  --kv f32|f16             how keys and values are kept (default f16; f32 with --precision exact)\n"
     "  --head keep|nf4|int8|bf16  what a 16- or 32-bit output head becomes (default keep)\n"
@@ -203,6 +207,7 @@ static bool apply(int id, const char *text, tc_core_options *o)
                              *const precisions[] = {"exact", "float", "fast"}, *const kvs[] = {"f32", "f16"},
                              *const heads[] = {"keep", "nf4", "int8", "bf16"};
     int choice;
+    tc_error error;
     switch (id) {
     case O_MODEL:
         o->model = text;
@@ -253,6 +258,10 @@ static bool apply(int id, const char *text, tc_core_options *o)
         choice = parse_choice("head", text, heads, 4);
         o->head = (uint32_t)choice;
         return choice >= 0;
+    case O_CPUS:
+        if (tc_cpu_list_parse(text, o->cpus, TC_CPU_NUMBERS, &o->cpu_count, &error) == TC_OK) return true;
+        fprintf(stderr, "thermocline-core: error: --cpus %s: %s\n", text, error.text);
+        return false;
     case O_LOG_LEVEL:
         if (tc_log_parse_level(text, &o->log_level)) return true;
         fprintf(stderr, "thermocline-core: error: --log-level %s: not one of error warn info debug\n", text);
@@ -268,7 +277,7 @@ int tc_core_options_parse(int argc, char **argv, tc_core_options *ret)
         .workers = 1,
         .precision = TC_FAST,
         .kv = TC_KV_BY_PRECISION,
-        .spin_us = TC_SPIN_AUTO,
+        .spin_us = TC_SPIN_US,
         .context = TC_CONTEXT_DEFAULT,
         .sessions = TC_SESSIONS_DEFAULT,
         .cache_bytes = TC_CACHE_AUTO,

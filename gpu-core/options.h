@@ -2,12 +2,12 @@
 // Owns: the core's command line. Refuses: to touch anything else.
 #pragma once
 
+#include "common/base/cpus.h"
 #include "common/base/log.h"
 #include "common/kernels/kernels.h"
 
 enum { TC_CONTEXT_DEFAULT = 4096, TC_SESSIONS_DEFAULT = 8, TC_SESSIONS_MAX = 64, TC_CONTEXT_MAX = 1 << 20 };
 
-#define TC_SPIN_AUTO UINT32_MAX
 #define TC_KV_BY_PRECISION (-1)
 #define TC_CACHE_AUTO UINT64_MAX
 
@@ -19,8 +19,9 @@ typedef struct tc_core_options {
     uint32_t shard;         // tc_shard
     bool local_experts;     // compute experts in this process
     bool by_nng;            // calls never travel by shared memory
-    uint32_t spin_us;       // how long waiting threads spin before they sleep; TC_SPIN_AUTO
+    uint32_t spin_us;       // how long waiting threads look before they sleep
     uint32_t threads;       // 0: online CPUs
+    uint32_t cpus[TC_CPU_NUMBERS], cpu_count; // what they are pinned to; 0: not pinned
     tc_precision precision;
     int kv;        // tc_kv_type; TC_KV_BY_PRECISION: f32 for exact, else f16
     uint32_t head; // tc_output

@@ -12,6 +12,7 @@
 // taken before, so a ring in between makes the kernel refuse to sleep.
 #include "proto/bell.h"
 #include "common/base/clock.h"
+#include "common/base/spin.h"
 #include "proto/segment.h"
 
 #include <errno.h>
@@ -22,7 +23,6 @@
 #include <unistd.h>
 
 enum {
-    SPINS_PER_LOOK = 32, // pauses between two looks at the clock
     BELL_BYTES = 4096,
     BELL_VERSION = 1,
 };
@@ -40,22 +40,14 @@ struct tc_bell {
     bell_memory *memory;
 };
 
-static inline void cpu_relax(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield" ::: "memory");
-#endif
-}
-
 static bool spin(tc_ready *ready, void *arg, uint64_t end_ns)
 {
     do {
-        for (int i = 0; i < SPINS_PER_LOOK; i++) {
+        for (int i = 0; i < TC_SPIN_LOOKS; i++) {
             if (ready(arg)) return true;
-            cpu_relax();
+            tc_spin_pause();
         }
+        tc_spin_yield();
     } while (tc_now_ns() < end_ns);
     return false;
 }

@@ -20,7 +20,7 @@ typedef struct tc_wait_line {
 typedef bool tc_ready(void *arg);
 
 // TC_OK once ready(arg); TC_TIMEOUT after timeout_us (0: only look; UINT64_MAX: never). Spins for spin_us
-// before each sleep: 0 where waiter and ringer share a CPU. Nothing is lost if ready() can see its cause at
+// before each sleep (spin.h). Nothing is lost if ready() can see its cause at
 // the latest when the cause's ring begins.
 tc_status tc_line_wait(tc_wait_line *line, tc_ready *ready, void *arg, uint64_t spin_us, uint64_t timeout_us);
 // Called after the cause was stored. A system call only when the waiter sleeps. Async-signal-safe.

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: the threads of a team, and the three places where they wait: for a job, for its end, at a barrier.
-// Each wait spins for a bounded time and then sleeps on a futex, so a team larger than its CPUs stays polite.
+// Each wait looks for a bounded time, giving its CPU away in between (spin.h), and then sleeps on a futex.
 #include "common/base/team.h"
 #include "common/base/clock.h"
 #include "common/base/mem.h"
+#include "common/base/spin.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -17,8 +18,7 @@
 #include <unistd.h>
 
 enum {
-    JOIN_SPIN_US = 50,  // members of one job end within microseconds of each other, unless one lost its CPU
-    SPINS_PER_LOOK = 32 // pauses between two looks at the clock
+    JOIN_SPIN_US = 1000 // members of one job end within microseconds of each other, unless one lost its CPU
 };
 
 // A word that only grows; waiters wait until it differs from what they saw before. One cache line each, so
@@ -48,25 +48,17 @@ struct tc_team {
     member members[];
 };
 
-static inline void cpu_relax(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield" ::: "memory");
-#endif
-}
-
 static bool event_spin(event *v, uint32_t seen, uint32_t spin_us)
 {
     if (atomic_load_explicit(&v->word, memory_order_acquire) != seen) return true;
     if (spin_us == 0) return false;
     uint64_t end = tc_now_ns() + (uint64_t)spin_us * 1000u;
     do {
-        for (int i = 0; i < SPINS_PER_LOOK; i++) {
-            cpu_relax();
+        for (int i = 0; i < TC_SPIN_LOOKS; i++) {
             if (atomic_load_explicit(&v->word, memory_order_acquire) != seen) return true;
+            tc_spin_pause();
         }
+        tc_spin_yield();
     } while (tc_now_ns() < end);
     return false;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The worker's CPU lists: read, refused, printed.
+// CPU lists: read, refused, printed.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "expert-worker/affinity.h"
+#include "common/base/cpus.h"
 #include <string.h>
 
 static void parsing(void **state)
