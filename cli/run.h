@@ -32,7 +32,7 @@ typedef struct tc_run_options {
          .kind = TC_OPTION_CHOICE,                                                                           \
          .target = &(o).shard,                                                                               \
          .choices = "partition|slice",                                                                       \
-         .help = "whole experts a worker, or a slice of each expert's width"},                               \
+         .help = "whole experts a worker, or a slice of each expert's width (default: slice if it divides well)"},                               \
         {.name = "--data-plane",                                                                             \
          .kind = TC_OPTION_CHOICE,                                                                           \
          .target = &(o).data_plane,                                                                          \

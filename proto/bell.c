@@ -107,6 +107,11 @@ tc_status tc_bell_create(tc_bell **ret, tc_error *e)
         free(bell);
         return status;
     }
+    status = tc_segment_take(bell->segment.base, BELL_BYTES, e);
+    if (status != TC_OK) {
+        tc_bell_close(bell);
+        return status;
+    }
     bell->memory = bell->segment.base;
     bell->memory->version = BELL_VERSION;
     __atomic_store_n(&bell->memory->magic, BELL_MAGIC, __ATOMIC_RELEASE);
@@ -120,6 +125,7 @@ tc_status tc_bell_open(const char *name, tc_bell **ret, tc_error *e)
     if (!bell) return tc_fail(e, TC_NOMEM, "out of memory for a bell");
     tc_status status;
     TC_GOTO(tc_segment_open("bell", name, BELL_BYTES, &bell->segment, e));
+    TC_GOTO(tc_segment_take(bell->segment.base, BELL_BYTES, e));
     bell->memory = bell->segment.base;
     if (__atomic_load_n(&bell->memory->magic, __ATOMIC_ACQUIRE) != BELL_MAGIC ||
         __atomic_load_n(&bell->memory->version, __ATOMIC_RELAXED) != BELL_VERSION)

@@ -16,7 +16,7 @@
 
 enum {
     TC_EXPERT_PROTOCOL_VERSION = 1,
-    TC_WIRE_MESSAGE_BYTES_MAX = 64 << 20, // no end reads a longer message
+    TC_WIRE_MESSAGE_BYTES_MAX = 160 << 20, // no end reads a longer message: room for the largest call's sum
     TC_WORKERS_MAX = TC_SHARES_MAX,
     TC_URL_BYTES_MAX = 256,
 };

@@ -462,7 +462,12 @@ tc_status tc_expert_hub_call(tc_expert_hub *hub, uint32_t id, uint64_t seq, cons
     if (!worker || worker->cut) return tc_fail(e, TC_CLOSED, "worker %u is gone", id);
     if (worker->busy) return tc_fail(e, TC_BUSY, "worker %u computes another call", id);
     bool by_shm = fits_segment(hub, worker, call);
-    TC_TRY(by_shm ? tc_shm_post(worker->shm, seq, call, e) : send_call(hub, worker, seq, call, e));
+    tc_status status = by_shm ? tc_shm_post(worker->shm, seq, call, e) : TC_NOMEM;
+    if (status == TC_NOMEM) { // also when shared memory has no room for one so large
+        by_shm = false;
+        status = send_call(hub, worker, seq, call, e);
+    }
+    TC_TRY(status);
     worker->busy = true;
     worker->by_shm = by_shm;
     if (by_shm) hub->flying++;

@@ -13,6 +13,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 // Linux 5.14
+#endif
+
 #define PREFIX "/thermocline-"
 #define SHM_FOLDER "/dev/shm" // where the C library keeps shared memory on Linux
 
@@ -42,7 +46,7 @@ static bool name_is_ours(const char *name, const char *kind)
 
 static void *map(int fd, size_t bytes)
 {
-    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     return base == MAP_FAILED ? NULL : base;
 }
 
@@ -71,9 +75,8 @@ tc_status tc_segment_create(const char *kind, size_t bytes, tc_segment *ret, tc_
     made.fd = create_locked(kind, made.name);
     if (made.fd < 0) return tc_fail_errno(e, TC_IO, "cannot make a shared memory segment");
     made.linked = true;
-    errno = posix_fallocate(made.fd, 0, (off_t)bytes);
-    if (errno)
-        TC_GOTO(tc_fail_errno(e, errno == ENOSPC ? TC_NOMEM : TC_IO, "shared memory of %zu bytes", bytes));
+    if (ftruncate(made.fd, (off_t)bytes) != 0)
+        TC_GOTO(tc_fail_errno(e, TC_IO, "shared memory of %zu bytes", bytes));
     made.base = map(made.fd, bytes);
     if (!made.base) TC_GOTO(tc_fail_errno(e, TC_NOMEM, "cannot map %zu bytes of shared memory", bytes));
     *ret = made;
@@ -92,9 +95,6 @@ static tc_status check_file(int fd, const char *name, size_t bytes, tc_error *e)
     if (st.st_size < 0 || (uint64_t)st.st_size != bytes)
         return tc_fail(e, TC_PEER, "shared memory %s: %lld bytes, agreed were %zu", name,
                        (long long)st.st_size, bytes);
-    // A sparse file is refused: its first touch could fail where only a signal can tell.
-    if ((uint64_t)st.st_blocks * 512 < bytes)
-        return tc_fail(e, TC_PEER, "shared memory %s: not fully allocated", name);
     return TC_OK;
 }
 
@@ -116,6 +116,12 @@ tc_status tc_segment_open(const char *kind, const char *name, size_t bytes, tc_s
 out:
     close(fd);
     return status;
+}
+
+tc_status tc_segment_take(void *memory, size_t bytes, tc_error *e)
+{
+    if (madvise(memory, bytes, MADV_POPULATE_WRITE) == 0 || errno == EINVAL) return TC_OK;
+    return tc_fail_errno(e, TC_NOMEM, "%zu bytes of shared memory", bytes);
 }
 
 void tc_segment_unlink(tc_segment *segment)

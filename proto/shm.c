@@ -22,6 +22,8 @@ _Static_assert(sizeof(tc_shm_reply_record) == 2 * TC_SHM_LINE_BYTES, "reply");
 _Static_assert(TC_SHM_REPLY_AT + sizeof(tc_shm_reply_record) <= TC_SHM_PAGE_BYTES, "control page");
 _Static_assert(sizeof(tc_expert_pair) == 12 && sizeof(float) == 4, "pairs");
 
+enum { TOKENS_AT_FIRST = 64 };
+
 typedef enum role { ROLE_HUB, ROLE_WORKER } role;
 
 struct tc_shm {
@@ -32,6 +34,7 @@ struct tc_shm {
     uint64_t under_way;   // 0: none
     uint64_t answered;    // hub: sequence number of the last reply polled
     uint32_t tokens;      // of the call under way
+    uint32_t taken;       // tokens for whose x and sum memory is taken here
     uint32_t interrupted; // worker: tc_shm_interrupt
     tc_bell *bell;
     tc_expert_pair *pairs; // worker: private copy of the request's pairs
@@ -90,7 +93,7 @@ static tc_status in_range(const char *what, uint32_t value, uint32_t max, tc_err
     return tc_fail(e, TC_LIMIT, "shared segment: %s %u is not in 1..%u", what, value, max);
 }
 
-// Cannot overflow within the limits: 256 x 16384 x 8 bytes is the largest part.
+// Cannot overflow within the limits of a call: 2^10 x 2^14 x 8 bytes is the largest part.
 static tc_status lay_out(const tc_shm_options *options, tc_shm_header *ret, tc_error *e)
 {
     TC_TRY(in_range("tokens_max", options->tokens_max, TC_CALL_TOKENS_MAX, e));
@@ -116,6 +119,25 @@ tc_status tc_shm_size(const tc_shm_options *options, size_t *ret_bytes, tc_error
     tc_shm_header layout;
     TC_TRY(lay_out(options, &layout, e));
     *ret_bytes = layout.bytes;
+    return TC_OK;
+}
+
+// Memory for calls of that many tokens: most calls have few, and room for the largest would lie idle in every worker's
+// segment. Grows by doubling, never shrinks.
+static tc_status take_memory(tc_shm *shm, uint32_t tokens, tc_error *e)
+{
+    const tc_shm_header *h = &shm->layout;
+    uint64_t want = shm->taken ? shm->taken : TOKENS_AT_FIRST;
+    if (tokens <= shm->taken) return TC_OK;
+    while (want < tokens) want *= 2;
+    if (want > h->tokens_max) want = h->tokens_max;
+    uint64_t values = want * h->hidden;
+    if (shm->taken == 0) TC_TRY(tc_segment_take(shm->memory, h->control_bytes, e));
+    if (shm->taken == 0)
+        TC_TRY(tc_segment_take(shm->memory + h->pairs_at, page_up(h->pairs_max * sizeof(tc_expert_pair)), e));
+    TC_TRY(tc_segment_take(shm->memory + h->x_at, page_up(values * sizeof(float)), e));
+    TC_TRY(tc_segment_take(shm->memory + h->sum_at, page_up(values * sizeof(int64_t)), e));
+    shm->taken = (uint32_t)want;
     return TC_OK;
 }
 
@@ -165,6 +187,7 @@ tc_status tc_shm_create(const tc_shm_options *options, tc_shm **ret, tc_error *e
     TC_GOTO(new_handle(ROLE_HUB, options, &shm, e));
     TC_GOTO(tc_segment_create("shm", shm->layout.bytes, &shm->segment, e));
     shm->memory = shm->segment.base;
+    TC_GOTO(take_memory(shm, 1, e));
     memcpy(shm->memory + sizeof shm->layout.magic, (char *)&shm->layout + sizeof shm->layout.magic,
            sizeof shm->layout - sizeof shm->layout.magic);
     flag_publish(shm, TC_SHM_HEADER_AT, SHM_MAGIC);
@@ -183,6 +206,7 @@ tc_status tc_shm_attach(void *memory, size_t bytes, const tc_shm_options *option
     if (bytes != shm->layout.bytes || (uintptr_t)memory % TC_SHM_LINE_BYTES)
         TC_GOTO(tc_fail(e, TC_ARGUMENT, "shared segment: %zu bytes or their alignment are wrong", bytes));
     shm->memory = memory;
+    TC_GOTO(take_memory(shm, 1, e));
     TC_GOTO(check_header(shm, e));
     // What was answered before this worker came is not its business.
     shm->last = flag_load(shm, TC_SHM_REPLY_FLAG_AT);
@@ -320,6 +344,7 @@ tc_status tc_shm_post(tc_shm *shm, uint64_t seq, const tc_expert_call *call, tc_
                        (unsigned long long)shm->last);
     TC_TRY(check_scalars(shm, call, TC_ARGUMENT, e));
     TC_TRY(check_pairs(call, TC_ARGUMENT, e));
+    TC_TRY(take_memory(shm, call->tokens, e));
     write_request(shm, seq, call);
     shm->last = shm->under_way = seq;
     shm->tokens = call->tokens;
@@ -426,6 +451,9 @@ static tc_status read_call(tc_shm *shm, uint64_t seq, tc_expert_call *ret, tc_er
                            .pair_count = r.pair_count,
                            .pairs = shm->pairs};
     TC_TRY(check_scalars(shm, &call, TC_PEER, e));
+    // The hub took it before it published: this only maps it here. A hub that lied meets the same limit.
+    if (take_memory(shm, call.tokens, e) != TC_OK)
+        return tc_fail(e, TC_PEER, "call: no memory behind %u tokens of the segment", call.tokens);
     copy_once(shm->pairs, shm->memory + shm->layout.pairs_at, call.pair_count * sizeof *shm->pairs);
     TC_TRY(check_pairs(&call, TC_PEER, e));
     *ret = call;

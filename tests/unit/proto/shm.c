@@ -173,6 +173,42 @@ static void a_wrong_file_is_refused(void **state)
     }
 }
 
+static size_t resident_bytes(char *memory, size_t bytes)
+{
+    size_t pages = bytes / 4096, count = 0;
+    unsigned char *there = malloc(pages);
+    assert_int_equal(mincore(memory, pages * 4096, there), 0);
+    for (size_t i = 0; i < pages; i++) count += there[i] & 1;
+    free(there);
+    return count * 4096;
+}
+
+// A segment for the largest call holds memory for those that came.
+static void memory_grows_with_the_calls(void **state)
+{
+    const uint32_t hidden = 2048, pair_bytes = 1 << 20;
+    tc_shm_options large = {.tokens_max = TC_CALL_TOKENS_MAX, .hidden = hidden, .pairs_max = 64};
+    ends n = open_ends(&large);
+    tc_error e;
+    float *x = calloc((size_t)TC_CALL_TOKENS_MAX * hidden, sizeof *x);
+    uint64_t seq = 0, taken;
+    static const uint32_t tokens[] = {1, 64, 65, TC_CALL_TOKENS_MAX, 1};
+    static const uint32_t held[] = {64, 64, 128, TC_CALL_TOKENS_MAX, TC_CALL_TOKENS_MAX};
+    for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) {
+        tc_expert_call call = {.unit_end = 1, .tokens = tokens[i], .hidden = hidden, .x = x}, got;
+        tc_shm_answer answer;
+        assert_int_equal(tc_shm_post(n.hub, ++seq, &call, &e), TC_OK);
+        assert_int_equal(tc_shm_take(n.worker, &taken, &got, &e), TC_OK);
+        memset(tc_shm_sum(n.worker), 0, (size_t)tokens[i] * hidden * sizeof(int64_t));
+        assert_int_equal(tc_shm_reply(n.worker, seq, TC_OK, 0, NULL, &e), TC_OK);
+        assert_int_equal(tc_shm_poll_reply(n.hub, seq, &answer, &e), TC_OK);
+        size_t payload = (size_t)held[i] * hidden * 12, is = resident_bytes(n.memory, n.bytes);
+        assert_true(is >= payload && is < payload + pair_bytes);
+    }
+    free(x);
+    close_ends(&n);
+}
+
 static void every_header_field_must_agree(void **state)
 {
     ends n = open_ends(&usual);
@@ -930,6 +966,7 @@ int main(void)
         cmocka_unit_test(only_the_announced_segment_opens),
         cmocka_unit_test(a_wrong_file_is_refused),
         cmocka_unit_test(every_header_field_must_agree),
+        cmocka_unit_test(memory_grows_with_the_calls),
         cmocka_unit_test(orphans_are_swept),
         cmocka_unit_test(calls_go_round),
         cmocka_unit_test(bad_calls_are_not_posted),
