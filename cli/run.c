@@ -124,9 +124,9 @@ void tc_run_engine_url(const tc_supervisor *s, char *ret, size_t bytes)
     snprintf(ret, bytes, "ipc://%s/engine", tc_supervisor_dir(s));
 }
 
-// One thread of the core and one of the workers a CPU, each in its place: so that who waits hands its CPU to whom it
-// waits for, and no two that compute meet on one. A machine with room for all gives each its own. `first`: of all these
-// threads, the core's come first.
+// One thread of the core and one of the workers a CPU, each in its place: so that who waits hands its CPU to
+// whom it waits for, and no two that compute meet on one. A machine with room for all gives each its own.
+// `first`: of all these threads, the core's come first.
 static void put_cpus(command *c, const tc_run_options *o, uint32_t first, uint32_t count)
 {
     uint32_t cpus[TC_CPU_NUMBERS], mine[256];
@@ -253,8 +253,9 @@ static void say_loaded(const tc_arena_report *r)
     if (*r->note) fprintf(stderr, "thermocline: %s\n", r->note);
 }
 
-// Slices share every token's work out evenly, where partitions leave it to the router (of 8 experts one of two workers
-// gets 5.1 on average). But a slice is whole units, and where those do not divide well the largest share is what counts.
+// Slices share every token's work out evenly, where partitions leave it to the router (of 8 experts one of
+// two workers gets 5.1 on average). But a slice is whole units, and where those do not divide well the
+// largest share is what counts.
 static const char *best_shard(const tc_store_info *info, uint64_t workers)
 {
     uint64_t largest = (info->units + workers - 1) / workers; // units of the largest slice

@@ -32,7 +32,8 @@ typedef struct tc_run_options {
          .kind = TC_OPTION_CHOICE,                                                                           \
          .target = &(o).shard,                                                                               \
          .choices = "partition|slice",                                                                       \
-         .help = "whole experts a worker, or a slice of each expert's width (default: slice if it divides well)"},                               \
+         .help = "whole experts a worker, or a slice of each expert's width (default: slice if it divides "  \
+                 "well)"},                                                                                   \
         {.name = "--data-plane",                                                                             \
          .kind = TC_OPTION_CHOICE,                                                                           \
          .target = &(o).data_plane,                                                                          \

@@ -13,14 +13,14 @@ enum { TC_CONTEXT_DEFAULT = 4096, TC_SESSIONS_DEFAULT = 8, TC_SESSIONS_MAX = 64,
 
 typedef struct tc_core_options {
     const char *model, *store, *engine_url, *experts_url, *isa;
-    const char *store_hash; // what the store must be; NULL: as it is
-    const char *arena_dir;  // NULL: the default
-    uint32_t workers;       // shares
-    uint32_t shard;         // tc_shard
-    bool local_experts;     // compute experts in this process
-    bool by_nng;            // calls never travel by shared memory
-    uint32_t spin_us;       // how long waiting threads look before they sleep
-    uint32_t threads;       // 0: online CPUs
+    const char *store_hash;                   // what the store must be; NULL: as it is
+    const char *arena_dir;                    // NULL: the default
+    uint32_t workers;                         // shares
+    uint32_t shard;                           // tc_shard
+    bool local_experts;                       // compute experts in this process
+    bool by_nng;                              // calls never travel by shared memory
+    uint32_t spin_us;                         // how long waiting threads look before they sleep
+    uint32_t threads;                         // 0: online CPUs
     uint32_t cpus[TC_CPU_NUMBERS], cpu_count; // what they are pinned to; 0: not pinned
     tc_precision precision;
     int kv;        // tc_kv_type; TC_KV_BY_PRECISION: f32 for exact, else f16

@@ -26,14 +26,15 @@ typedef struct tc_segment {
     bool linked; // made here and not yet unlinked
 } tc_segment;
 
-// kind: a short word of lower-case letters. No memory is taken yet: either end takes what it is about to use with
-// tc_segment_take.
+// kind: a short word of lower-case letters. No memory is taken yet: either end takes what it is about to use
+// with tc_segment_take.
 tc_status tc_segment_create(const char *kind, size_t bytes, tc_segment *ret, tc_error *e);
 // `name` may come from a peer. TC_PEER: it is not the name of such a segment, or the segment is of another
 // size, owner or mode. TC_NOT_FOUND: no such segment here (another host or container, or its maker is gone).
 tc_status tc_segment_open(const char *kind, const char *name, size_t bytes, tc_segment *ret, tc_error *e);
-// Takes the pages of a part of a mapped segment (page aligned), so that a full /dev/shm is an error now (TC_NOMEM) and not
-// a SIGBUS later. Part of it may be taken already. Kernels before 5.14 take pages at their first use.
+// Takes the pages of a part of a mapped segment (page aligned), so that a full /dev/shm is an error now
+// (TC_NOMEM) and not a SIGBUS later. Part of it may be taken already. Kernels before 5.14 take pages at their
+// first use.
 tc_status tc_segment_take(void *memory, size_t bytes, tc_error *e);
 void tc_segment_unlink(tc_segment *segment); // by the maker: nobody else can open it from now on
 void tc_segment_close(tc_segment *segment);  // unmaps; the maker also unlinks. A zeroed struct is legal.

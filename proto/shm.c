@@ -122,8 +122,8 @@ tc_status tc_shm_size(const tc_shm_options *options, size_t *ret_bytes, tc_error
     return TC_OK;
 }
 
-// Memory for calls of that many tokens: most calls have few, and room for the largest would lie idle in every worker's
-// segment. Grows by doubling, never shrinks.
+// Memory for calls of that many tokens: most calls have few, and room for the largest would lie idle in every
+// worker's segment. Grows by doubling, never shrinks.
 static tc_status take_memory(tc_shm *shm, uint32_t tokens, tc_error *e)
 {
     const tc_shm_header *h = &shm->layout;

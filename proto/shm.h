@@ -58,8 +58,8 @@ void tc_shm_unlink(tc_shm *shm); // when the worker has it, or gave up
 // then.
 float *tc_shm_x(tc_shm *shm);
 // Copies the call in and publishes it. seq: above 0 and above the last. TC_BUSY: the last one is not
-// answered; TC_ARGUMENT, TC_LIMIT: the call does not fit; TC_NOMEM: /dev/shm is too full for one so large, nothing was
-// posted; TC_CLOSED.
+// answered; TC_ARGUMENT, TC_LIMIT: the call does not fit; TC_NOMEM: /dev/shm is too full for one so large,
+// nothing was posted; TC_CLOSED.
 tc_status tc_shm_post(tc_shm *shm, uint64_t seq, const tc_expert_call *call, tc_error *e);
 // Is there something to poll for (an answer, a breach, an abort)? One atomic load or two: made for ready().
 bool tc_shm_answered(const tc_shm *shm);

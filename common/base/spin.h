@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: what a thread does between two looks at what it waits for, before it gives up and sleeps: it pauses, and every
-// few looks it gives its CPU away. Where the awaited one shares the CPU (core and workers on a small machine) that hands
-// over in about a microsecond, where waking a sleeper takes tens of them and a spinner that keeps the CPU would keep it
-// from whom it waits for. Where nobody else wants the CPU it costs one short system call.
+// Owns: what a thread does between two looks at what it waits for, before it gives up and sleeps: it pauses,
+// and every few looks it gives its CPU away. Where the awaited one shares the CPU (core and workers on a
+// small machine) that hands over in about a microsecond, where waking a sleeper takes tens of them and a
+// spinner that keeps the CPU would keep it from whom it waits for. Where nobody else wants the CPU it costs
+// one short system call.
 #pragma once
 
 #include <sched.h>

@@ -14,7 +14,7 @@ typedef struct tc_team tc_team;
 typedef struct tc_team_options {
     uint32_t threads;     // 1..TC_TEAM_THREADS_MAX
     const uint32_t *cpus; // CPU of each member, or NULL: not pinned (member 0 is pinned too)
-    uint32_t spin_us;     // how long a member looks for the next job before it parks (spin.h); 0 = park at once
+    uint32_t spin_us; // how long a member looks for the next job before it parks (spin.h); 0 = park at once
 } tc_team_options;
 
 tc_status tc_team_create(const tc_team_options *options, tc_team **ret, tc_error *e);
