@@ -77,6 +77,38 @@ static tc_status linear_bytes(const tc_checkpoint *c, tc_role role, uint32_t lay
     return status;
 }
 
+static uint64_t linear_multiply_adds(const tc_model_desc *desc, tc_role role, uint32_t layer)
+{
+    uint32_t rows, cols;
+    tc_model_tensor_shape(desc, role, layer, &rows, &cols);
+    return (uint64_t)rows * cols;
+}
+
+static void count_multiply_adds(const tc_model_desc *desc, tc_footprint *f)
+{
+    static const tc_role attention[] = {TC_Q, TC_K, TC_V, TC_O}, delta[] = {TC_DN_QKVZ, TC_DN_BA, TC_DN_OUT},
+                         expert[] = {TC_EXPERT_GATE, TC_EXPERT_UP, TC_EXPERT_DOWN},
+                         shared[] = {TC_SHARED_GATE, TC_SHARED_UP, TC_SHARED_DOWN, TC_SHARED_ROUTER},
+                         dense[] = {TC_MLP_GATE, TC_MLP_UP, TC_MLP_DOWN};
+    f->head_multiply_adds = linear_multiply_adds(desc, TC_HEAD, 0);
+    for (uint32_t l = 0; l < desc->layers; l++) {
+        uint64_t sum = 0, one = 0;
+        if (desc->layer[l].kind == TC_LAYER_DELTA)
+            for (int i = 0; i < 3; i++) sum += linear_multiply_adds(desc, delta[i], l);
+        else
+            for (int i = 0; i < 4; i++) sum += linear_multiply_adds(desc, attention[i], l);
+        if (desc->layer[l].moe) {
+            for (int i = 0; i < 3; i++) one += linear_multiply_adds(desc, expert[i], l);
+            for (int i = 0; i < 4 && desc->shared_width; i++) sum += linear_multiply_adds(desc, shared[i], l);
+            sum += linear_multiply_adds(desc, TC_ROUTER, l) + desc->top_k * one;
+            f->expert_multiply_adds = one;
+        } else {
+            for (int i = 0; i < 3; i++) sum += linear_multiply_adds(desc, dense[i], l);
+        }
+        f->token_multiply_adds += sum;
+    }
+}
+
 tc_status tc_footprint_of(const tc_checkpoint *c, bool quantise, tc_footprint *ret, tc_error *e)
 {
     const tc_model_desc *desc = tc_checkpoint_desc(c);
@@ -95,6 +127,7 @@ tc_status tc_footprint_of(const tc_checkpoint *c, bool quantise, tc_footprint *r
     f.token_dense_bytes = f.dense_bytes - (desc->tied_embeddings ? 0 : f.bytes[TC_PART_EMBEDDING]);
     f.kv_position_bytes = tc_model_kv_bytes(desc, 1, KV_BYTES);
     f.state_bytes = tc_model_state_bytes(desc);
+    count_multiply_adds(desc, &f);
     *ret = f;
     return TC_OK;
 }

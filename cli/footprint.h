@@ -29,7 +29,9 @@ typedef struct tc_footprint {
     uint64_t token_dense_bytes;   // dense bytes a decoded token reads: no embedding table but its one row
     uint64_t token_experts_bytes; // top_k experts in each MoE layer
     uint64_t kv_position_bytes, state_bytes;
-    const char *expert_type; // how packed experts are held: "nf4", "bf16", ...
+    uint64_t token_multiply_adds; // of a token's linears: attention, routers, its experts; no head
+    uint64_t head_multiply_adds, expert_multiply_adds; // of the head; of one expert
+    const char *expert_type;                           // how packed experts are held: "nf4", "bf16", ...
 } tc_footprint;
 
 extern const char *const tc_part_names[TC_PARTS];

@@ -88,8 +88,10 @@ tc_status tc_local_next(tc_local *local, uint64_t id, tc_engine_event *ret, tc_e
     for (;;) {
         while (tc_engine_client_next(local->client, 0, ret) == TC_OK) {
             TC_TRY(take_event(local, ret, &up, e));
-            bool ours = ret->id == id && (ret->kind == TC_ENGINE_TOKEN || ret->kind == TC_ENGINE_EVALUATED ||
-                                          ret->kind == TC_ENGINE_FINISHED || ret->kind == TC_ENGINE_FAILED);
+            if (!id && ret->kind == TC_ENGINE_STATUS) return TC_OK;
+            bool ours =
+                (!id || ret->id == id) && (ret->kind == TC_ENGINE_TOKEN || ret->kind == TC_ENGINE_EVALUATED ||
+                                           ret->kind == TC_ENGINE_FINISHED || ret->kind == TC_ENGINE_FAILED);
             if (ours && ret->kind == TC_ENGINE_FAILED)
                 return tc_fail(e, ret->status == TC_OK ? TC_INTERNAL : ret->status, "core: %s", ret->reason);
             if (ours) return TC_OK;

@@ -33,7 +33,7 @@ static const struct {
      "JSON lines {\"context\", \"now\"} to {\"text\"}, or to {\"error\"}"},
     {"eval", tc_cli_eval, "MODEL --ids FILE",
      "logits, experts and greedy tokens, for comparison with others"},
-    {"bench", tc_cli_bench, "decode|load MODEL", "speed and memory beside the machine's read bandwidth"},
+    {"bench", tc_cli_bench, "FIGURE MODEL", "speed beside what the machine could do: decode, prompt, users, ..."},
     {"arena", tc_cli_arena, "list|drop", "experts held in shared memory: show them, free what nobody uses"},
     {"version", version, "", "print the version"},
     {"help", help, "", "print this"},

@@ -175,6 +175,7 @@ typedef struct tc_local {
 // Packs, starts, and waits until the core is ready. On failure nothing is left running.
 tc_status tc_local_open(tc_run_options *o, const char *model, tc_local *ret, tc_error *e);
 void tc_local_close(tc_local *local);
-// The next event of request `id` (others are skipped). The core's end, and a failed request, are errors.
+// The next event of request `id` (others are skipped); id 0: of any request, and statuses as they come. The
+// core's end, and a failed request, are errors.
 tc_status tc_local_next(tc_local *local, uint64_t id, tc_engine_event *ret, tc_error *e);
 tc_status tc_local_ask_status(tc_local *local, tc_error *e); // fills local->status

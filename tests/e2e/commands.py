@@ -127,15 +127,34 @@ class Commands(unittest.TestCase):
             self.assertIn("thermocline", self.ok(name).stdout)
 
     def test_bench_prints_json(self):
-        names = {"decode": "tokens_per_s", "load": "load_s"}
-        for what, figure in names.items():
-            done = self.ok("bench", what, SMALL, "--json", "--workers", 1, *(["--tokens", 8] if what == "decode" else []))
-            for line in done.stdout.splitlines():
-                answer = json.loads(line)
-                self.assertGreater(answer[figure], 0)
-                self.assertGreater(answer["machine_read_gb_per_s"], 0)
+        options = {"decode": ["--tokens", 8, "--repetitions", 2], "prompt": ["--prompt-tokens", 32, "--repetitions", 1],
+                   "users": ["--users", 3, "--tokens", 6, "--repetitions", 1], "load": ["--workers", 1],
+                   "context": ["--positions", 64, "--tokens", 4, "--repetitions", 2], "kernels": ["--repetitions", 1]}
+        lines = {"decode": 3, "prompt": 1, "users": 3, "load": 2, "context": 2, "kernels": 4}
+        figure = {"load": "load_s", "kernels": "expert_gb_per_s"}
+        for what, more in options.items():
+            with self.subTest(what):
+                done = self.ok("bench", what, SMALL, "--json", *more)
+                answers = [json.loads(line) for line in done.stdout.splitlines()]
+                self.assertEqual(len(answers) % lines[what], 0, done.stdout)
+                for answer in answers:
+                    spread = answer[figure.get(what, "tokens_per_s")]
+                    self.assertTrue(0 < spread["min"] <= spread["median"] <= spread["max"], spread)
+                    self.assertTrue(answer["machine"]["cpu"] and answer["commit"], answer)
                 if what == "decode":
-                    self.assertEqual(answer["decode_allocations"], 0)
+                    for answer in answers:
+                        self.assertEqual((answer["decode_allocations"], answer["expert_retries"]), (0, 0))
+                        self.assertGreater(answer["read_gb_per_s"]["min"], 0)
+                        self.assertGreater(answer["experts_touched"], 0)
+                        self.assertLessEqual(answer["experts_touched"], answer["experts_in_all"])
+                        parts = answer["step_us"]
+                        self.assertAlmostEqual(sum(v for k, v in parts.items() if k != "total_us"), parts["total_us"], delta=1)
+                if what == "users":
+                    self.assertEqual([a["users"] for a in answers], [1, 2, 3])
+                    for a in answers:  # read once however many chose it: no more than token by token, no fewer than one's
+                        self.assertLessEqual(a["expert_reads_per_step"]["max"], a["token_by_token_reads"])
+                        self.assertGreaterEqual(a["expert_reads_per_step"]["min"], answers[0]["token_by_token_reads"])
+                    self.assertEqual(answers[0]["reads_saved_fraction"], 0)
 
 
 if __name__ == "__main__":

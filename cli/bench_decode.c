@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the figure `decode`: one user, with the experts in the core, in workers over shared memory, and in
+// workers over messages, in turns in one run, so that the ratios between them mean something.
+#include "cli/bench.h"
+
+#include <string.h>
+
+enum { WARM_UP_TOKENS = 8, CONFIGURATIONS = 3 };
+
+static const struct {
+    const char *name, *data_plane;
+} configurations[CONFIGURATIONS] = {
+    {"experts in the core", NULL}, {"workers, shared memory", "shm"}, {"workers, messages", "nng"}};
+
+typedef struct measured {
+    bool on;
+    tc_run_options o;
+    tc_local local;
+    tc_samples tokens_per_s, fraction, carrier;
+    tc_window total;
+    tc_touched touched;
+} measured;
+
+// All three, unless the options name one.
+static bool wanted(const tc_bench *b, int i)
+{
+    if (b->o.workers_given && !b->o.workers) return i == 0;
+    if (b->o.data_plane) return i > 0 && !strcmp(b->o.data_plane, configurations[i].data_plane);
+    return true;
+}
+
+static tc_status bring_up(tc_bench *b, measured *m, int i, tc_error *e)
+{
+    m->o = b->o;
+    m->on = true;
+    m->o.data_plane = configurations[i].data_plane;
+    if (i == 0) {
+        m->o.workers = 0;
+        m->o.workers_given = true;
+    }
+    TC_TRY(tc_local_open(&m->o, b->model, &m->local, e));
+    tc_window warm;
+    return tc_bench_run(b, &m->local, &(tc_load){1000000, 1, (uint32_t)b->prompt_tokens, WARM_UP_TOKENS},
+                        &warm, NULL, e);
+}
+
+static void add(tc_window *total, const tc_window *w)
+{
+    total->seconds += w->seconds;
+    total->steps += w->steps;
+    total->tokens += w->tokens;
+    total->step_us += w->step_us;
+    total->attention_us += w->attention_us;
+    total->router_us += w->router_us;
+    total->expert_us += w->expert_us;
+    total->wait_us += w->wait_us;
+    total->head_us += w->head_us;
+    total->expert_reads += w->expert_reads;
+    total->expert_pairs += w->expert_pairs;
+}
+
+static uint64_t token_bytes(const tc_bench *b, const tc_local *local)
+{
+    return tc_bench_step_bytes(b, local, (double)tc_bench_token_reads(b), 1,
+                               b->prompt_tokens + b->tokens / 2);
+}
+
+static tc_status measure(tc_bench *b, measured *all, tc_error *e)
+{
+    for (uint64_t r = 0; r < b->repetitions; r++) {
+        TC_TRY(tc_machine_measure_read(&b->machine, e));
+        for (int i = 0; i < CONFIGURATIONS; i++) {
+            measured *m = &all[i];
+            tc_window w;
+            if (!m->on) continue;
+            const tc_load load = {1 + r, 1, (uint32_t)b->prompt_tokens, (uint32_t)b->tokens};
+            TC_TRY(tc_bench_run(b, &m->local, &load, &w, &m->touched, e));
+            tc_samples_add(&m->tokens_per_s, (double)w.tokens / w.seconds);
+            tc_samples_add(&m->carrier, (double)w.wait_us * 1e-6 / w.seconds);
+            add(&m->total, &w);
+        }
+    }
+    return tc_machine_measure_read(&b->machine, e);
+}
+
+static tc_status report(tc_bench *b, const measured *all, int i, tc_error *e)
+{
+    const measured *m = &all[i];
+    tc_report *r;
+    tc_samples of_core = {0}, fraction = {0};
+    uint64_t bytes = token_bytes(b, &m->local);
+    for (uint32_t s = 0; s < m->tokens_per_s.count; s++) {
+        double roof = tc_machine_read(&b->machine, s) * 1e9 / (double)bytes;
+        tc_samples_add(&fraction, m->tokens_per_s.value[s] / roof);
+        if (i && all[0].on) tc_samples_add(&of_core, m->tokens_per_s.value[s] / all[0].tokens_per_s.value[s]);
+    }
+    TC_TRY(tc_report_open(b, configurations[i].name, &m->local, &r, e));
+    tc_report_count(r, "workers", "workers", m->o.workers, "");
+    tc_report_count(r, "worker_threads", "threads of each", m->o.worker_threads, "");
+    tc_report_samples(r, "tokens_per_s", "decode", &m->tokens_per_s, "tokens/s");
+    tc_report_samples(r, "read_gb_per_s", "read bandwidth", &b->machine.read_gb_per_s, "GB/s");
+    tc_report_bytes(r, "token_bytes", "a token reads", bytes);
+    tc_report_samples(r, "roofline_fraction", "of the byte roofline", &fraction, "times");
+    if (of_core.count) tc_report_samples(r, "of_in_process", "of all in one process", &of_core, "times");
+    tc_report_samples(r, "carrier_fraction", "waiting on the carrier", &m->carrier, "of the time");
+    tc_report_count(r, "experts_touched", "distinct experts touched", m->touched.experts, "");
+    tc_report_count(r, "experts_in_all", "  of", m->touched.of, "");
+    tc_report_stages(r, &m->total);
+    int up = all[0].on + all[1].on + all[2].on;
+    if (up == 1) tc_report_memory(r, &m->local); // else they share the pages of the store
+    tc_report_count(r, "decode_allocations", "allocations while decoding", m->local.status.decode_allocations,
+                    "");
+    tc_report_count(r, "expert_retries", "retried calls", m->local.status.expert_retries, "");
+    tc_report_close(r);
+    return TC_OK;
+}
+
+tc_status tc_bench_decode(tc_bench *b, tc_error *e)
+{
+    measured all[CONFIGURATIONS] = {0};
+    tc_status status = TC_OK;
+    for (int i = 0; i < CONFIGURATIONS; i++)
+        if (wanted(b, i)) TC_GOTO(bring_up(b, &all[i], i, e));
+    TC_GOTO(measure(b, all, e));
+    for (int i = 0; i < CONFIGURATIONS; i++)
+        if (all[i].on) TC_GOTO(report(b, all, i, e));
+out:
+    for (int i = CONFIGURATIONS - 1; i >= 0; i--)
+        if (all[i].on) tc_local_close(&all[i].local);
+    return status;
+}

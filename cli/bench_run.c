@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: putting a model under load and taking what the core did between two of its statuses, which come
+// between steps: so a window has whole steps, on the core's own clock.
+#include "cli/bench.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    SETTLED_TOKENS = 2, // of each stream before the window begins: prompts are done, caches are warm
+    SPARE_TOKENS = 64,  // streams that started first go on until the last one's window ends
+};
+
+typedef struct run {
+    tc_local *local;
+    const tc_load *load;
+    uint32_t tokens[TC_BENCH_USERS_MAX], settled, finished;
+    uint32_t begin_tokens; // of stream 0, at the first mark
+    uint32_t windows, marks;
+    tc_engine_status mark[TC_BENCH_REPETITIONS_MAX + 1]; // window i lies between marks i and i + 1
+    bool asked;                                          // a status is on its way
+    uint64_t prefill_us;
+    uint8_t *seen; // [layers][experts], or NULL
+} run;
+
+static bool measured(const run *r)
+{
+    return r->marks == r->windows + 1;
+}
+
+// splitmix64: any id and place give a token unlike those around it.
+static uint32_t random_token(uint64_t id, uint32_t place, uint32_t vocab)
+{
+    uint64_t z = id * 0x9e3779b97f4a7c15u + place * 0xbf58476d1ce4e5b9u + 1;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return (uint32_t)((z ^ (z >> 31)) % vocab);
+}
+
+static tc_status start_request(tc_local *local, uint64_t id, uint32_t prompt_tokens, uint32_t max_tokens,
+                               bool experts, tc_error *e)
+{
+    uint32_t *prompt = calloc(prompt_tokens, sizeof *prompt);
+    if (!prompt) return tc_fail(e, TC_NOMEM, "out of memory");
+    for (uint32_t i = 0; i < prompt_tokens; i++) prompt[i] = random_token(id, i, local->info.vocab);
+    tc_generate request = {
+        .id = id,
+        .prompt = prompt,
+        .prompt_count = prompt_tokens,
+        .max_tokens = max_tokens,
+        .sampling = {.top_p = 1, .repetition_penalty = 1},
+        .ignore_eos = true,
+        .want_experts = experts,
+        .no_cache = true,
+    };
+    tc_status status = tc_engine_client_generate(local->client, &request, e);
+    free(prompt);
+    return status;
+}
+
+static tc_status on_token(run *r, uint32_t stream, tc_error *e)
+{
+    if (++r->tokens[stream] == SETTLED_TOKENS) r->settled++;
+    if (r->settled < r->load->streams || r->asked || measured(r)) return TC_OK;
+    if (r->marks && r->tokens[0] - r->begin_tokens < r->load->tokens * r->marks) return TC_OK;
+    r->asked = true;
+    if (tc_engine_client_ask_status(r->local->client) == TC_OK) return TC_OK;
+    return tc_fail(e, TC_CLOSED, "core: the connection was lost");
+}
+
+static void on_status(run *r)
+{
+    if (!r->asked) return;
+    r->asked = false;
+    if (!r->marks) r->begin_tokens = r->tokens[0];
+    r->mark[r->marks++] = r->local->status;
+    for (uint32_t i = 0; measured(r) && i < r->load->streams; i++)
+        tc_engine_client_cancel(r->local->client, r->load->id + i);
+}
+
+static void note_experts(run *r, const tc_engine_event *event)
+{
+    const tc_model_info *info = &r->local->info;
+    if (!r->seen || !event->experts || !r->marks) return; // prompts are not counted
+    for (uint32_t p = 0; p < event->positions; p++)
+        for (uint32_t l = 0; l < info->layers; l++)
+            for (uint32_t k = 0; k < info->top_k; k++) {
+                int32_t x = event->experts[((size_t)p * info->layers + l) * info->top_k + k];
+                if (x >= 0 && (uint32_t)x < info->experts)
+                    r->seen[(size_t)l * info->experts + (uint32_t)x] = 1;
+            }
+}
+
+static tc_status on_event(run *r, const tc_engine_event *event, tc_error *e)
+{
+    if (event->kind == TC_ENGINE_STATUS) {
+        on_status(r);
+        return TC_OK;
+    }
+    if (event->id < r->load->id || event->id >= r->load->id + r->load->streams)
+        return TC_OK; // of an earlier run
+    if (event->kind == TC_ENGINE_EVALUATED) note_experts(r, event);
+    if (event->kind == TC_ENGINE_TOKEN) return on_token(r, (uint32_t)(event->id - r->load->id), e);
+    if (event->kind != TC_ENGINE_FINISHED) return TC_OK;
+    if (!measured(r))
+        return tc_fail(e, TC_INTERNAL,
+                       "bench: a stream ended before the measurement (is --context too small?)");
+    if (event->id == r->load->id) r->prefill_us = event->usage.prefill_us;
+    r->finished++;
+    return TC_OK;
+}
+
+static tc_window window_of(const tc_engine_status *a, const tc_engine_status *b)
+{
+    return (tc_window){
+        .seconds = (double)(b->uptime_us - a->uptime_us) * 1e-6,
+        .steps = b->steps - a->steps,
+        .tokens = b->tokens_generated - a->tokens_generated,
+        .step_us = b->step_us_total - a->step_us_total,
+        .attention_us = b->attention_us - a->attention_us,
+        .router_us = b->router_us - a->router_us,
+        .expert_us = b->expert_us - a->expert_us,
+        .wait_us = b->wait_us - a->wait_us,
+        .head_us = b->head_us - a->head_us,
+        .expert_reads = b->expert_reads - a->expert_reads,
+        .expert_pairs = b->expert_hits + b->expert_misses - a->expert_hits - a->expert_misses,
+    };
+}
+
+static tc_status drive(run *r, tc_error *e)
+{
+    tc_engine_event event;
+    for (uint32_t i = 0; i < r->load->streams; i++)
+        TC_TRY(start_request(r->local, r->load->id + i, r->load->prompt_tokens,
+                             r->windows * r->load->tokens + SETTLED_TOKENS + SPARE_TOKENS, r->seen != NULL,
+                             e));
+    while (r->finished < r->load->streams) {
+        TC_TRY(tc_local_next(r->local, 0, &event, e));
+        TC_TRY(on_event(r, &event, e));
+    }
+    return TC_OK;
+}
+
+tc_status tc_bench_run(tc_bench *b, tc_local *local, const tc_load *load, tc_window *ret, tc_touched *touched,
+                       tc_error *e)
+{
+    size_t all = (size_t)local->info.layers * local->info.experts;
+    run r = {.local = local, .load = load, .windows = load->windows ? load->windows : 1};
+    if (load->streams < 1 || load->streams > TC_BENCH_USERS_MAX)
+        return tc_fail(e, TC_ARGUMENT, "bench: %u streams, expected 1 to %d", load->streams,
+                       TC_BENCH_USERS_MAX);
+    if (r.windows > TC_BENCH_REPETITIONS_MAX)
+        return tc_fail(e, TC_ARGUMENT, "bench: %u windows, at most %d", r.windows, TC_BENCH_REPETITIONS_MAX);
+    if (touched && !(r.seen = calloc(all ? all : 1, 1))) return tc_fail(e, TC_NOMEM, "out of memory");
+    tc_status status = drive(&r, e);
+    for (uint32_t i = 0; i < r.windows && status == TC_OK; i++) {
+        ret[i] = window_of(&r.mark[i], &r.mark[i + 1]);
+        ret[i].prefill_us = r.prefill_us;
+    }
+    if (status == TC_OK && touched) {
+        *touched = (tc_touched){.of = (uint64_t)b->footprint.moe_layers * local->info.experts};
+        for (size_t i = 0; i < all; i++) touched->experts += r.seen[i];
+    }
+    free(r.seen);
+    return status;
+}
+
+tc_status tc_bench_prefill(tc_bench *b, tc_local *local, uint64_t id, uint32_t prompt_tokens, tc_window *ret,
+                           tc_error *e)
+{
+    (void)b;
+    tc_engine_event event = {0};
+    TC_TRY(tc_local_ask_status(local, e));
+    tc_engine_status before = local->status;
+    TC_TRY(start_request(local, id, prompt_tokens, 1, false, e));
+    while (event.kind != TC_ENGINE_FINISHED) TC_TRY(tc_local_next(local, id, &event, e));
+    TC_TRY(tc_local_ask_status(local, e));
+    *ret = window_of(&before, &local->status);
+    ret->prefill_us = event.usage.prefill_us;
+    ret->seconds = (double)event.usage.prefill_us * 1e-6; // the window has the messages' travel in it, too
+    return TC_OK;
+}
+
+uint64_t tc_bench_token_reads(const tc_bench *b)
+{
+    return (uint64_t)b->footprint.moe_layers * b->desc.top_k;
+}
+
+uint64_t tc_bench_step_bytes(const tc_bench *b, const tc_local *local, double reads, uint32_t streams,
+                             uint64_t position)
+{
+    const tc_footprint *f = &b->footprint;
+    uint64_t dense = local->info.weights_bytes, all = (uint64_t)f->moe_layers * b->desc.experts;
+    if (!b->desc.tied_embeddings && dense > f->bytes[TC_PART_EMBEDDING]) dense -= f->bytes[TC_PART_EMBEDDING];
+    double expert = all ? (double)local->info.experts_bytes / (double)all : 0;
+    return dense + (uint64_t)(reads * expert) + streams * (f->state_bytes + f->kv_position_bytes * position);
+}

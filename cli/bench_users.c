@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the figure `users`: streams decoding together against one alone, with the roofline that the union of
+// their experts allows.
+#include "cli/bench.h"
+
+#include <stdio.h>
+
+enum { WARM_UP_ID = 1000000, WARM_UP_TOKENS = 8, STEPS_OF_USERS = 8, PROMPT_TOKENS = 16 };
+
+typedef struct measured {
+    uint32_t users;
+    tc_samples tokens_per_s, fraction, of_one, reads;
+    tc_window last;
+} measured;
+
+static tc_status measure(tc_bench *b, tc_local *local, measured *m, uint64_t repetition, double one,
+                         tc_error *e)
+{
+    tc_window w;
+    uint32_t prompt = b->prompt_tokens ? (uint32_t)b->prompt_tokens : PROMPT_TOKENS;
+    const tc_load load = {1 + repetition * TC_BENCH_USERS_MAX, m->users, prompt, (uint32_t)b->tokens};
+    TC_TRY(tc_bench_run(b, local, &load, &w, NULL, e));
+    double steps = w.steps ? (double)w.steps : 1, rate = (double)w.tokens / w.seconds,
+           reads = (double)w.expert_reads / steps;
+    double bytes = (double)tc_bench_step_bytes(b, local, reads, m->users, prompt + b->tokens / 2);
+    double roof = m->users * tc_machine_read(&b->machine, (uint32_t)repetition) * 1e9 / bytes;
+    tc_samples_add(&m->tokens_per_s, rate);
+    tc_samples_add(&m->reads, reads);
+    tc_samples_add(&m->fraction, rate / roof);
+    tc_samples_add(&m->of_one, one > 0 ? rate / one : 1);
+    m->last = w;
+    return TC_OK;
+}
+
+static tc_status report(const tc_bench *b, const tc_local *local, const measured *m, tc_error *e)
+{
+    char name[32];
+    tc_report *r;
+    double pairs = (double)(m->users * tc_bench_token_reads(b)), reads = tc_samples_median(&m->reads);
+    snprintf(name, sizeof name, "%u users", m->users);
+    TC_TRY(tc_report_open(b, name, local, &r, e));
+    tc_report_count(r, "workers", "workers", b->o.workers, "");
+    tc_report_count(r, "users", "decoding together", m->users, "");
+    tc_report_samples(r, "tokens_per_s", "all together", &m->tokens_per_s, "tokens/s");
+    tc_report_samples(r, "of_one_user", "of one user", &m->of_one, "times");
+    tc_report_samples(r, "expert_reads_per_step", "experts read a step", &m->reads, "");
+    tc_report_number(r, "token_by_token_reads", "  token by token", pairs, "");
+    tc_report_number(r, "reads_saved_fraction", "  saved", pairs > 0 ? 1 - reads / pairs : 0, "of the reads");
+    tc_report_bytes(r, "step_bytes", "a step reads",
+                    tc_bench_step_bytes(b, local, reads, m->users, PROMPT_TOKENS + b->tokens / 2));
+    tc_report_samples(r, "read_gb_per_s", "read bandwidth", &b->machine.read_gb_per_s, "GB/s");
+    tc_report_samples(r, "roofline_fraction", "of this batch's byte roofline", &m->fraction, "times");
+    tc_report_stages(r, &m->last);
+    tc_report_close(r);
+    return TC_OK;
+}
+
+tc_status tc_bench_users(tc_bench *b, tc_error *e)
+{
+    tc_local local = {0};
+    tc_window warm;
+    measured all[STEPS_OF_USERS] = {0};
+    uint32_t count = 0;
+    tc_status status;
+    uint32_t prompt = b->prompt_tokens ? (uint32_t)b->prompt_tokens : PROMPT_TOKENS;
+    for (uint32_t n = 1; count < STEPS_OF_USERS; n *= 2) {
+        all[count++].users = n < b->users ? n : (uint32_t)b->users;
+        if (n >= b->users) break;
+    }
+    b->o.sessions = b->users;
+    if (!b->o.context) b->o.context = prompt + b->tokens + 128;
+    TC_TRY(tc_local_open(&b->o, b->model, &local, e));
+    TC_GOTO(tc_bench_run(b, &local, &(tc_load){WARM_UP_ID, 1, prompt, WARM_UP_TOKENS}, &warm, NULL, e));
+    for (uint64_t r = 0; r < b->repetitions; r++) {
+        TC_GOTO(tc_machine_measure_read(&b->machine, e));
+        for (uint32_t i = 0; i < count; i++)
+            TC_GOTO(measure(b, &local, &all[i], r, i ? all[0].tokens_per_s.value[r] : 0, e));
+    }
+    TC_GOTO(tc_machine_measure_read(&b->machine, e));
+    for (uint32_t i = 0; i < count; i++) TC_GOTO(report(b, &local, &all[i], e));
+out:
+    tc_local_close(&local);
+    return status;
+}
