@@ -5,6 +5,7 @@
 #include "cli/bench.h"
 #include "common/base/clock.h"
 #include "common/kernels/ffn.h"
+#include "common/model/arena.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,7 @@ static const struct {
 
 typedef struct kernels {
     tc_store *store;
+    tc_arena_report memory;
     const tc_store_info *info;
     tc_ffn *ffn;
     float *x;
@@ -33,9 +35,19 @@ static tc_status prepare(tc_bench *b, kernels *k, tc_error *e)
     char path[TC_STORE_PATH_BYTES];
     bool packed;
     TC_TRY(tc_run_prepare(b->model, b->o.cache_dir, b->o.quantise, false, &packed, path, e));
-    TC_TRY(tc_store_open(path, &k->store, e));
+    // The arena that a core without workers would compute from.
+    b->o.workers = 0;
+    b->o.workers_given = true;
+    TC_TRY(tc_run_load(&b->o, path, e));
+    const tc_arena_options options = {.directory = b->o.arena_dir,
+                                      .store = path,
+                                      .content_hash = b->o.store_hash,
+                                      .shard = TC_SHARD_PARTITION,
+                                      .of = 1,
+                                      .attach_only = true};
+    TC_TRY(tc_arena_open(&options, &k->store, &k->memory, e));
+    tc_arena_settle(k->store, 0, -1);
     k->info = tc_store_get_info(k->store);
-    TC_TRY(tc_store_prefault(k->store, 0, k->info->experts, 0, k->info->units, NULL, NULL, e));
     TC_TRY(tc_ffn_create(k->store, b->machine.team, TOKENS_MAX, b->o.isa, &k->ffn, e));
     size_t values = (size_t)TOKENS_MAX * k->info->hidden;
     k->x = malloc(values * sizeof *k->x);
@@ -119,6 +131,7 @@ static tc_status measure(tc_bench *b, kernels *k, int p, uint32_t tokens, tc_err
     tc_report_count(r, "tokens_per_expert", "tokens an expert", tokens, "");
     tc_report_count(r, "threads", "threads", tc_team_size(b->machine.team), "");
     tc_report_bytes(r, "store_bytes", "experts", k->info->bytes);
+    tc_report_bytes(r, "huge_bytes", "  of them in huge pages", k->memory.huge_bytes);
     tc_report_samples(r, "expert_gb_per_s", "experts read", &rate, "GB/s");
     tc_report_samples(r, "read_gb_per_s", "read bandwidth", &b->machine.read_gb_per_s, "GB/s");
     tc_report_samples(r, "read_fraction", "  of read bandwidth", &fraction, "times");
