@@ -88,6 +88,8 @@ tc_status tc_bench_prefill(tc_bench *b, tc_local *local, uint64_t id, uint32_t p
 // stream's KV and recurrent state. From what the core and the store say they hold.
 uint64_t tc_bench_step_bytes(const tc_bench *b, const tc_local *local, double reads, uint32_t streams,
                              uint64_t position);
+// KV of one position, in all layers, as the options say it is kept.
+uint64_t tc_bench_position_bytes(const tc_bench *b);
 // Experts of one token.
 uint64_t tc_bench_token_reads(const tc_bench *b);
 

@@ -34,7 +34,7 @@ static tc_status report(const tc_bench *b, const tc_local *local, const place *f
     tc_report *r;
     double ratio = tc_samples_median(&p->tokens_per_s) / tc_samples_median(&from->tokens_per_s);
     double us = tc_samples_median(&p->attention_us) - tc_samples_median(&from->attention_us);
-    double bytes = (double)(p->position - from->position) * (double)b->footprint.kv_position_bytes;
+    double bytes = (double)(p->position - from->position) * (double)tc_bench_position_bytes(b);
     double read = tc_samples_median(&b->machine.read_gb_per_s);
     snprintf(name, sizeof name, "behind %u tokens", p->position);
     TC_TRY(tc_report_open(b, name, local, &r, e));

@@ -17,7 +17,7 @@ static const uint32_t token_counts[] = {1, 4, 16, TOKENS_MAX};
 static const struct {
     const char *name;
     tc_precision precision;
-} precisions[] = {{"exact", TC_EXACT}, {"default", TC_DEFAULT}};
+} precisions[] = {{"exact", TC_EXACT}, {"float", TC_FLOAT}, {"fast", TC_FAST}};
 
 typedef struct kernels {
     tc_store *store;

@@ -186,6 +186,13 @@ uint64_t tc_bench_token_reads(const tc_bench *b)
     return (uint64_t)b->footprint.moe_layers * b->desc.top_k;
 }
 
+uint64_t tc_bench_position_bytes(const tc_bench *b)
+{
+    bool exact = b->o.precision && !strcmp(b->o.precision, "exact");
+    bool f32 = b->o.kv ? !strcmp(b->o.kv, "f32") : exact;
+    return tc_model_kv_bytes(&b->desc, 1, f32 ? sizeof(float) : sizeof(uint16_t));
+}
+
 uint64_t tc_bench_step_bytes(const tc_bench *b, const tc_local *local, double reads, uint32_t streams,
                              uint64_t position)
 {
@@ -193,5 +200,6 @@ uint64_t tc_bench_step_bytes(const tc_bench *b, const tc_local *local, double re
     uint64_t dense = local->info.weights_bytes, all = (uint64_t)f->moe_layers * b->desc.experts;
     if (!b->desc.tied_embeddings && dense > f->bytes[TC_PART_EMBEDDING]) dense -= f->bytes[TC_PART_EMBEDDING];
     double expert = all ? (double)local->info.experts_bytes / (double)all : 0;
-    return dense + (uint64_t)(reads * expert) + streams * (f->state_bytes + f->kv_position_bytes * position);
+    return dense + (uint64_t)(reads * expert) +
+           streams * (f->state_bytes + tc_bench_position_bytes(b) * position);
 }
