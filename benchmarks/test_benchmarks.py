@@ -138,6 +138,14 @@ class Peer(unittest.TestCase):
             with self.subTest(bad), self.assertRaises(SystemExit):
                 llamacpp.parse_ours(bad, "decode")
 
+    def test_heads(self):
+        text = "  --head keep|nf4|bf16         what a head becomes\n"
+        self.assertEqual(llamacpp.head_options("bf16", ""), [])
+        self.assertEqual(llamacpp.head_options("nf4", text), ["--head", "nf4"])
+        for head, known in (("int8", text), ("nf4", "")):
+            with self.assertRaises(SystemExit):
+                llamacpp.head_options(head, known)
+
     def test_ratios_are_of_the_same_turn(self):
         self.assertEqual(llamacpp.ratios([10, 40], [5, 10])["samples"], [2, 4])
         o = SimpleNamespace(tokens=128, prompt=512)

@@ -13,11 +13,11 @@ On a machine without network, carry the project's tree and the one archive, noth
 3.10 or newer must be there; `gguf` is taken from the archive, models are made on the spot: 5 GB each side):
   llama_cpp_python-VERSION.tar.gz        from `pip download --no-deps --no-binary llama-cpp-python llama-cpp-python==VERSION`
   ./dev build                            (or meson setup build --buildtype=release && ninja -C build)
-  python3 benchmarks/peers/llamacpp.py --archive llama_cpp_python-VERSION.tar.gz --work /some/large/disk --threads 16
+  python3 benchmarks/peers/llamacpp.py --head nf4 --archive llama_cpp_python-VERSION.tar.gz --work /some/large/disk --threads 16
 Instead of --archive: --source DIR (an unpacked llama.cpp), --build DIR (with bin/llama-bench), --gguf DIR (GGUF files
 made before). To try everything in a minute: --shape tiny-moe.
 
-Owns: the peer's build, its model file, the turns, the ratios. gguf.py, beside it, owns the tensors.
+Owns: the peer's build, the turns, the ratios. shapes.py, beside it, owns the list of tensors, gguf_random.py what is in them.
 """
 import argparse
 import hashlib
@@ -35,7 +35,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+import quality  # noqa: E402
 import shapes  # noqa: E402
 
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
@@ -263,13 +264,21 @@ def make_checkpoint(o, shape):
     return path
 
 
-def head_options(o):
+def remove_models(o, checkpoint):
+    """The checkpoint, its packed store, and the memory that experts lie in after the programs have gone."""
+    for store in (o.work / "cache").glob("*.tcx"):
+        subprocess.run([o.thermocline, "arena", "drop", store], capture_output=True, check=False)
+    shutil.rmtree(checkpoint)
+    shutil.rmtree(o.work / "cache", ignore_errors=True)
+
+
+def head_options(head, help_text):
     """How our side is asked for that head; bf16 is what the checkpoint has."""
-    if o.head == "bf16":
+    if head == "bf16":
         return []
-    if "--head" not in run([o.thermocline, "bench", "--help"], "thermocline bench --help"):
-        fail(f"--head {o.head}: this thermocline cannot requantise its head")
-    return ["--head", o.head]
+    if head not in quality.choices_of(help_text, "--head"):
+        fail(f"--head {head}: this thermocline makes no such head")
+    return ["--head", head]
 
 
 def parse(argv):
@@ -304,7 +313,7 @@ def main(argv=None):
     o = parse(argv)
     o.work.mkdir(parents=True, exist_ok=True)
     shape = shapes.shape_of(o.shape, o.layers)
-    o.options += head_options(o)
+    o.options += head_options(o.head, run([o.thermocline, "bench", "--help"], "thermocline bench --help"))
     o.source = o.source or unpack(o.archive or fetch_archive(o.work), o.work)
     program = build_peer(o.source, o.build or o.work / "llama.cpp-build")
     checkpoint = make_checkpoint(o, shape)
@@ -315,8 +324,7 @@ def main(argv=None):
         else:
             compare(o, shape, quant, checkpoint, program)
     if not o.keep and not o.prepare:
-        shutil.rmtree(checkpoint)
-        shutil.rmtree(o.work / "cache", ignore_errors=True)
+        remove_models(o, checkpoint)
 
 
 if __name__ == "__main__":
