@@ -19,7 +19,8 @@ enum {
     TILE_BYTES = 1024 // 16 rows of 64 bytes
 };
 
-// Tiles: 0..3 sums (high and low plane, two spans in flight), 4 and 5 activations, 6 weights.
+// Tiles: 0 to 3 sums (of a panel the high plane, then the low one; two panels), 4 and 5 activations, 6 and 7
+// weights.
 typedef struct tile_config {
     uint8_t palette, start_row, zero[14];
     uint16_t bytes_a_row[16];
@@ -27,9 +28,9 @@ typedef struct tile_config {
 } tile_config;
 
 typedef struct scratch {
-    _Alignas(
-        64) int8_t weights[SPANS_MAX][TILE_BYTES]; // a panel: of a span, 16 rows of 4 columns x 16 rows of W
-    _Alignas(64) float scales[SPANS_MAX][TC_PANEL_ROWS];
+    // of two panels: of a span, 16 rows of 4 columns x 16 rows of W
+    _Alignas(64) int8_t weights[2][SPANS_MAX][TILE_BYTES];
+    _Alignas(64) float scales[2][SPANS_MAX][TC_PANEL_ROWS];
     _Alignas(64) int32_t sums[4][GROUP][TC_PANEL_ROWS];
 } scratch;
 
@@ -38,77 +39,74 @@ static __thread scratch own;
 INLINE void configure(int tokens)
 {
     tile_config c = {.palette = 1};
-    for (int i = 0; i < 7; i++) {
+    for (int i = 0; i < 8; i++) {
         c.bytes_a_row[i] = 64;
         c.rows[i] = (uint8_t)(i < 6 ? tokens : 16);
     }
     _tile_loadconfig(&c);
 }
 
-INLINE void decode_panel(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const bool is_q4)
+INLINE void decode_panel(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const bool is_q4,
+                         int which)
 {
     const __m512i codes = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)w->fast));
     const __m512i low = _mm512_set1_epi8(15);
     tc_panel_scales ps = tc_panel_scales_begin(v, panel);
     const uint8_t *tiles = tc_q4_tiles(v, panel);
     for (uint32_t s = 0; s < v->spans; s++) {
-        _mm512_store_ps(own.scales[s], tc_panel_scales_at(v, &ps, s, 0));
+        int8_t *to = own.weights[which][s];
+        _mm512_store_ps(own.scales[which][s], tc_panel_scales_at(v, &ps, s, 0));
         for (int i = 0; i < 8 && is_q4; i++, tiles += 64) {
             __m512i pair = _mm512_load_si512(tiles);
             _mm_prefetch((const char *)tiles + PREFETCH_BYTES, _MM_HINT_T0);
-            _mm512_store_si512(own.weights[s] + i * 128,
-                               _mm512_shuffle_epi8(codes, _mm512_and_si512(pair, low)));
-            _mm512_store_si512(own.weights[s] + i * 128 + 64,
+            _mm512_store_si512(to + i * 128, _mm512_shuffle_epi8(codes, _mm512_and_si512(pair, low)));
+            _mm512_store_si512(to + i * 128 + 64,
                                _mm512_shuffle_epi8(codes, _mm512_and_si512(_mm512_srli_epi16(pair, 4), low)));
         }
     }
 }
 
-// sum[t] += the span's products, scaled.
-INLINE void add_span(const int32_t (*high)[TC_PANEL_ROWS], const int32_t (*low)[TC_PANEL_ROWS], uint32_t span,
-                     const tc_rounded_row *x, int tokens, __m512 *sum)
+// sum[t] += the span's products of one of the two panels, scaled.
+INLINE void add_span(int which, uint32_t span, const tc_rounded_row *x, int tokens, __m512 *sum)
 {
-    const __m512 scale = _mm512_load_ps(own.scales[span]);
+    const __m512 scale = _mm512_load_ps(own.scales[which][span]);
     for (int t = 0; t < tokens; t++) {
-        __m512i dot =
-            _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(high[t]), 4), _mm512_load_si512(low[t]));
+        __m512i high = _mm512_load_si512(own.sums[2 * which][t]),
+                low = _mm512_load_si512(own.sums[2 * which + 1][t]);
         __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x[t].scale[span]));
-        sum[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), both, sum[t]);
+        __m512 dot = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high, 4), low));
+        sum[t] = _mm512_fmadd_ps(dot, both, sum[t]);
     }
 }
 
-// Products of one span into the sums `pair` (0 or 1).
-#define TILE_SPAN(weights, x, stride, span, first, second, pair)                                             \
-    do {                                                                                                     \
-        _tile_zero(first);                                                                                   \
-        _tile_zero(second);                                                                                  \
-        _tile_loadd(4, (x)->high + (size_t)(span)*64, stride);                                               \
-        _tile_loadd(5, (x)->low + (size_t)(span)*64, stride);                                                \
-        _tile_loadd(6, weights, 64);                                                                         \
-        _tile_dpbssd(first, 4, 6);                                                                           \
-        _tile_dpbssd(second, 5, 6);                                                                          \
-        _tile_stored(first, own.sums[2 * (pair)], 64);                                                       \
-        _tile_stored(second, own.sums[2 * (pair) + 1], 64);                                                  \
-    } while (0)
-
-INLINE void group_sums(const tc_quant_view *v, uint32_t panel, const bool is_q4, const tc_rounded_row *x,
-                       size_t stride, const int tokens, __m512 *sum)
+// Panels of 16 tokens: the activations, which come from the second cache, are loaded once for both.
+INLINE void group_sums(const tc_quant_view *v, uint32_t panel, const bool is_q4, const bool two,
+                       const tc_rounded_row *x, size_t stride, const int tokens, __m512 sum[2][GROUP])
 {
-    const int8_t *tiles8 = tc_q8_tiles(v, panel);
-    uint32_t s = 0;
-    for (int t = 0; t < tokens; t++) sum[t] = _mm512_setzero_ps();
-    for (; s + 2 <= v->spans; s += 2) {
-        const int8_t *a = is_q4 ? own.weights[s] : tiles8 + (size_t)s * TILE_BYTES;
-        const int8_t *b = is_q4 ? own.weights[s + 1] : a + TILE_BYTES;
-        TILE_SPAN(a, x, stride, s, 0, 1, 0);
-        TILE_SPAN(b, x, stride, s + 1, 2, 3, 1);
-        add_span(own.sums[0], own.sums[1], s, x, tokens, sum);
-        add_span(own.sums[2], own.sums[3], s + 1, x, tokens, sum);
-    }
-    if (s < v->spans) {
-        const int8_t *a = is_q4 ? own.weights[s] : tiles8 + (size_t)s * TILE_BYTES;
-        TILE_SPAN(a, x, stride, s, 0, 1, 0);
-        add_span(own.sums[0], own.sums[1], s, x, tokens, sum);
+    const int8_t *a = is_q4 ? own.weights[0][0] : tc_q8_tiles(v, panel);
+    const int8_t *b = is_q4 ? own.weights[1][0] : tc_q8_tiles(v, panel + 1);
+    for (int t = 0; t < tokens; t++) sum[0][t] = sum[1][t] = _mm512_setzero_ps();
+    for (uint32_t s = 0; s < v->spans; s++, a += TILE_BYTES, b += TILE_BYTES) {
+        _tile_loadd(4, x->high + (size_t)s * 64, stride);
+        _tile_loadd(5, x->low + (size_t)s * 64, stride);
+        _tile_loadd(6, a, 64);
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_dpbssd(0, 4, 6);
+        _tile_dpbssd(1, 5, 6);
+        _tile_stored(0, own.sums[0], 64);
+        _tile_stored(1, own.sums[1], 64);
+        if (two) {
+            _tile_loadd(7, b, 64);
+            _tile_zero(2);
+            _tile_zero(3);
+            _tile_dpbssd(2, 4, 7);
+            _tile_dpbssd(3, 5, 7);
+            _tile_stored(2, own.sums[2], 64);
+            _tile_stored(3, own.sums[3], 64);
+        }
+        add_span(0, s, x, tokens, sum[0]);
+        if (two) add_span(1, s, x, tokens, sum[1]);
     }
 }
 
@@ -122,6 +120,30 @@ static size_t stride_of(const tc_rounded_row *x, uint32_t n)
     return stride;
 }
 
+// One panel, or two.
+INLINE void panels_tiles(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const bool two,
+                         const tc_rows *x, uint32_t n, const bool is_q4, size_t stride, tc_kernel_sink *to)
+{
+    const __m512 step = _mm512_set1_ps(is_q4 ? w->fast_step : 1.0f);
+    int configured = 0;
+    decode_panel(w, v, panel, is_q4, 0);
+    if (two) decode_panel(w, v, panel + 1, is_q4, 1);
+    for (uint32_t t = 0; t < n; t += GROUP) {
+        __m512 sum[2][GROUP];
+        int tokens = n - t < GROUP ? (int)(n - t) : GROUP;
+        if (tokens != configured) configure(tokens);
+        configured = tokens;
+        if (tokens == GROUP)
+            group_sums(v, panel, is_q4, two, x->rounded + t, stride, GROUP, sum);
+        else
+            group_sums(v, panel, is_q4, two, x->rounded + t, stride, tokens, sum);
+        for (uint32_t p = 0; p < (two ? 2 : 1); p++) {
+            for (int i = 0; i < tokens; i++) sum[p][i] = _mm512_mul_ps(sum[p][i], step);
+            tc_put(to, w, panel + p, t, tokens, sum[p]);
+        }
+    }
+}
+
 INLINE void run_tiles(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const tc_rows *x, uint32_t n,
                       const tc_matrix_type type, tc_kernel_sink *to)
 {
@@ -131,24 +153,9 @@ INLINE void run_tiles(const tc_matrix *w, uint32_t panel0, uint32_t panel1, cons
         run(w, panel0, panel1, x, n, type, to);
         return;
     }
-    const bool is_q4 = type == TC_M_Q4;
-    const __m512 step = _mm512_set1_ps(is_q4 ? w->fast_step : 1.0f);
-    for (uint32_t p = panel0; p < panel1; p++) {
-        int configured = 0;
-        decode_panel(w, &v, p, is_q4);
-        for (uint32_t t = 0; t < n; t += GROUP) {
-            __m512 sum[GROUP];
-            int tokens = n - t < GROUP ? (int)(n - t) : GROUP;
-            if (tokens != configured) configure(tokens);
-            configured = tokens;
-            if (tokens == GROUP)
-                group_sums(&v, p, is_q4, x->rounded + t, stride, GROUP, sum);
-            else
-                group_sums(&v, p, is_q4, x->rounded + t, stride, tokens, sum);
-            for (int i = 0; i < tokens; i++) sum[i] = _mm512_mul_ps(sum[i], step);
-            tc_put(to, w, p, t, tokens, sum);
-        }
-    }
+    uint32_t p = panel0;
+    for (; p + 2 <= panel1; p += 2) panels_tiles(w, &v, p, true, x, n, type == TC_M_Q4, stride, to);
+    if (p < panel1) panels_tiles(w, &v, p, false, x, n, type == TC_M_Q4, stride, to);
     _tile_release();
 }
 
