@@ -132,7 +132,7 @@ def users(build, model, words, count=8, tokens=96):
     bandwidth = json.loads(subprocess.run(
         [str(build / "cli" / "thermocline"), "bench", "decode", str(model), "--json", "--tokens", "32", *map(str, words)],
         capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-    gb_s = next(v for k, v in bandwidth.items() if "machine" in k and "gb" in k.lower())
+    gb_s = bandwidth["read_gb_per_s"]["median"]
     expert, dense = read_bytes(build, model)
     with Server(build, model, "--sessions", count, *words) as server:
         server.stream(ids(server, 16, 1), 16)
