@@ -4,6 +4,7 @@
 // the word alone, so words that become a single token are found once, at load, and then only looked up.
 #include "common/text/bpe.h"
 #include "common/base/mem.h"
+#include "common/text/utf8.h"
 #include <stdlib.h>
 #include <string.h>
 #define XXH_INLINE_ALL
@@ -78,6 +79,29 @@ tc_status tc_bpe_add_merge(tc_bpe *bpe, uint32_t left, uint32_t right, uint32_t 
         bpe->byte_id[bpe->blob[r->offset]] == right)
         bpe->bytes[(uint32_t)bpe->blob[l->offset] << 8 | bpe->blob[r->offset]] = (tc_pair){rank, id};
     return TC_OK;
+}
+
+tc_status tc_bpe_reserve_chars(tc_bpe *bpe, size_t count)
+{
+    size_t size = table_size(count);
+    if (size > UINT32_MAX / 2) return TC_LIMIT;
+    bpe->chars = tc_alloc(TC_MEM_OTHER, size, sizeof *bpe->chars);
+    if (!bpe->chars) return TC_NOMEM;
+    memset(bpe->chars, 0xff, size * sizeof *bpe->chars);
+    bpe->char_mask = (uint32_t)(size - 1);
+    return TC_OK;
+}
+
+static inline tc_char_token *char_place(const tc_bpe *bpe, uint32_t c)
+{
+    uint32_t at = pair_hash(bpe->seed, c, 0) & bpe->char_mask;
+    while (bpe->chars[at].id != TC_ID_NONE && bpe->chars[at].c != c) at = (at + 1) & bpe->char_mask;
+    return &bpe->chars[at];
+}
+
+void tc_bpe_add_char(tc_bpe *bpe, uint32_t c, uint32_t id)
+{
+    *char_place(bpe, c) = (tc_char_token){c, id};
 }
 
 static inline tc_word *word_place(const tc_bpe *bpe, const uint8_t *word, size_t bytes, uint32_t *ret_hash)
@@ -158,8 +182,27 @@ static tc_status pair_changed(const tc_bpe *bpe, chain *c, uint32_t at, uint32_t
     return c->rank[at] == TC_ID_NONE ? TC_OK : heap_push(s, c->rank[at], at);
 }
 
+// The units of a word, before any merge; returns how many there are (at most `bytes`).
+static uint32_t units(const tc_bpe *bpe, const uint8_t *word, uint32_t bytes, uint32_t *ids)
+{
+    uint32_t count = 0;
+    size_t step;
+    if (!bpe->chars) {
+        for (; count < bytes; count++) ids[count] = bpe->byte_id[word[count]];
+        return count;
+    }
+    for (uint32_t at = 0; at < bytes; at += (uint32_t)step) {
+        uint32_t id = char_place(bpe, tc_utf8_get(word + at, &step))->id;
+        if (id != TC_ID_NONE)
+            ids[count++] = id;
+        else
+            for (size_t i = 0; i < step; i++) ids[count++] = bpe->byte_id[word[at + i]];
+    }
+    return count;
+}
+
 static tc_status merge_long(const tc_bpe *bpe, const uint8_t *word, uint32_t count, bool bar,
-                            tc_bpe_scratch *s, chain *ret)
+                            tc_bpe_scratch *s, chain *ret, uint32_t *ret_count)
 {
     if (count > s->links_capacity) {
         tc_free(s->links);
@@ -172,11 +215,14 @@ static tc_status merge_long(const tc_bpe *bpe, const uint8_t *word, uint32_t cou
     size_t n = s->links_capacity;
     chain c = {s->links, s->links + n, s->links + 2 * n, s->links + 3 * n};
     s->heap_count = 0;
+    count = units(bpe, word, count, c.id);
+    *ret_count = count;
     for (uint32_t i = 0; i < count; i++) {
-        c.id[i] = bpe->byte_id[word[i]];
         c.next[i] = i + 1;
         c.previous[i] = i - 1;
-        c.rank[i] = i + 1 < count ? bytes_rank(bpe, word[i], word[i + 1], bar, &merged) : TC_ID_NONE;
+        c.rank[i] = i + 1 == count ? TC_ID_NONE
+                    : bpe->chars   ? pair_rank(bpe, c.id[i], c.id[i + 1], bar, &merged)
+                                   : bytes_rank(bpe, word[i], word[i + 1], bar, &merged);
         if (c.rank[i] != TC_ID_NONE) TC_TRY(heap_push(s, c.rank[i], i));
     }
     while (s->heap_count) {
@@ -222,15 +268,16 @@ static tc_status merge_and_push(const tc_bpe *bpe, const uint8_t *word, size_t b
                                 tc_bpe_scratch *scratch, tc_ids *ids)
 {
     uint32_t short_ids[SHORT_WORD_BYTES];
-    if (bytes <= SHORT_WORD_BYTES) {
+    if (bytes <= SHORT_WORD_BYTES && !bpe->chars) {
         size_t count = merge_short(bpe, word, bytes, bar, short_ids);
         for (size_t i = 0; i < count; i++) TC_TRY(push(bpe, short_ids[i], guard, ids));
         return TC_OK;
     }
     chain c;
     if (bytes > UINT32_MAX / 4) return TC_LIMIT;
-    TC_TRY(merge_long(bpe, word, (uint32_t)bytes, bar, scratch, &c));
-    for (uint32_t i = 0; i < bytes; i = c.next[i]) TC_TRY(push(bpe, c.id[i], guard, ids));
+    uint32_t count;
+    TC_TRY(merge_long(bpe, word, (uint32_t)bytes, bar, scratch, &c, &count));
+    for (uint32_t i = 0; i < count; i = c.next[i]) TC_TRY(push(bpe, c.id[i], guard, ids));
     return TC_OK;
 }
 
@@ -239,6 +286,8 @@ tc_status tc_bpe_word(const tc_bpe *bpe, const uint8_t *word, size_t bytes, bool
 {
     uint32_t hash;
     bool guard = as_text && bpe->special_inside;
+    if (bytes == 0) return TC_OK;
+    if (bpe->chars) return merge_and_push(bpe, word, bytes, false, guard, scratch, ids);
     if (bytes == 1) return tc_ids_push(ids, bpe->byte_id[word[0]]);
     if (bytes <= bpe->word_bytes_max) {
         uint32_t id = word_place(bpe, word, bytes, &hash)->id;
@@ -259,6 +308,7 @@ static bool becomes_one(const tc_bpe *bpe, const tc_token *token, uint32_t id)
 tc_status tc_bpe_build_words(tc_bpe *bpe)
 {
     enum { CANDIDATE = TC_TOKEN_VOCAB | TC_TOKEN_MAPPED };
+    if (bpe->chars) return TC_OK; // names are not the bytes that are looked up
     size_t count = 0, longest = 0;
     for (uint32_t id = 0; id < bpe->token_count; id++) {
         const tc_token *token = &bpe->tokens[id];
@@ -297,5 +347,6 @@ void tc_bpe_free(tc_bpe *bpe)
     tc_free(bpe->bytes);
     tc_free(bpe->merges);
     tc_free(bpe->words);
+    tc_free(bpe->chars);
     *bpe = (tc_bpe){0};
 }

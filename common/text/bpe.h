@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: byte-level BPE: the merges, the words that are one token, and the merging of one word.
-// Refuses: ids of 2^22 and above, and a vocabulary in which one of the 256 bytes has no token (the loader
-// checks).
+// Owns: BPE over bytes, or over characters with bytes for those that have no token: the merges, the words
+// that are one token, and the merging of one word. Refuses: ids of 2^22 and above, and a vocabulary in which
+// one of the 256 bytes has no token (the loader checks).
 #pragma once
 
 #include "common/text/tokenizer.h"
@@ -41,6 +41,10 @@ typedef struct tc_word {
     uint32_t hash, id; // id == TC_ID_NONE: empty place
 } tc_word;
 
+typedef struct tc_char_token {
+    uint32_t c, id; // id == TC_ID_NONE: empty place
+} tc_char_token;
+
 typedef struct tc_bpe {
     tc_token *tokens; // by id
     uint32_t token_count;
@@ -53,6 +57,9 @@ typedef struct tc_bpe {
     tc_word *words;
     uint32_t word_mask, word_bytes_max;
     bool ignore_merges;
+    // Characters with a token, by code point (open addressing); NULL: the units are bytes.
+    tc_char_token *chars;
+    uint32_t char_mask;
     bool special_inside; // some special token can come out of plain text through merges
 } tc_bpe;
 
@@ -70,6 +77,9 @@ void tc_bpe_free(tc_bpe *bpe);
 // before.
 tc_status tc_bpe_reserve_merges(tc_bpe *bpe, size_t count);
 tc_status tc_bpe_add_merge(tc_bpe *bpe, uint32_t left, uint32_t right, uint32_t rank, uint32_t id);
+// Characters instead of bytes: room for `count` of them; then one tc_bpe_add_char each.
+tc_status tc_bpe_reserve_chars(tc_bpe *bpe, size_t count);
+void tc_bpe_add_char(tc_bpe *bpe, uint32_t c, uint32_t id);
 // After the last merge: finds the words that end up as one token anyway.
 tc_status tc_bpe_build_words(tc_bpe *bpe);
 

@@ -117,10 +117,43 @@ static tc_status measure(loader *l)
     return l->t->bpe.tokens && l->t->bpe.blob ? TC_OK : tc_fail(l->e, TC_NOMEM, "vocabulary: out of memory");
 }
 
+// "<0x0A>": the token of one byte. -1: another name.
+static int byte_token(const char *name, size_t bytes)
+{
+    int byte = 0;
+    if (bytes != 6 || memcmp(name, "<0x", 3) || name[5] != '>') return -1;
+    for (size_t i = 3; i < 5; i++) {
+        char c = name[i];
+        if ((c < '0' || c > '9') && (c < 'A' || c > 'F')) return -1;
+        byte = byte * 16 + (c <= '9' ? c - '0' : c - 'A' + 10);
+    }
+    return byte;
+}
+
+// The same for a vocabulary of characters: U+2581 is a blank, `<0x0A>` a byte.
+static size_t decode_char_name(const char *name, size_t bytes, bool added, uint8_t *out, bool *ret_byte)
+{
+    size_t count = 0;
+    int byte = added ? -1 : byte_token(name, bytes);
+    *ret_byte = byte >= 0;
+    if (byte >= 0) {
+        out[0] = (uint8_t)byte;
+        return 1;
+    }
+    for (size_t i = 0; i < bytes; i++) {
+        bool mark = bytes - i >= 3 && !memcmp(name + i, "\xe2\x96\x81", 3);
+        out[count++] = mark ? ' ' : (uint8_t)name[i];
+        if (mark) i += 2;
+    }
+    return count;
+}
+
 static tc_status store(loader *l, uint32_t id, const char *name, size_t bytes, uint8_t flags)
 {
     bool mapped;
-    size_t count = decode_name(name, bytes, l->t->bpe.blob + l->blob_used, &mapped);
+    uint8_t *to = l->t->bpe.blob + l->blob_used;
+    size_t count = l->t->by_chars ? decode_char_name(name, bytes, !(flags & TC_TOKEN_VOCAB), to, &mapped)
+                                  : decode_name(name, bytes, to, &mapped);
     if (count > TC_TOKEN_BYTES_MAX)
         return tc_fail(l->e, TC_LIMIT, "token \"%.*s...\": longer than %d bytes", TC_SHOW(bytes), name,
                        TC_TOKEN_BYTES_MAX);
@@ -139,6 +172,8 @@ static tc_status read_vocab(loader *l)
     l->names = (name_table){tc_alloc(TC_MEM_OTHER, size, sizeof *l->names.places), size - 1, bpe->seed};
     if (!l->names.places) return tc_fail(l->e, TC_NOMEM, "vocabulary: out of memory");
     for (int b = 0; b < 256; b++) bpe->byte_id[b] = TC_ID_NONE;
+    if (l->t->by_chars && tc_bpe_reserve_chars(bpe, yyjson_obj_size(l->vocab)) != TC_OK)
+        return tc_fail(l->e, TC_NOMEM, "vocabulary: out of memory");
     yyjson_obj_foreach(l->vocab, index, count, key, value)
     {
         const char *text = yyjson_get_str(key);
@@ -154,6 +189,10 @@ static tc_status read_vocab(loader *l)
         const tc_token *token = &bpe->tokens[id];
         if (token->bytes == 1 && (token->flags & TC_TOKEN_MAPPED))
             bpe->byte_id[bpe->blob[token->offset]] = id;
+        size_t step = 0;
+        if (l->t->by_chars && bytes && tc_utf8_step((const uint8_t *)text, bytes, &step) == TC_UTF8_CHAR &&
+            step == bytes)
+            tc_bpe_add_char(bpe, tc_utf8_get((const uint8_t *)text, &step), id);
     }
     for (int b = 0; b < 256; b++)
         if (bpe->byte_id[b] == TC_ID_NONE)

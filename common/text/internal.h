@@ -16,6 +16,17 @@ struct tc_tokenizer {
     tc_pretoken pretoken;
     bool nfc;
     size_t longest_token; // bytes, as they are decoded
+    // SentencePiece's way (Llama 2, Mistral): characters with bytes for those without a token, blanks as
+    // U+2581.
+    bool by_chars;
+    bool blanks;           // the normaliser turns blanks into U+2581
+    bool prepend;          // and puts one before every piece
+    bool metaspace;        // or the pre-tokenizer does both,
+    bool metaspace_first;  // before the first piece only,
+    bool metaspace_always; // or before each, where it does not begin with one
+    bool strip_start;      // the decoder drops one blank from the start
+    uint32_t prefix[4],
+        prefix_count; // what the post-processor puts before a text (the beginning of a sequence)
 };
 
 // The parts of the file that say which algorithm it wants: fills pretoken, nfc, bpe.ignore_merges.

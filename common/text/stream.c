@@ -24,7 +24,7 @@ typedef struct stop {
 
 struct tc_text_stream {
     const tc_tokenizer *tokenizer;
-    bool skip_special, stopped, stops_held;
+    bool skip_special, stopped, stops_held, begun; // begun: a token with text has been seen
     int stopped_by;
     size_t stop_count, cut_bytes, held_bytes;
     stop stops[TC_STOPS_MAX];
@@ -182,6 +182,10 @@ tc_status tc_text_stream_push(tc_text_stream *s, uint32_t id, const char **ret, 
 {
     size_t count;
     const uint8_t *bytes = tc_token_decoded(s->tokenizer, id, s->skip_special, &count);
+    if (count && !s->begun) {
+        s->begun = true;
+        if (s->tokenizer->strip_start && bytes[0] == ' ') bytes++, count--;
+    }
     give(s, bytes, count, false, ret, ret_bytes);
     *ret_stopped = s->stopped;
     return TC_OK;

@@ -428,7 +428,9 @@ static bool field(tc_tr *r, tc_tsb *b, braces *q, const uint8_t *p, const uint8_
     q->depth++;
     bool ok = braces_run(r, &text, q, p, end);
     q->depth--;
-    return ok && format_value(r, b, v, text.data, text.data + text.bytes);
+    static const uint8_t none[1];
+    const uint8_t *how = text.data ? text.data : none;
+    return ok && format_value(r, b, v, how, how + text.bytes);
 }
 
 static bool braces_run(tc_tr *r, tc_tsb *b, braces *q, const uint8_t *p, const uint8_t *end)

@@ -55,16 +55,42 @@ typedef struct encoder {
     tc_ids *ids;
     const tc_text_span *data; // NULL: the text has one origin
     size_t data_count;
+    tc_bytes blanked;    // a piece with its blanks as U+2581
     tc_text_span *piece; // the ranges that fall into the piece at hand, moved to its beginning
 } encoder;
 
-static tc_status encode_plain(encoder *en, const uint8_t *text, size_t bytes)
+#define BLANK_MARK "\xe2\x96\x81" // U+2581
+
+// Blanks as U+2581, and one more before the text where asked for; `unless`: not where it begins with one.
+static tc_status blank_marks(const uint8_t *text, size_t bytes, bool prepend, bool unless, tc_bytes *out)
+{
+    out->count = 0;
+    bool begins = bytes && (text[0] == ' ' || (bytes >= 3 && !memcmp(text, BLANK_MARK, 3)));
+    if (prepend && bytes && !(unless && begins)) TC_TRY(tc_bytes_append(out, BLANK_MARK, 3));
+    for (const uint8_t *end = text + bytes; text < end;) {
+        const uint8_t *blank = memchr(text, ' ', (size_t)(end - text)), *stop = blank ? blank : end;
+        TC_TRY(tc_bytes_append(out, text, (size_t)(stop - text)));
+        if (blank) TC_TRY(tc_bytes_append(out, BLANK_MARK, 3));
+        text = stop + (blank != NULL);
+    }
+    return TC_OK;
+}
+
+static tc_status encode_plain(encoder *en, const uint8_t *text, size_t bytes, bool first)
 {
     const tc_tokenizer *t = en->t;
+    if (t->metaspace && bytes) {
+        TC_TRY(blank_marks(text, bytes, t->metaspace_always || (t->metaspace_first && first), true,
+                           &en->blanked));
+        text = en->blanked.data, bytes = en->blanked.count;
+    }
     for (const uint8_t *end = text + bytes; text < end;) {
-        size_t word = tc_pretoken_next(t->pretoken, text, end);
-        TC_TRY(tc_bpe_word(&t->bpe, text, word, en->as_text, &en->scratch, en->ids));
-        text += word;
+        const uint8_t *piece_end = text + tc_pretoken_piece(t->pretoken, text, end);
+        while (text < piece_end) {
+            size_t word = tc_pretoken_next(t->pretoken, text, piece_end);
+            TC_TRY(tc_bpe_word(&t->bpe, text, word, en->as_text, &en->scratch, en->ids));
+            text += word;
+        }
     }
     return TC_OK;
 }
@@ -98,6 +124,11 @@ static tc_status encode_piece(encoder *en, const uint8_t *text, size_t bytes, si
     const uint8_t *raw = text;
     size_t raw_bytes = bytes;
     if (en->t->nfc) TC_TRY(tc_nfc(text, bytes, &en->normal, &text, &bytes));
+    if (en->t->blanks || en->t->prepend) {
+        // Replace and Prepend of the normaliser. (A file with only one of them is not known to exist.)
+        TC_TRY(blank_marks(text, bytes, en->t->prepend, false, &en->normal));
+        text = en->normal.data, bytes = en->normal.count;
+    }
     tc_added_scan scan = {.set = &en->t->normalized, .text = text, .bytes = bytes, .as_text = en->as_text};
     if (en->data) {
         scan.as_text = false;
@@ -108,7 +139,7 @@ static tc_status encode_piece(encoder *en, const uint8_t *text, size_t bytes, si
     do {
         size_t begin, end;
         tc_added_next(&scan, &begin, &end, &found);
-        TC_TRY(encode_plain(en, text + begin, end - begin));
+        TC_TRY(encode_plain(en, text + begin, end - begin, at == 0 && begin == 0));
         if (found) TC_TRY(tc_ids_push(en->ids, found->id));
     } while (found);
     return TC_OK;
@@ -163,6 +194,7 @@ tc_status tc_tokenizer_encode(const tc_tokenizer *t, const char *text, size_t by
 out:
     tc_bpe_scratch_free(&en.scratch);
     free(en.normal.data);
+    free(en.blanked.data);
     free(repaired.data);
     if (status == TC_OK) return TC_OK;
     ids->count = before;
@@ -191,6 +223,7 @@ tc_status tc_tokenizer_encode_spans(const tc_tokenizer *t, const char *text, siz
 out:
     tc_bpe_scratch_free(&en.scratch);
     free(en.normal.data);
+    free(en.blanked.data);
     free(en.piece);
     if (status == TC_OK) return TC_OK;
     ids->count = before;
@@ -227,6 +260,12 @@ const uint8_t *tc_token_decoded(const tc_tokenizer *t, uint32_t id, bool skip_sp
     return t->bpe.blob + token->offset;
 }
 
+const uint32_t *tc_tokenizer_prefix(const tc_tokenizer *t, size_t *ret_count)
+{
+    *ret_count = t->prefix_count;
+    return t->prefix;
+}
+
 bool tc_tokenizer_is_special(const tc_tokenizer *t, uint32_t id)
 {
     return id < t->bpe.token_count && (t->bpe.tokens[id].flags & TC_TOKEN_SPECIAL);
@@ -243,16 +282,43 @@ bool tc_tokenizer_find(const tc_tokenizer *t, const char *content, uint32_t *ret
     return false;
 }
 
+// Bytes that follow one another as single tokens are a text only when all of them are; otherwise each becomes
+// U+FFFD. `from` is where the run begins in `raw`; ends it.
+static tc_status end_bytes(tc_bytes *raw, size_t *from)
+{
+    size_t count = raw->count - *from;
+    if (count && tc_utf8_valid_bytes((const char *)raw->data + *from, count) != count) {
+        raw->count = *from;
+        for (size_t i = 0; i < count; i++)
+            TC_TRY(tc_bytes_append(raw, TC_UTF8_REPLACEMENT, REPLACEMENT_BYTES));
+    }
+    *from = SIZE_MAX;
+    return TC_OK;
+}
+
+static tc_status decode_raw(const tc_tokenizer *t, const uint32_t *ids, size_t count, bool skip_special,
+                            tc_bytes *raw)
+{
+    size_t run = SIZE_MAX;
+    for (size_t i = 0; i < count; i++) {
+        size_t bytes;
+        const uint8_t *piece = tc_token_decoded(t, ids[i], skip_special, &bytes);
+        if (!piece) continue;
+        bool single = t->by_chars && t->bpe.byte_id[piece[0]] == ids[i];
+        if (single && run == SIZE_MAX) run = raw->count;
+        if (!single && run != SIZE_MAX) TC_TRY(end_bytes(raw, &run));
+        TC_TRY(tc_bytes_append(raw, piece, bytes));
+    }
+    return run != SIZE_MAX ? end_bytes(raw, &run) : TC_OK;
+}
+
 tc_status tc_tokenizer_decode(const tc_tokenizer *t, const uint32_t *ids, size_t count, bool skip_special,
                               char **ret, size_t *ret_bytes, tc_error *e)
 {
     tc_status status = TC_OK;
     tc_bytes raw = {0}, text = {0};
-    for (size_t i = 0; i < count; i++) {
-        size_t bytes;
-        const uint8_t *piece = tc_token_decoded(t, ids[i], skip_special, &bytes);
-        TC_GOTO(tc_bytes_append(&raw, piece, bytes));
-    }
+    TC_GOTO(decode_raw(t, ids, count, skip_special, &raw));
+    if (t->strip_start && raw.count && raw.data[0] == ' ') memmove(raw.data, raw.data + 1, --raw.count);
     if (tc_utf8_valid_bytes((const char *)raw.data, raw.count) == raw.count) {
         text = raw, raw = (tc_bytes){0};
     } else {

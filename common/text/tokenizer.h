@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: text <-> token ids, from a Hugging Face tokenizer.json: byte-level BPE, NFC, added tokens, the Qwen
-// pre-tokenizer. Equal to the `tokenizers` library on valid UTF-8. Invalid UTF-8 is replaced by U+FFFD first.
-// Refuses: any model, normaliser or pre-tokenizer it does not implement (an error that names it, at load).
+// Owns: text <-> token ids, from a Hugging Face tokenizer.json: byte-level BPE with the pre-tokenizers of
+// GPT-2, Qwen, Llama 3, GPT-4o and DeepSeek V3; BPE of characters with bytes as a fallback (Llama 2,
+// Mistral); NFC, added tokens. Equal to the `tokenizers` library on valid UTF-8. Invalid UTF-8 is replaced by
+// U+FFFD first. Refuses: any model, normaliser or pre-tokenizer it does not implement (an error that names
+// it, at load).
 #pragma once
 
 #include "common/base/status.h"
@@ -47,6 +49,9 @@ tc_status tc_tokenizer_encode_spans(const tc_tokenizer *tokenizer, const char *t
 
 // Bytes of one token; special tokens give their content. NULL for ids without a token.
 const char *tc_tokenizer_token_bytes(const tc_tokenizer *tokenizer, uint32_t id, size_t *ret_bytes);
+// What the file wants before every text that stands for itself (a beginning-of-sequence token); encoding does
+// not add it, because a chat template writes its own. Often none.
+const uint32_t *tc_tokenizer_prefix(const tc_tokenizer *tokenizer, size_t *ret_count);
 bool tc_tokenizer_is_special(const tc_tokenizer *tokenizer, uint32_t id);
 bool tc_tokenizer_find(const tc_tokenizer *tokenizer, const char *content, uint32_t *ret_id); // added tokens
 

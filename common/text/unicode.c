@@ -59,6 +59,48 @@ static bool is_space(uint32_t c)
            c == 0x3000;
 }
 
+// Letters of Unicode 16 that have a case; the others in late_classes have none.
+static uint8_t late_case(uint32_t c)
+{
+    if (c == 0x1c89 || c == 0xa7cb || c == 0xa7cc || c == 0xa7da || c == 0xa7dc ||
+        (c >= 0x10d50 && c <= 0x10d65))
+        return TC_CHAR_UPPER;
+    if (c == 0x1c8a || c == 0xa7cd || c == 0xa7db || (c >= 0x10d70 && c <= 0x10d85)) return TC_CHAR_LOWER;
+    return TC_CHAR_UPPER | TC_CHAR_LOWER;
+}
+
+static uint8_t case_flags(uint32_t c, uint8_t known)
+{
+    switch (utf8proc_category((utf8proc_int32_t)c)) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_PC:
+    case UTF8PROC_CATEGORY_PD:
+    case UTF8PROC_CATEGORY_PS:
+    case UTF8PROC_CATEGORY_PE:
+    case UTF8PROC_CATEGORY_PI:
+    case UTF8PROC_CATEGORY_PF:
+    case UTF8PROC_CATEGORY_PO:
+    case UTF8PROC_CATEGORY_SM:
+    case UTF8PROC_CATEGORY_SC:
+    case UTF8PROC_CATEGORY_SK:
+    case UTF8PROC_CATEGORY_SO:
+        return TC_CHAR_UPPER;
+    case UTF8PROC_CATEGORY_LL:
+        return TC_CHAR_LOWER;
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+        return TC_CHAR_UPPER | TC_CHAR_LOWER;
+    case UTF8PROC_CATEGORY_CN: // perhaps one of the late letters or marks
+        return known & (TC_CHAR_LETTER | TC_CHAR_WORD) && !(known & TC_CHAR_NUMBER) ? late_case(c) : 0;
+    default:
+        return 0;
+    }
+}
+
 static uint8_t class_flags(uint32_t c)
 {
     if (is_space(c)) return TC_CHAR_SPACE | (c == '\n' || c == '\r' ? TC_CHAR_NEWLINE : 0);
@@ -117,6 +159,7 @@ uint8_t tc_char_flags_compute(uint32_t c)
     utf8proc_ssize_t count;
     bool stable;
     uint8_t flags = class_flags(c);
+    flags |= case_flags(c, flags);
     if ((c >= 0x3400 && c <= 0x9fff) || (c >= 0xac00 && c <= 0xd7a3))
         return flags; // ideographs, Hangul syllables
     bool unsafe = utf8proc_get_property((utf8proc_int32_t)c)->combining_class != 0 ||

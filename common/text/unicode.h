@@ -12,6 +12,10 @@ enum {
     TC_CHAR_NEWLINE = 8, // \r or \n
     TC_CHAR_WORD = 16,   // \w, for the single_word flag of added tokens
     TC_CHAR_UNSAFE = 32, // NFC may change it, reorder it, or join it to the character before it
+    // With LETTER, its case: UPPER \p{Lu} \p{Lt}, LOWER \p{Ll}, both \p{Lm} \p{Lo}. Without: both are a mark
+    // (\p{M}), UPPER alone is punctuation or a symbol (\p{P} \p{S}).
+    TC_CHAR_UPPER = 64,
+    TC_CHAR_LOWER = 128,
 };
 
 enum { TC_CHAR_TABLE_SIZE = 0x20000 };

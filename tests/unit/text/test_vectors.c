@@ -99,6 +99,22 @@ static void test_gpt2(void **state)
     tc_tokenizer_free(t);
 }
 
+// The other splitting expressions, and characters with bytes as a fallback.
+static void test_more(void **state)
+{
+    static const char *const names[] = {"llama3.json", "o200k.json", "deepseek.json", "llama2.json",
+                                        "mistral.json"};
+    (void)state;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[4096];
+        snprintf(path, sizeof path, OWN "%s", names[i]);
+        tc_tokenizer *t = load(path);
+        print_message("%s\n", names[i]);
+        assert_true(run(OWN "more.jsonl", names[i], t) >= 400);
+        tc_tokenizer_free(t);
+    }
+}
+
 static void test_qwen2(void **state)
 {
     if (access(SHARED "tokenizer.json", R_OK) != 0) {
@@ -114,6 +130,6 @@ static void test_qwen2(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_small), cmocka_unit_test(test_gpt2),
-                                       cmocka_unit_test(test_qwen2)};
+                                       cmocka_unit_test(test_more), cmocka_unit_test(test_qwen2)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
