@@ -78,7 +78,7 @@ static tc_tv item(tc_tr *r, tc_tv object, tc_tv key)
                                                                               : 0;
     if (index < 0) index += count;
     if (index < 0 || index >= count) return TC_TV_OF(TC_TV_MISSING);
-    if (object.kind == TC_TV_RANGE) return tc_tv_int(object.range->start + index * object.range->step);
+    if (object.kind == TC_TV_RANGE) return tc_tv_int(tc_trange_at(object.range, (uint64_t)index));
     if (object.kind != TC_TV_STR) return object.l->items[index];
     size_t from = tc_ts_offset(object.s, (size_t)index), to = from + 1;
     while (to < object.s->bytes && (object.s->data[to] & 0xc0) == 0x80) to++;
@@ -163,8 +163,9 @@ static tc_tv slice_range(tc_tr *r, const tc_trange *range, int64_t start, int64_
     tc_trange *part = tc_tr_alloc(r, sizeof *part);
     if (!part) return TC_TV_OF(TC_TV_ERROR);
     int64_t span = step > 0 ? stop - start : start - stop, width = step > 0 ? step : -step;
-    *part = (tc_trange){range->start + start * range->step, range->start + stop * range->step,
-                        range->step * step, span > 0 ? (size_t)((span + width - 1) / width) : 0};
+    *part = (tc_trange){tc_trange_at(range, (uint64_t)start), tc_trange_at(range, (uint64_t)stop),
+                        (int64_t)((uint64_t)range->step * (uint64_t)step),
+                        span > 0 ? (size_t)((span + width - 1) / width) : 0};
     return (tc_tv){.kind = TC_TV_RANGE, .range = part};
 }
 

@@ -280,7 +280,7 @@ bool tc_titer_next(tc_tr *r, tc_titer *it, tc_tv *ret)
         return !TC_TV_FAILED(*ret);
     case TC_TV_RANGE:
         if (it->at >= of.range->count) return false;
-        *ret = tc_tv_int(of.range->start + (int64_t)it->at++ * of.range->step);
+        *ret = tc_tv_int(tc_trange_at(of.range, it->at++));
         return true;
     case TC_TV_GENERATOR:
         if (of.gen->at >= of.gen->list->count) {

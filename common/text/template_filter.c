@@ -171,7 +171,11 @@ static tc_tv round_int(tc_tr *r, int64_t n, int64_t digits)
     int64_t scale = 1;
     for (; digits < 0; digits++) scale *= 10;
     int64_t rest = n % scale, down = n - rest, half = scale / 2;
-    if (rest < 0) rest += scale, down -= scale;
+    if (rest < 0) {
+        rest += scale;
+        if (__builtin_sub_overflow(down, scale, &down))
+            return tc_tr_fail(r, "OverflowError", "integers beyond 64 bits are not implemented");
+    }
     if (rest > half || (rest == half && (down / scale) % 2))
         return tc_tv_binary(r, '+', tc_tv_int(down), tc_tv_int(scale));
     return tc_tv_int(down);

@@ -108,7 +108,7 @@ tc_tv tc_filter_title(tc_tr *r, tc_tv v, tc_tv *p)
     const tc_ts *s = v.s;
     for (size_t at = 0; at <= s->bytes; at += step) {
         uint32_t c = at < s->bytes ? tc_utf8_get(s->data + at, &step) : 0;
-        if (at < s->bytes && !tc_py_space(c) && !strchr("-({[<", c < 0x80 ? (int)c : 'x')) continue;
+        if (at < s->bytes && !tc_py_space(c) && !(c && strchr("-({[<", c < 0x80 ? (int)c : 'x'))) continue;
         if (at > from) {
             tc_tv word = tc_tv_substr(r, s, from, at);
             size_t first = 0;
@@ -173,7 +173,8 @@ tc_tv tc_filter_truncate(tc_tr *r, tc_tv v, tc_tv *p)
     if (keep < 0 || leeway < 0)
         return tc_tr_fail(r, "AssertionError", "truncate: length or leeway is too small");
     tc_tv size = tc_tv_length(r, v);
-    if (TC_TV_FAILED(size) || size.i <= length + leeway) return TC_TV_FAILED(size) ? size : v;
+    if (TC_TV_FAILED(size) || size.i <= length || size.i - length <= leeway)
+        return TC_TV_FAILED(size) ? size : v;
     if (v.kind != TC_TV_STR) return tc_tr_fail(r, "TypeError", "truncate: not a string");
     size_t to = tc_ts_offset(v.s, (size_t)keep);
     const uint8_t *blank = tc_tv_truth(p[1]) ? NULL : memrchr(v.s->data, ' ', to);

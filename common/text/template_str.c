@@ -336,8 +336,9 @@ static bool fill_in(tc_tr *r, tc_tsb *b, const tc_ts *fill, int64_t times)
 tc_tv tc_str_pad(tc_tr *r, const tc_ts *s, int64_t width, const tc_ts *fill, char where)
 {
     tc_tsb b = {0};
-    int64_t have = (int64_t)tc_ts_chars(s), more = width - have;
-    if (more <= 0) return tc_tv_of_str(s);
+    int64_t have = (int64_t)tc_ts_chars(s);
+    if (width <= have) return tc_tv_of_str(s);
+    int64_t more = width - have;
     int64_t left = where == '<' ? 0 : where == '>' ? more : more / 2 + (more & width & 1);
     if (!fill_in(r, &b, fill, left) || !tc_tsb_str(r, &b, s) || !fill_in(r, &b, fill, more - left))
         return failed();
@@ -366,6 +367,7 @@ static tc_tv zfill(tc_tr *r, const tc_ts *s, tc_targs *args)
     int64_t width;
     tc_tsb b = {0};
     if (!tc_args_bind(r, "zfill", args, "width,", &p) || !tc_tv_index(r, p, &width)) return failed();
+    if (width < 0) width = 0;
     size_t sign = s->bytes && (s->data[0] == '+' || s->data[0] == '-');
     if (!tc_tsb_substr(r, &b, s, 0, sign) ||
         !fill_in(r, &b, &r->ascii['0'], width - (int64_t)tc_ts_chars(s)) ||

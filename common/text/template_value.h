@@ -115,6 +115,12 @@ typedef struct tc_trange {
     size_t count;
 } tc_trange;
 
+// Its i-th number. Unsigned on the way: only the result has to fit.
+static inline int64_t tc_trange_at(const tc_trange *range, uint64_t i)
+{
+    return (int64_t)((uint64_t)range->start + i * (uint64_t)range->step);
+}
+
 typedef struct tc_tgen {
     const tc_tl *list;
     size_t at;
