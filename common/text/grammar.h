@@ -30,7 +30,7 @@ enum {
     TC_GRAMMAR_NEST_MAX = 100,            // nesting of groups in a regular expression or rule
     TC_GRAMMAR_NODES_MAX = 1 << 18,       // of the compiled automaton: bounds the time of compilation too
     TC_GRAMMAR_RULES_MAX = 1 << 12,       // GBNF rules; places that $ref points to
-    TC_GRAMMAR_REPEAT_MAX = 1 << 20,      // {m,n}, minLength, maxLength, minItems, maxItems
+    TC_GRAMMAR_REPEAT_MAX = 1000000,      // {m,n}, minLength, maxLength, minItems, maxItems
     TC_GRAMMAR_BRANCHES_MAX = 1 << 10,    // ways in which anyOf, oneOf and allOf of one place combine
     TC_GRAMMAR_CONSTANT_BYTES_MAX = 4096, // a string of enum or const, a name of a property
     TC_GRAMMAR_TOOLS_MAX = 128,
