@@ -3,7 +3,7 @@
 """Runs the end-to-end tests against the programs of a build tree.
 
   run.py --build DIR [MODULE...]     modules: api, clients, page, faults, commands, bad_models, carriers,
-                                     arenas, many_users, newcomer (default: all)
+                                     arenas, many_users, newcomer (default: all), openapi
 
 Prints one line a test and ends with `N passed, N failed` (`, N skipped`).
 """
@@ -56,7 +56,7 @@ class Counter(unittest.TextTestResult):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", required=True, help="build tree with the programs")
-    parser.add_argument("module", nargs="*", choices=[*MODULES, []], default=[])
+    parser.add_argument("module", nargs="*", choices=[*MODULES, "openapi", []], default=[])
     arguments = parser.parse_args()
     os.environ["TC_BUILD"] = str(Path(arguments.build).resolve())
     sys.path.insert(0, str(HERE))

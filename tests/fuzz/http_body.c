@@ -23,11 +23,14 @@ static void check_good(const tc_params *p)
         CHECK(*p->stops[i] && strlen(p->stops[i]) <= TC_STOP_BYTES_MAX);
     for (uint32_t i = 0; i < p->prompt_count; i++) {
         const tc_prompt *prompt = &p->prompts[i];
-        CHECK(prompt->text ? prompt->bytes > 0 : prompt->id_count > 0);
+        CHECK(p->chat.doc || (prompt->text ? prompt->bytes > 0 : prompt->id_count > 0));
         for (size_t k = 0; !prompt->text && k < prompt->id_count; k++) CHECK(prompt->ids[k] < 1000);
         text_bytes += prompt->bytes;
     }
-    CHECK(text_bytes == p->text_bytes);
+    CHECK(p->chat.doc ? p->prompt_count == 1 && p->chat.message_count >= 1 : text_bytes == p->text_bytes);
+    CHECK(p->stop_token_count <= TC_STOP_TOKENS_MAX / 2 && p->logit_bias_count <= TC_LOGIT_BIASES_MAX);
+    for (uint32_t i = 0; i < p->logit_bias_count; i++) CHECK(p->logit_bias[i].token < 1000);
+    CHECK(p->top_logprobs <= TC_LOGPROBS_MAX && p->constraint.bytes <= TC_CONSTRAINT_TEXT_BYTES_MAX);
     const tc_sampling *s = &p->sampling;
     CHECK(s->temperature >= 0 && s->temperature <= 2 && s->top_p > 0 && s->top_p <= 1);
     CHECK(s->min_p >= 0 && s->min_p <= 1 && s->repetition_penalty > 0 && s->repetition_penalty <= 10);
@@ -51,8 +54,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     tc_params params = {0};
     tc_http_error error = {0};
     if (size == 0) return 0;
-    if (tc_params_read(&model, 1000, (tc_dialect)(data[0] % 3), (const char *)data + 1, size - 1, &params,
-                       &error)) {
+    if (tc_params_read(&model, 1000, (tc_dialect)(data[0] % TC_DIALECTS), (const char *)data + 1, size - 1,
+                       &params, &error)) {
         check_good(&params);
         tc_params_free(&params);
     } else {
