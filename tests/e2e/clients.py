@@ -11,7 +11,7 @@ import anthropic
 import openai
 import websockets
 from harness import DEMO, Server
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 HI = [{"role": "user", "content": "Tell me of the sea."}]
 WEATHER = {"type": "object", "properties": {"city": {"type": "string", "enum": ["Rome", "Oslo"]}}, "required": ["city"],
@@ -20,8 +20,8 @@ TOOL = {"type": "function", "function": {"name": "weather", "description": "of a
 
 
 class Choice(BaseModel):
-    word: str
-    count: int
+    word: str = Field(max_length=12)  # the demo model does not come to an end by itself
+    count: int = Field(ge=0, le=99)
 
 
 @unittest.skipUnless(DEMO.exists(), "demo/model is not there")
@@ -141,7 +141,8 @@ class Clients(unittest.TestCase):
         self.assertIn(kinds[-1], ("response.completed", "response.incomplete"))
         text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
         self.assertEqual(text, events[-1].response.output_text)
-        parsed = self.openai.responses.parse(model=self.model, input="Count.", text_format=Choice, max_output_tokens=400)
+        parsed = self.openai.responses.parse(model=self.model, input="Count.", text_format=Choice, max_output_tokens=400,
+                                             extra_body={"seed": 3})
         self.assertIsInstance(parsed.output_parsed, Choice)
 
     def test_embeddings_are_refused(self):
