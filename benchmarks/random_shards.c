@@ -177,14 +177,15 @@ static tc_status write_data(writer *w, int fd, const char *path, uint32_t first,
         if (t->content == TC_FILL_UNIFORM) make_values(w->random, t->centre, t->deviation);
         for (uint64_t at = 0; at < t->bytes;) {
             size_t part = BUFFER_BYTES - used;
-            if (part > t->bytes - at) part = (size_t)(t->bytes - at);
+            // A cut in the middle of an element would shift all that follow.
+            part = part < t->bytes - at ? part & ~(size_t)7 : (size_t)(t->bytes - at);
             // Filling works in words: into the second half, then moved to where it belongs.
             fill(w->random, t, at, w->buffer + BUFFER_BYTES, part);
             memcpy(w->buffer + used, w->buffer + BUFFER_BYTES, part);
             at += part;
             used += part;
             w->done += part;
-            if (used == BUFFER_BYTES) {
+            if (used > BUFFER_BYTES - 8) {
                 TC_TRY(write_all(fd, path, w->buffer, used, e));
                 used = 0;
             }
