@@ -7,7 +7,7 @@ INLINE __m512i dot4(__m512i acc, __m512i u, __m512i q)
     return _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(u, q), _mm512_set1_epi16(1)));
 }
 
-#include "common/kernels/fast_avx512.h"
+#include "common/kernels/fast_avx512_body.c"
 
 TC_KERNEL_PAIR(q4, run, TC_M_Q4)
 TC_KERNEL_PAIR(q8, run, TC_M_Q8)

@@ -7,7 +7,7 @@ INLINE __m512i dot4(__m512i acc, __m512i u, __m512i q)
     return _mm512_dpbusd_epi32(acc, u, q);
 }
 
-#include "common/kernels/fast_avx512.h"
+#include "common/kernels/fast_avx512_body.c"
 
 TC_KERNEL_PAIR(q4, run, TC_M_Q4)
 TC_KERNEL_PAIR(q8, run, TC_M_Q8)

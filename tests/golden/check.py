@@ -233,7 +233,7 @@ def main():
     parser.add_argument("--keep", type=Path, help="folder that keeps the program's last output")
     arguments = parser.parse_args()
     if not set(arguments.precision) <= {"exact", "float", "fast"} or not set(arguments.shard) <= {None, "partition", "slice"}:
-        parser.error("--precision is exact or default; --shard is partition or slice")
+        parser.error("--precision is exact, float or fast; --shard is partition or slice")
     folders = sorted(f.parent for f in arguments.fixtures.glob("*/expected.json") if arguments.only in (None, f.parent.name))
     if not folders:
         parser.error("no such fixture")

@@ -5,9 +5,13 @@
 set -u
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.." || exit 1
 cc=${CC:-gcc}
+isa=()
+if [[ $(uname -m) == x86_64 ]]; then isa=(-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni); fi
 passed=0 failed=0
 while read -r header; do
-    if "$cc" -std=gnu11 -D_GNU_SOURCE -DTC_VERSION='""' -Wall -Wextra -Wno-unused-parameter -Werror -fsyntax-only \
+    flags=() # what is there for vectors only is compiled for them
+    if grep -q immintrin.h "$header" || grep -Eq '"common/kernels/impl_avx' "$header"; then flags=("${isa[@]}"); fi
+    if "$cc" "${flags[@]}" -std=gnu11 -D_GNU_SOURCE -DTC_VERSION='""' -Wall -Wextra -Wno-unused-parameter -Werror -fsyntax-only \
         -I. -isystem .deps/yyjson -isystem .deps/llhttp/include -x c -include "$header" /dev/null; then
         passed=$((passed + 1))
     else
