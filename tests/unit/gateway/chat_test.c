@@ -238,7 +238,7 @@ static void log_probabilities_and_routes(void **state)
     fake_reply("AB");
     yyjson_doc *doc = json_of(post(f, "/v1/chat/completions",
                                    "{" HI ",\"logprobs\":true,\"top_logprobs\":2,\"return_routed_experts\":"
-                                          "true,\"return_token_ids\":true}"),
+                                   "true,\"return_token_ids\":true}"),
                               200);
     text_is(doc, "/choices/0/logprobs/content/1/token", "B");
     number_is(doc, "/choices/0/logprobs/content/1/bytes/0", 66);
@@ -355,7 +355,7 @@ static void tools_can_be_required(void **state)
     assert_non_null(strstr(fake_ask_at(0)->constraint, "\"parallel\":true"));
     free(post(f, "/v1/messages",
               "{\"max_tokens\":9," HI ",\"tools\":[{\"name\":\"f\",\"input_schema\":{\"type\":\"object\"}}],"
-                                      "\"tool_choice\":{\"type\":\"tool\",\"name\":\"f\"}}")
+              "\"tool_choice\":{\"type\":\"tool\",\"name\":\"f\"}}")
              .body);
     assert_non_null(strstr(fake_ask_at(1)->constraint, "\"name\":\"f\",\"parallel\":false"));
 }
