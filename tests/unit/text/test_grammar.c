@@ -342,7 +342,7 @@ static char *repeated(const char *head, const char *part, size_t n, const char *
 {
     size_t h = strlen(head), p = strlen(part), t = strlen(tail);
     char *text = malloc(h + n * p + t + 1);
-    assert_non_null(text);
+    if (!text) abort();
     memcpy(text, head, h);
     for (size_t i = 0; i < n; i++) memcpy(text + h + i * p, part, p);
     memcpy(text + h + n * p, tail, t + 1);
@@ -413,7 +413,7 @@ static void rule_limit(void **state)
     for (int extra = 0; extra < 2; extra++) {
         size_t n = TC_GRAMMAR_RULES_MAX - 1 + (size_t)extra, at = 0;
         char *text = malloc(n * 16 + 32);
-        assert_non_null(text);
+        if (!text) abort();
         at += (size_t)sprintf(text, "root::=\"a\"\n");
         for (size_t i = 0; i < n; i++) at += (size_t)sprintf(text + at, "r%zu::=\"a\"\n", i);
         expect(TC_CONSTRAINT_GRAMMAR, text, extra ? TC_LIMIT : TC_OK, NULL);
