@@ -119,8 +119,8 @@ static void test_combine(void **state)
         uint32_t n = lengths[l];
         fill(shared, n, 1);
         for (uint32_t i = 0; i < n; i++)
-            sum[i] = ((int64_t)rand() << 33 ^ (int64_t)rand() << 11 ^ rand()) * (rand() & 1 ? 1 : -1) >>
-                     rand() % 63;
+            sum[i] =
+                (int64_t)((uint64_t)rand() << 33 ^ (uint64_t)rand() << 11 ^ (uint64_t)rand()) >> rand() % 63;
         memset(a, 0, n * sizeof *a);
         memset(b, 0, n * sizeof *b);
         mark(a, n);

@@ -455,6 +455,7 @@ static void bad_sockets_handed_over(void **state)
         assert_true(*e.text);
         uv_run(&loop, UV_RUN_DEFAULT);
         assert_int_equal(uv_loop_close(&loop), 0);
+        tc_chat_template_free(f.chat_template);
         tc_tokenizer_free(f.tokenizer);
         if (i < 3) close(AT);
         close(null);

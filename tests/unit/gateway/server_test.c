@@ -407,6 +407,7 @@ static void bad_listen_addresses(void **state)
         uv_run(&loop, UV_RUN_DEFAULT);
         assert_int_equal(uv_loop_close(&loop), 0);
     }
+    tc_chat_template_free(f.chat_template);
     tc_tokenizer_free(f.tokenizer);
 }
 
