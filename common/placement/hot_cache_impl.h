@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: what the files of the hot cache share. An index is layer * experts + expert. Refuses: to be included
+// elsewhere.
+#pragma once
+
+#include "common/placement/hot_cache.h"
+#include <stdatomic.h>
+
+typedef enum slot_state { SLOT_FREE, SLOT_FILLING, SLOT_READY, SLOT_DOOMED } slot_state;
+enum { FLAG_PINNED = 1, FLAG_FILLING = 2, FLAG_WANTED = 4, FLAG_PREFETCHED = 8 };
+enum { CHANGES_MAX = 4 * TC_FILLS_MAX };
+
+typedef struct candidate {
+    float worth;
+    uint32_t index; // expert index, or a slot
+} candidate;
+
+struct tc_hot_cache {
+    tc_hot_cache_options o;
+    uint32_t count; // layers * experts
+    uint32_t now;   // tokens since the start, + 1
+    // by index
+    uint32_t *table;
+    float *fast,
+        *slow; // decayed uses, scaled up by fast_scale and slow_scale instead of all being scaled down
+    float *total, *prior; // uses; uses a token known beforehand
+    uint32_t *last;       // `now` of the last use; 0: never
+    uint8_t *flags;
+    // by slot
+    uint32_t *owner; // index
+    uint8_t *state;
+    uint64_t *start_us;
+    _Atomic uint64_t *done_us; // time + 1; 0: not done
+    uint32_t *place;           // in its layer's list
+    uint32_t *layer_slots;     // [layers][layer_slots_max] slots that a layer holds or is getting
+    uint32_t *layer_count, layer_slots_max;
+    uint32_t *free_slots, free_count;
+    uint32_t *filling, filling_count; // slots FILLING or DOOMED
+    uint32_t *pins, pin_count;        // indices
+    uint32_t *layer_pins;
+    uint32_t *wanted, wanted_head, wanted_count; // a ring of indices
+    candidate *candidates, *victims;             // heaps: [count + TC_WANTED_MAX], [TC_FILLS_MAX]
+    uint32_t candidate_count;
+    double fast_scale, slow_scale, fast_gain, slow_gain; // gain: what a decayed use is worth now
+    double credit_bytes;
+    uint64_t last_us;
+    tc_table_change *changes;
+    uint32_t change_count;
+    bool change_all;
+    tc_cache_stats stats;
+    tc_layer_stats *layer_stats;
+};
+
+// What an index is worth to the policy. Larger is better; what is not above 0 (LRU: -infinity) stays out.
+static inline float tc_cache_worth(const tc_hot_cache *c, uint32_t index)
+{
+    switch (c->o.policy) {
+    case TC_POLICY_STATIC:
+        return c->prior[index];
+    case TC_POLICY_LRU: // exact for the recent past, however long the cache lives
+        return c->last[index] ? 1.0f / (float)(1 + c->now - c->last[index]) : 0;
+    case TC_POLICY_LFU:
+        return c->total[index];
+    default:
+        return (float)(c->fast[index] * c->fast_gain + c->slow[index] * c->slow_gain);
+    }
+}
+
+static inline uint32_t tc_cache_quota(const tc_hot_cache *c, uint32_t layer)
+{
+    return c->o.slots / c->o.layers + (layer < c->o.slots % c->o.layers);
+}
+
+// hot_cache_score.c
+void tc_cache_pass_time(tc_hot_cache *c, uint32_t tokens);
+void tc_cache_learn(tc_hot_cache *c, const tc_cache_input *input); // fills `candidates`
+void tc_cache_add_use(tc_hot_cache *c, uint32_t index, float uses);
+void tc_cache_update_gains(tc_hot_cache *c);
+
+// hot_cache_plan.c
+uint32_t tc_cache_plan(tc_hot_cache *c, const tc_cache_input *input, tc_cache_fill *fills);
+void tc_cache_evict(tc_hot_cache *c, uint32_t slot); // READY -> FREE, not yet on the free stack
+void tc_cache_doom(tc_hot_cache *c, uint32_t slot);  // FILLING -> DOOMED
+void tc_cache_leave_layer(tc_hot_cache *c, uint32_t slot);
+void tc_cache_trim_layers(tc_hot_cache *c); // per layer: down to the quota
+void tc_cache_note_change(tc_hot_cache *c, uint32_t index, uint32_t slot);

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: a step's choice of fills: candidates from the most valuable down, victims from the least valuable up,
+// until a newcomer is not worth more than the one it would push out.
+#include "common/placement/hot_cache_impl.h"
+
+// ---- heaps: the root is the largest of `max`, or the smallest ----
+
+static bool before(const candidate *a, const candidate *b, bool max)
+{
+    if (a->worth != b->worth) return max ? a->worth > b->worth : a->worth < b->worth;
+    return a->index < b->index; // equals in a fixed order: a run can be repeated
+}
+
+static void sift_down(candidate *heap, uint32_t count, uint32_t at, bool max)
+{
+    candidate moved = heap[at];
+    for (;;) {
+        uint32_t child = 2 * at + 1;
+        if (child >= count) break;
+        if (child + 1 < count && before(&heap[child + 1], &heap[child], max)) child++;
+        if (!before(&heap[child], &moved, max)) break;
+        heap[at] = heap[child];
+        at = child;
+    }
+    heap[at] = moved;
+}
+
+static void heapify(candidate *heap, uint32_t count, bool max)
+{
+    for (uint32_t i = count / 2; i-- > 0;) sift_down(heap, count, i, max);
+}
+
+static candidate pop(candidate *heap, uint32_t *count, bool max)
+{
+    candidate root = heap[0];
+    heap[0] = heap[--*count];
+    if (*count) sift_down(heap, *count, 0, max);
+    return root;
+}
+
+// ---- slots ----
+
+void tc_cache_note_change(tc_hot_cache *c, uint32_t index, uint32_t slot)
+{
+    c->table[index] = slot;
+    if (c->change_count == CHANGES_MAX) {
+        c->change_all = true;
+        return;
+    }
+    c->changes[c->change_count++] =
+        (tc_table_change){(uint16_t)(index / c->o.experts), (uint16_t)(index % c->o.experts), slot};
+}
+
+static void join_layer(tc_hot_cache *c, uint32_t slot)
+{
+    uint32_t layer = c->owner[slot] / c->o.experts;
+    c->place[slot] = c->layer_count[layer]++;
+    c->layer_slots[(size_t)layer * c->layer_slots_max + c->place[slot]] = slot;
+}
+
+void tc_cache_leave_layer(tc_hot_cache *c, uint32_t slot)
+{
+    uint32_t layer = c->owner[slot] / c->o.experts;
+    uint32_t *list = c->layer_slots + (size_t)layer * c->layer_slots_max;
+    uint32_t moved = list[--c->layer_count[layer]];
+    list[c->place[slot]] = moved;
+    c->place[moved] = c->place[slot];
+}
+
+void tc_cache_evict(tc_hot_cache *c, uint32_t slot)
+{
+    uint32_t index = c->owner[slot];
+    tc_cache_note_change(c, index, TC_NO_SLOT);
+    c->flags[index] &= (uint8_t)~FLAG_PREFETCHED;
+    tc_cache_leave_layer(c, slot);
+    c->state[slot] = SLOT_FREE;
+    c->stats.evictions++;
+}
+
+static bool evictable(const tc_hot_cache *c, uint32_t slot)
+{
+    return c->state[slot] == SLOT_READY && !(c->flags[c->owner[slot]] & FLAG_PINNED);
+}
+
+// The least valuable slot of a layer; its worth in *ret. TC_NO_SLOT: none may go.
+static uint32_t worst_of_layer(const tc_hot_cache *c, uint32_t layer, float *ret)
+{
+    const uint32_t *list = c->layer_slots + (size_t)layer * c->layer_slots_max;
+    uint32_t worst = TC_NO_SLOT;
+    float least = 0;
+    for (uint32_t i = 0; i < c->layer_count[layer]; i++) {
+        if (!evictable(c, list[i])) continue;
+        float worth = tc_cache_worth(c, c->owner[list[i]]);
+        if (worst != TC_NO_SLOT && worth >= least) continue;
+        worst = list[i];
+        least = worth;
+    }
+    *ret = least;
+    return worst;
+}
+
+// The `room` least valuable slots of all, as a heap with the least at its root.
+static uint32_t list_victims(tc_hot_cache *c, uint32_t room)
+{
+    uint32_t n = 0;
+    candidate *heap = c->victims;
+    for (uint32_t slot = 0; slot < c->o.slots && room; slot++) {
+        if (!evictable(c, slot)) continue;
+        candidate found = {tc_cache_worth(c, c->owner[slot]), slot};
+        if (n < room) {
+            heap[n++] = found;
+            if (n == room) heapify(heap, n, true);
+        } else if (before(&found, &heap[0], false)) {
+            heap[0] = found; // the most valuable of those kept goes
+            sift_down(heap, n, 0, true);
+        }
+    }
+    heapify(heap, n, false);
+    return n;
+}
+
+void tc_cache_doom(tc_hot_cache *c, uint32_t slot)
+{
+    c->flags[c->owner[slot]] &= (uint8_t) ~(FLAG_FILLING | FLAG_PREFETCHED);
+    tc_cache_leave_layer(c, slot);
+    c->state[slot] = SLOT_DOOMED;
+}
+
+// A fill of the layer that nobody pinned; TC_NO_SLOT: none.
+static uint32_t filling_of_layer(const tc_hot_cache *c, uint32_t layer)
+{
+    for (uint32_t i = 0; i < c->filling_count; i++) {
+        uint32_t slot = c->filling[i];
+        if (c->state[slot] == SLOT_FILLING && c->owner[slot] / c->o.experts == layer &&
+            !(c->flags[c->owner[slot]] & FLAG_PINNED))
+            return slot;
+    }
+    return TC_NO_SLOT;
+}
+
+void tc_cache_trim_layers(tc_hot_cache *c)
+{
+    for (uint32_t layer = 0; layer < c->o.layers && c->o.per_layer; layer++) {
+        while (c->layer_count[layer] > tc_cache_quota(c, layer)) {
+            float worth;
+            uint32_t slot = worst_of_layer(c, layer, &worth);
+            if (slot != TC_NO_SLOT) {
+                tc_cache_evict(c, slot);
+                c->free_slots[c->free_count++] = slot;
+                continue;
+            }
+            slot = filling_of_layer(c, layer);
+            if (slot == TC_NO_SLOT) break; // all pinned, which resize has checked
+            tc_cache_doom(c, slot);
+        }
+    }
+}
+
+// ---- the plan ----
+
+typedef struct plan {
+    tc_hot_cache *c;
+    tc_cache_fill *fills;
+    uint32_t count, room, victims;
+    uint64_t now_us;
+} plan;
+
+static void start_fill(plan *p, uint32_t index, uint32_t slot, uint32_t evicted)
+{
+    tc_hot_cache *c = p->c;
+    uint32_t experts = c->o.experts;
+    c->owner[slot] = index;
+    c->state[slot] = SLOT_FILLING;
+    c->start_us[slot] = p->now_us;
+    atomic_store_explicit(&c->done_us[slot], 0, memory_order_relaxed);
+    c->flags[index] |= FLAG_FILLING;
+    join_layer(c, slot);
+    c->filling[c->filling_count++] = slot;
+    c->stats.fills++;
+    c->stats.fill_bytes += c->o.slot_bytes;
+    c->credit_bytes -= (double)c->o.slot_bytes;
+    p->fills[p->count++] = (tc_cache_fill){
+        .layer = index / experts,
+        .expert = index % experts,
+        .slot = slot,
+        .evicted_layer = evicted == TC_NO_SLOT ? TC_NO_SLOT : evicted / experts,
+        .evicted_expert = evicted == TC_NO_SLOT ? TC_NO_SLOT : evicted % experts,
+    };
+}
+
+// A slot for `index`, worth `worth`: a free one, or one that is worth less; `must`: whatever it is worth.
+static bool place(plan *p, uint32_t index, float worth, bool must)
+{
+    tc_hot_cache *c = p->c;
+    uint32_t layer = index / c->o.experts, victim = TC_NO_SLOT;
+    bool full = c->o.per_layer && c->layer_count[layer] >= tc_cache_quota(c, layer);
+    if (c->free_count && !full) {
+        start_fill(p, index, c->free_slots[--c->free_count], TC_NO_SLOT);
+        return true;
+    }
+    float least = 0;
+    if (c->o.per_layer) {
+        victim = worst_of_layer(c, layer, &least);
+    } else {
+        if (p->victims == UINT32_MAX) p->victims = list_victims(c, p->room - p->count);
+        if (!p->victims) return false;
+        victim = c->victims[0].index;
+        least = c->victims[0].worth;
+    }
+    if (victim == TC_NO_SLOT) return false;
+    if (!must && !(worth > least * (1 + (float)c->o.margin))) return false;
+    if (!c->o.per_layer) pop(c->victims, &p->victims, false);
+    uint32_t evicted = c->owner[victim];
+    tc_cache_evict(c, victim);
+    start_fill(p, index, victim, evicted);
+    return true;
+}
+
+static void place_pins(plan *p)
+{
+    tc_hot_cache *c = p->c;
+    for (uint32_t i = 0; i < c->pin_count && p->count < p->room; i++) {
+        uint32_t index = c->pins[i];
+        if (c->table[index] == TC_NO_SLOT && !(c->flags[index] & FLAG_FILLING)) place(p, index, 0, true);
+    }
+}
+
+// Announced ones beside the misses; those that are there by now are forgotten.
+static void take_wanted(tc_hot_cache *c, uint32_t most)
+{
+    for (uint32_t i = 0; i < most && c->wanted_count; i++) {
+        uint32_t index = c->wanted[c->wanted_head];
+        c->wanted_head = (c->wanted_head + 1) % TC_WANTED_MAX;
+        c->wanted_count--;
+        c->flags[index] &= (uint8_t)~FLAG_WANTED;
+        if (c->table[index] != TC_NO_SLOT || (c->flags[index] & FLAG_FILLING)) continue;
+        c->flags[index] |= FLAG_PREFETCHED;
+        c->candidates[c->candidate_count++].index = index;
+    }
+}
+
+// How many fills may start now.
+static uint32_t room_now(tc_hot_cache *c, uint64_t now_us)
+{
+    uint32_t room = c->o.fills_max;
+    if (c->o.in_flight_max) {
+        uint32_t left = c->o.in_flight_max > c->filling_count ? c->o.in_flight_max - c->filling_count : 0;
+        if (left < room) room = left;
+    }
+    if (c->o.link_bytes_per_us <= 0 || !c->o.slot_bytes) return room;
+    double rate = c->o.link_bytes_per_us * c->o.link_share, bytes = (double)c->o.slot_bytes;
+    double most = rate * 50000 > 2 * bytes ? rate * 50000 : 2 * bytes; // 50 ms may be saved up
+    if (now_us > c->last_us) c->credit_bytes += rate * (double)(now_us - c->last_us);
+    c->last_us = now_us;
+    if (c->credit_bytes > most) c->credit_bytes = most;
+    double fills = c->credit_bytes > 0 ? c->credit_bytes / bytes : 0;
+    return fills < room ? (uint32_t)fills : room;
+}
+
+uint32_t tc_cache_plan(tc_hot_cache *c, const tc_cache_input *input, tc_cache_fill *fills)
+{
+    plan p = {c, fills, 0, room_now(c, input->now_us), UINT32_MAX, input->now_us};
+    if (!p.room) {
+        c->stats.held_back += c->candidate_count;
+        return 0;
+    }
+    place_pins(&p);
+    if (!input->link_busy) take_wanted(c, p.room > p.count ? p.room - p.count : 0);
+    if (p.victims != UINT32_MAX) p.victims = UINT32_MAX; // the pins' list was made for them
+    for (uint32_t i = 0; i < c->candidate_count; i++)
+        c->candidates[i].worth = tc_cache_worth(c, c->candidates[i].index);
+    heapify(c->candidates, c->candidate_count, true);
+    while (c->candidate_count && p.count < p.room) {
+        candidate best = pop(c->candidates, &c->candidate_count, true);
+        uint8_t *flags = &c->flags[best.index];
+        if (*flags & FLAG_FILLING) continue; // a miss that was announced too
+        if (best.worth > 0 && place(&p, best.index, best.worth, false)) {
+            c->stats.prefetches += *flags & FLAG_PREFETCHED ? 1 : 0;
+            continue;
+        }
+        *flags &= (uint8_t)~FLAG_PREFETCHED;
+        c->stats.rejected++;
+        if (c->o.per_layer) continue; // another layer may have a place
+        c->stats.rejected += c->candidate_count;
+        c->candidate_count = 0; // those behind are worth no more
+    }
+    c->stats.held_back += c->candidate_count;
+    return p.count;
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: what the cache learns from a step: scores by policy, and which misses are candidates.
+//
+// A decayed score would have every expert multiplied down at every token. Instead a use counts for more the
+// later it is (scale doubles in a half-life), and what a unit is worth now (gain) goes down; so only what is
+// used is touched. Now and then both are brought back before they leave a float's range.
+#include "common/placement/hot_cache_impl.h"
+
+#include <math.h>
+
+static const double SCALE_MAX = 1e15;
+
+void tc_cache_update_gains(tc_hot_cache *c)
+{
+    // Rates: a use a token, for ever, is worth 1 by either half-life.
+    c->fast_gain = c->o.fast_weight * M_LN2 / c->o.fast_tokens / c->fast_scale;
+    c->slow_gain = (1 - c->o.fast_weight) * M_LN2 / c->o.slow_tokens / c->slow_scale;
+}
+
+static void rescale(float *score, uint32_t count, double *scale)
+{
+    float factor = (float)(1 / *scale);
+    for (uint32_t i = 0; i < count; i++) score[i] *= factor;
+    *scale = 1;
+}
+
+void tc_cache_pass_time(tc_hot_cache *c, uint32_t tokens)
+{
+    if (!tokens) return;
+    c->now += tokens;
+    c->fast_scale *= exp2(tokens / c->o.fast_tokens);
+    c->slow_scale *= exp2(tokens / c->o.slow_tokens);
+    if (c->fast_scale > SCALE_MAX) rescale(c->fast, c->count, &c->fast_scale);
+    if (c->slow_scale > SCALE_MAX) rescale(c->slow, c->count, &c->slow_scale);
+    tc_cache_update_gains(c);
+}
+
+void tc_cache_add_use(tc_hot_cache *c, uint32_t index, float uses)
+{
+    c->fast[index] += uses * (float)c->fast_scale;
+    c->slow[index] += uses * (float)c->slow_scale;
+    c->total[index] += uses;
+    c->last[index] = c->now;
+    if (c->total[index] < (float)(1 << 22)) return;
+    for (uint32_t i = 0; i < c->count; i++) c->total[i] /= 2; // before counting by ones loses them
+}
+
+// Whether a miss may be let in; `before`: when it was used before this time.
+static bool admissible(const tc_hot_cache *c, uint32_t index, uint32_t before)
+{
+    if (c->flags[index] & FLAG_FILLING) return false;
+    if (!c->o.second_miss || c->free_count) return true;
+    return before && c->now - before <= c->o.admission_tokens;
+}
+
+void tc_cache_learn(tc_hot_cache *c, const tc_cache_input *input)
+{
+    tc_cache_pass_time(c, input->tokens);
+    c->candidate_count = 0;
+    for (uint32_t i = 0; i < input->count; i++) {
+        const tc_expert_use *use = &input->uses[i];
+        if (use->layer >= c->o.layers || use->expert >= c->o.experts) continue;
+        uint32_t index = use->layer * c->o.experts + use->expert, before = c->last[index];
+        tc_cache_add_use(c, index, (float)use->count);
+        if (c->table[index] != TC_NO_SLOT) {
+            c->layer_stats[use->layer].hits++;
+            c->stats.pair_hits += use->count;
+            if (c->flags[index] & FLAG_PREFETCHED) {
+                c->flags[index] &= (uint8_t)~FLAG_PREFETCHED;
+                c->stats.prefetch_hits++;
+            }
+            continue;
+        }
+        c->layer_stats[use->layer].misses++;
+        c->stats.pair_misses += use->count;
+        if (c->candidate_count < c->count && admissible(c, index, before))
+            c->candidates[c->candidate_count++].index = index;
+        else if (!(c->flags[index] & FLAG_FILLING))
+            c->stats.rejected++;
+    }
+}
