@@ -63,7 +63,7 @@ typedef struct block {
     size_t offset, count, size;
 } block;
 
-enum { BLOCKS = 20 };
+enum { BLOCKS = 19 };
 
 static void list_blocks(const tc_hot_cache_options *o, block ret[BLOCKS])
 {
@@ -75,18 +75,13 @@ static void list_blocks(const tc_hot_cache_options *o, block ret[BLOCKS])
     }
     const block all[] = {
         BLOCK(table, n),
-        BLOCK(fast, n),
-        BLOCK(slow, n),
-        BLOCK(total, n),
+        BLOCK(scores, n),
         BLOCK(prior, n),
-        BLOCK(last, n),
         BLOCK(flags, n),
         BLOCK(owner, s),
         BLOCK(state, s),
         BLOCK(start_us, s),
         BLOCK(done_us, s),
-        BLOCK(place, s),
-        BLOCK(layer_slots, l * a_layer),
         BLOCK(layer_count, l),
         BLOCK(free_slots, s),
         BLOCK(filling, s),
@@ -94,6 +89,10 @@ static void list_blocks(const tc_hot_cache_options *o, block ret[BLOCKS])
         BLOCK(layer_pins, l),
         BLOCK(wanted, TC_WANTED_MAX),
         BLOCK(candidates, n + TC_FILLS_MAX),
+        BLOCK(victims, o->per_layer ? l : 1),
+        BLOCK(victim_memory, o->per_layer ? l * a_layer : s),
+        BLOCK(changes, CHANGES_MAX),
+        BLOCK(layer_stats, l),
     };
 #undef BLOCK
     _Static_assert(sizeof all / sizeof *all == BLOCKS, "list of blocks");
@@ -103,8 +102,7 @@ static void list_blocks(const tc_hot_cache_options *o, block ret[BLOCKS])
 uint64_t tc_hot_cache_bytes(const tc_hot_cache_options *options)
 {
     block blocks[BLOCKS];
-    uint64_t bytes = sizeof(tc_hot_cache) + TC_FILLS_MAX * sizeof(candidate) +
-                     CHANGES_MAX * sizeof(tc_table_change) + options->layers * sizeof(tc_layer_stats);
+    uint64_t bytes = sizeof(tc_hot_cache);
     list_blocks(options, blocks);
     for (int i = 0; i < BLOCKS; i++) bytes += blocks[i].count * blocks[i].size;
     return bytes;
@@ -124,19 +122,18 @@ tc_status tc_hot_cache_create(const tc_hot_cache_options *options, tc_hot_cache 
     c->o = *options;
     fill_defaults(&c->o);
     c->count = c->o.layers * c->o.experts;
-    c->layer_slots_max = c->o.slots_max < c->o.experts ? c->o.slots_max : c->o.experts;
     bool whole = true;
     list_blocks(options, blocks);
     for (int i = 0; i < BLOCKS; i++)
         whole &=
             (*pointer_of(c, &blocks[i]) = tc_alloc(TC_MEM_OTHER, blocks[i].count, blocks[i].size)) != NULL;
-    c->victims = tc_alloc(TC_MEM_OTHER, TC_FILLS_MAX, sizeof *c->victims);
-    c->changes = tc_alloc(TC_MEM_OTHER, CHANGES_MAX, sizeof *c->changes);
-    c->layer_stats = tc_alloc(TC_MEM_OTHER, c->o.layers, sizeof *c->layer_stats);
-    if (!whole || !c->victims || !c->changes || !c->layer_stats) {
+    if (!whole) {
         tc_hot_cache_free(c);
         return tc_fail(e, TC_NOMEM, "out of memory for a hot cache of %u slots", options->slots_max);
     }
+    uint32_t a_heap = c->o.slots_max < c->o.experts ? c->o.slots_max : c->o.experts;
+    for (uint32_t i = 0; i < (c->o.per_layer ? c->o.layers : 1); i++)
+        c->victims[i].heap = c->victim_memory + (size_t)i * a_heap;
     memset(c->table, 0xff, c->count * sizeof *c->table);
     c->now = 1;
     c->fast_scale = c->slow_scale = 1;
@@ -152,9 +149,6 @@ void tc_hot_cache_free(tc_hot_cache *c)
     block blocks[BLOCKS];
     list_blocks(&c->o, blocks);
     for (int i = 0; i < BLOCKS; i++) tc_free(*pointer_of(c, &blocks[i]));
-    tc_free(c->victims);
-    tc_free(c->changes);
-    tc_free(c->layer_stats);
     tc_free(c);
 }
 
@@ -196,7 +190,14 @@ static void publish(tc_hot_cache *c)
         c->flags[index] &= (uint8_t)~FLAG_FILLING;
         c->stats.fills_done++;
         tc_cache_note_change(c, index, slot);
+        tc_cache_offer_victim(c, slot);
     }
+}
+
+void tc_hot_cache_publish(tc_hot_cache *c)
+{
+    forget_changes(c);
+    if (c->filling_count) publish(c);
 }
 
 uint32_t tc_hot_cache_step(tc_hot_cache *c, const tc_cache_input *input, tc_cache_fill *fills)
@@ -248,6 +249,7 @@ tc_status tc_hot_cache_resize(tc_hot_cache *c, uint32_t slots, tc_error *e)
         return tc_fail(e, TC_LIMIT, "%u slots are too few for %u pinned experts", slots, c->pin_count);
     forget_changes(c);
     c->o.slots = slots;
+    c->victims_stale = true;
     for (uint32_t slot = slots; slot < c->o.slots_max; slot++) {
         if (c->state[slot] == SLOT_READY) tc_cache_evict(c, slot);
         if (c->state[slot] == SLOT_FILLING) tc_cache_doom(c, slot);
@@ -269,6 +271,7 @@ uint32_t tc_hot_cache_filling_from(const tc_hot_cache *c, uint32_t slot)
 void tc_hot_cache_clear(tc_hot_cache *c)
 {
     forget_changes(c);
+    c->victims_stale = true;
     for (uint32_t slot = 0; slot < c->o.slots; slot++) {
         if (c->flags[c->owner[slot]] & FLAG_PINNED) continue;
         if (c->state[slot] == SLOT_FILLING) tc_cache_doom(c, slot);
@@ -281,6 +284,7 @@ void tc_hot_cache_clear(tc_hot_cache *c)
 void tc_hot_cache_set_policy(tc_hot_cache *c, tc_cache_policy policy)
 {
     c->o.policy = policy;
+    c->victims_stale = true;
     c->o.margin = policy >= TC_POLICY_DECAYED ? MARGIN : 0;
 }
 
@@ -297,9 +301,10 @@ void tc_hot_cache_prior(tc_hot_cache *c, const float *rate)
     for (uint32_t i = 0; i < c->count; i++) {
         float known = rate[i] > 0 ? rate[i] : 0;
         c->prior[i] = known;
-        c->slow[i] += known * tokens * (float)c->slow_scale;
-        c->total[i] += known * tokens;
+        c->scores[i].slow += known * tokens * (float)c->slow_scale;
+        c->scores[i].total += known * tokens;
     }
+    c->victims_stale = true;
 }
 
 tc_status tc_hot_cache_want(tc_hot_cache *c, uint32_t layer, uint32_t expert, float uses)
@@ -308,8 +313,8 @@ tc_status tc_hot_cache_want(tc_hot_cache *c, uint32_t layer, uint32_t expert, fl
     uint32_t index = layer * c->o.experts + expert;
     if (uses > 0) {
         float due = uses * (float)c->fast_scale; // at least as if used: a hint twice given is no more worth
-        if (c->fast[index] < due) c->fast[index] = due;
-        c->last[index] = c->now;
+        if (c->scores[index].fast < due) c->scores[index].fast = due;
+        c->scores[index].last = c->now;
     }
     if (c->table[index] != TC_NO_SLOT || (c->flags[index] & (FLAG_FILLING | FLAG_WANTED))) return TC_OK;
     if (c->wanted_count == TC_WANTED_MAX) return TC_BUSY;
@@ -343,6 +348,7 @@ tc_status tc_hot_cache_unpin(tc_hot_cache *c, uint32_t layer, uint32_t expert, t
     if (!(c->flags[index] & FLAG_PINNED)) return TC_OK;
     c->flags[index] &= (uint8_t)~FLAG_PINNED;
     c->layer_pins[layer]--;
+    c->victims_stale = true;
     for (uint32_t i = 0; i < c->pin_count; i++)
         if (c->pins[i] == index) c->pins[i--] = c->pins[--c->pin_count];
     return TC_OK;
@@ -386,7 +392,8 @@ const tc_layer_stats *tc_hot_cache_layer_stats(const tc_hot_cache *c)
 
 float tc_hot_cache_worth(const tc_hot_cache *c, uint32_t layer, uint32_t expert)
 {
-    return tc_cache_worth(c, layer * c->o.experts + expert);
+    float key = tc_cache_key(c, layer * c->o.experts + expert);
+    return c->o.policy >= TC_POLICY_DECAYED ? (float)(key / c->slow_scale) : key;
 }
 
 const tc_hot_cache_options *tc_hot_cache_get_options(const tc_hot_cache *c)

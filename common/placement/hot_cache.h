@@ -8,8 +8,8 @@
 //                              | resize or unwanted meanwhile            | resize
 //                              +-- DOOMED --fill_done, next step-->FREE  +--> FREE
 //
-// The table changes inside tc_hot_cache_step (and resize, clear) only, which run between steps of the model.
-// So a step sees one table, and a miss is never waited for: it is computed where the expert lies.
+// The table changes inside tc_hot_cache_step (and publish, resize, clear) only, which run between steps of
+// the model. So a step sees one table, and a miss is never waited for: it is computed where the expert lies.
 // Refuses: memory, copies, threads (but for fill_done, any thread may call it), the clock. After creation
 // nothing is allocated.
 #pragma once
@@ -76,7 +76,8 @@ typedef struct tc_cache_fill {
     uint32_t evicted_layer, evicted_expert; // TC_NO_SLOT both: the slot was free
 } tc_cache_fill;
 
-// An entry of the table that the last step (or resize, clear) changed; slot TC_NO_SLOT: no longer hot.
+// An entry of the table that the last step (or publish, resize, clear) changed; slot TC_NO_SLOT: no longer
+// hot.
 typedef struct tc_table_change {
     uint16_t layer, expert;
     uint32_t slot;
@@ -108,11 +109,14 @@ uint64_t tc_hot_cache_bytes(const tc_hot_cache_options *options);
 // [layers][experts] slot, or TC_NO_SLOT. The place never changes, the content as said above.
 const uint32_t *tc_hot_cache_table(const tc_hot_cache *cache);
 
+// Before a step: fills that are done come into the table now instead of after it. Changes are told as by
+// step.
+void tc_hot_cache_publish(tc_hot_cache *cache);
 // Accounts for the step that ran, publishes fills that are done, and plans. Returns the number of fills to
 // start, written to `fills` (room for TC_FILLS_MAX). The evicted expert has left the table already.
 uint32_t tc_hot_cache_step(tc_hot_cache *cache, const tc_cache_input *input, tc_cache_fill *fills);
-// The table's changes by the last step, resize or clear; valid until the next one. *ret_all: too many to
-// list, take the whole table.
+// The table's changes by the last step, publish, resize or clear; valid until the next one. *ret_all: too
+// many to list, take the whole table.
 uint32_t tc_hot_cache_changes(const tc_hot_cache *cache, const tc_table_change **ret, bool *ret_all);
 // The slot holds its expert now. Any thread. now_us: for the histogram.
 void tc_hot_cache_fill_done(tc_hot_cache *cache, uint32_t slot, uint64_t now_us);

@@ -11,9 +11,22 @@ enum { FLAG_PINNED = 1, FLAG_FILLING = 2, FLAG_WANTED = 4, FLAG_PREFETCHED = 8 }
 enum { CHANGES_MAX = 4 * TC_FILLS_MAX };
 
 typedef struct candidate {
-    float worth;
+    float key;
     uint32_t index; // expert index, or a slot
 } candidate;
+
+// Decayed uses are scaled up by fast_scale and slow_scale instead of all others being scaled down.
+typedef struct score {
+    float fast, slow, total;
+    uint32_t last; // `now` of the last use; 0: never
+} score;
+
+// Slots that may be evicted, the least valuable at the root. Lazily kept: a slot that was used since has its
+// old key, which is too low, and gets its place when it comes to the root.
+typedef struct victim_heap {
+    candidate *heap;
+    uint32_t count;
+} victim_heap;
 
 struct tc_hot_cache {
     tc_hot_cache_options o;
@@ -21,27 +34,29 @@ struct tc_hot_cache {
     uint32_t now;   // tokens since the start, + 1
     // by index
     uint32_t *table;
-    float *fast,
-        *slow; // decayed uses, scaled up by fast_scale and slow_scale instead of all being scaled down
-    float *total, *prior; // uses; uses a token known beforehand
-    uint32_t *last;       // `now` of the last use; 0: never
+    score *scores;
+    float *prior; // uses a token known beforehand
     uint8_t *flags;
     // by slot
     uint32_t *owner; // index
     uint8_t *state;
     uint64_t *start_us;
     _Atomic uint64_t *done_us; // time + 1; 0: not done
-    uint32_t *place;           // in its layer's list
-    uint32_t *layer_slots;     // [layers][layer_slots_max] slots that a layer holds or is getting
-    uint32_t *layer_count, layer_slots_max;
+    uint32_t *layer_count;     // slots that a layer holds or is getting
     uint32_t *free_slots, free_count;
     uint32_t *filling, filling_count; // slots FILLING or DOOMED
     uint32_t *pins, pin_count;        // indices
     uint32_t *layer_pins;
     uint32_t *wanted, wanted_head, wanted_count; // a ring of indices
-    candidate *candidates, *victims;             // heaps: [count + TC_WANTED_MAX], [TC_FILLS_MAX]
+    candidate *candidates;                       // a heap: [count + TC_FILLS_MAX]
     uint32_t candidate_count;
-    double fast_scale, slow_scale, fast_gain, slow_gain; // gain: what a decayed use is worth now
+    victim_heap *victims; // one a layer, or one
+    candidate *victim_memory;
+    bool victims_stale;
+    uint32_t victims_built; // `now`
+    double fast_scale, slow_scale;
+    float fast_gain, slow_gain; // what scaled uses are worth, beside each other
+    uint32_t epoch;             // of LRU's keys
     double credit_bytes;
     uint64_t last_us;
     tc_table_change *changes;
@@ -51,18 +66,20 @@ struct tc_hot_cache {
     tc_layer_stats *layer_stats;
 };
 
-// What an index is worth to the policy. Larger is better; what is not above 0 (LRU: -infinity) stays out.
-static inline float tc_cache_worth(const tc_hot_cache *c, uint32_t index)
+// The order of value: larger is better, 0 is nothing. A key that is not used stays as it is while others
+// grow; only DECAYED's sinks a little, by what is left of its fast part.
+static inline float tc_cache_key(const tc_hot_cache *c, uint32_t index)
 {
+    const score *s = &c->scores[index];
     switch (c->o.policy) {
     case TC_POLICY_STATIC:
         return c->prior[index];
-    case TC_POLICY_LRU: // exact for the recent past, however long the cache lives
-        return c->last[index] ? 1.0f / (float)(1 + c->now - c->last[index]) : 0;
+    case TC_POLICY_LRU: // a float tells tokens apart for 16 million of them
+        return s->last > c->epoch ? (float)(s->last - c->epoch) : 0;
     case TC_POLICY_LFU:
-        return c->total[index];
+        return s->total;
     default:
-        return (float)(c->fast[index] * c->fast_gain + c->slow[index] * c->slow_gain);
+        return s->fast * c->fast_gain + s->slow * c->slow_gain;
     }
 }
 
@@ -79,8 +96,8 @@ void tc_cache_update_gains(tc_hot_cache *c);
 
 // hot_cache_plan.c
 uint32_t tc_cache_plan(tc_hot_cache *c, const tc_cache_input *input, tc_cache_fill *fills);
-void tc_cache_evict(tc_hot_cache *c, uint32_t slot); // READY -> FREE, not yet on the free stack
-void tc_cache_doom(tc_hot_cache *c, uint32_t slot);  // FILLING -> DOOMED
-void tc_cache_leave_layer(tc_hot_cache *c, uint32_t slot);
-void tc_cache_trim_layers(tc_hot_cache *c); // per layer: down to the quota
+void tc_cache_evict(tc_hot_cache *c, uint32_t slot);        // READY -> FREE, not yet on the free stack
+void tc_cache_doom(tc_hot_cache *c, uint32_t slot);         // FILLING -> DOOMED
+void tc_cache_offer_victim(tc_hot_cache *c, uint32_t slot); // READY since just now
+void tc_cache_trim_layers(tc_hot_cache *c);                 // per layer: down to the quota
 void tc_cache_note_change(tc_hot_cache *c, uint32_t index, uint32_t slot);

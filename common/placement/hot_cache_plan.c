@@ -3,11 +3,13 @@
 // until a newcomer is not worth more than the one it would push out.
 #include "common/placement/hot_cache_impl.h"
 
+enum { REBUILD_TOKENS = 8 };
+
 // ---- heaps: the root is the largest of `max`, or the smallest ----
 
 static bool before(const candidate *a, const candidate *b, bool max)
 {
-    if (a->worth != b->worth) return max ? a->worth > b->worth : a->worth < b->worth;
+    if (a->key != b->key) return max ? a->key > b->key : a->key < b->key;
     return a->index < b->index; // equals in a fixed order: a run can be repeated
 }
 
@@ -51,28 +53,12 @@ void tc_cache_note_change(tc_hot_cache *c, uint32_t index, uint32_t slot)
         (tc_table_change){(uint16_t)(index / c->o.experts), (uint16_t)(index % c->o.experts), slot};
 }
 
-static void join_layer(tc_hot_cache *c, uint32_t slot)
-{
-    uint32_t layer = c->owner[slot] / c->o.experts;
-    c->place[slot] = c->layer_count[layer]++;
-    c->layer_slots[(size_t)layer * c->layer_slots_max + c->place[slot]] = slot;
-}
-
-void tc_cache_leave_layer(tc_hot_cache *c, uint32_t slot)
-{
-    uint32_t layer = c->owner[slot] / c->o.experts;
-    uint32_t *list = c->layer_slots + (size_t)layer * c->layer_slots_max;
-    uint32_t moved = list[--c->layer_count[layer]];
-    list[c->place[slot]] = moved;
-    c->place[moved] = c->place[slot];
-}
-
 void tc_cache_evict(tc_hot_cache *c, uint32_t slot)
 {
     uint32_t index = c->owner[slot];
     tc_cache_note_change(c, index, TC_NO_SLOT);
     c->flags[index] &= (uint8_t)~FLAG_PREFETCHED;
-    tc_cache_leave_layer(c, slot);
+    c->layer_count[index / c->o.experts]--;
     c->state[slot] = SLOT_FREE;
     c->stats.evictions++;
 }
@@ -82,47 +68,63 @@ static bool evictable(const tc_hot_cache *c, uint32_t slot)
     return c->state[slot] == SLOT_READY && !(c->flags[c->owner[slot]] & FLAG_PINNED);
 }
 
-// The least valuable slot of a layer; its worth in *ret. TC_NO_SLOT: none may go.
-static uint32_t worst_of_layer(const tc_hot_cache *c, uint32_t layer, float *ret)
+static victim_heap *victims_of(const tc_hot_cache *c, uint32_t index)
 {
-    const uint32_t *list = c->layer_slots + (size_t)layer * c->layer_slots_max;
-    uint32_t worst = TC_NO_SLOT;
-    float least = 0;
-    for (uint32_t i = 0; i < c->layer_count[layer]; i++) {
-        if (!evictable(c, list[i])) continue;
-        float worth = tc_cache_worth(c, c->owner[list[i]]);
-        if (worst != TC_NO_SLOT && worth >= least) continue;
-        worst = list[i];
-        least = worth;
-    }
-    *ret = least;
-    return worst;
+    return &c->victims[c->o.per_layer ? index / c->o.experts : 0];
 }
 
-// The `room` least valuable slots of all, as a heap with the least at its root.
-static uint32_t list_victims(tc_hot_cache *c, uint32_t room)
+static void rebuild_victims(tc_hot_cache *c)
 {
-    uint32_t n = 0;
-    candidate *heap = c->victims;
-    for (uint32_t slot = 0; slot < c->o.slots && room; slot++) {
+    uint32_t heaps = c->o.per_layer ? c->o.layers : 1;
+    for (uint32_t i = 0; i < heaps; i++) c->victims[i].count = 0;
+    for (uint32_t slot = 0; slot < c->o.slots; slot++) {
         if (!evictable(c, slot)) continue;
-        candidate found = {tc_cache_worth(c, c->owner[slot]), slot};
-        if (n < room) {
-            heap[n++] = found;
-            if (n == room) heapify(heap, n, true);
-        } else if (before(&found, &heap[0], false)) {
-            heap[0] = found; // the most valuable of those kept goes
-            sift_down(heap, n, 0, true);
-        }
+        victim_heap *v = victims_of(c, c->owner[slot]);
+        v->heap[v->count++] = (candidate){tc_cache_key(c, c->owner[slot]), slot};
     }
-    heapify(heap, n, false);
-    return n;
+    for (uint32_t i = 0; i < heaps; i++) heapify(c->victims[i].heap, c->victims[i].count, false);
+    c->victims_stale = false;
+    c->victims_built = c->now;
+}
+
+void tc_cache_offer_victim(tc_hot_cache *c, uint32_t slot)
+{
+    if (c->victims_stale || !evictable(c, slot)) return;
+    victim_heap *v = victims_of(c, c->owner[slot]);
+    candidate added = {tc_cache_key(c, c->owner[slot]), slot};
+    uint32_t at = v->count++;
+    for (; at && before(&added, &v->heap[(at - 1) / 2], false); at = (at - 1) / 2)
+        v->heap[at] = v->heap[(at - 1) / 2];
+    v->heap[at] = added;
+}
+
+// The least valuable slot beside which `index` could be; its key in *ret. TC_NO_SLOT: none may go.
+static uint32_t worst_beside(tc_hot_cache *c, uint32_t index, float *ret)
+{
+    bool sinks = c->o.policy >= TC_POLICY_DECAYED; // keys go down by themselves: looked at anew now and then
+    if (c->victims_stale || (sinks && c->now - c->victims_built >= REBUILD_TOKENS)) rebuild_victims(c);
+    victim_heap *v = victims_of(c, index);
+    while (v->count) {
+        candidate *root = &v->heap[0];
+        if (!evictable(c, root->index)) { // pinned meanwhile
+            pop(v->heap, &v->count, false);
+            continue;
+        }
+        float key = tc_cache_key(c, c->owner[root->index]);
+        if (key <= root->key) {
+            *ret = key;
+            return root->index;
+        }
+        root->key = key;
+        sift_down(v->heap, v->count, 0, false);
+    }
+    return TC_NO_SLOT;
 }
 
 void tc_cache_doom(tc_hot_cache *c, uint32_t slot)
 {
     c->flags[c->owner[slot]] &= (uint8_t) ~(FLAG_FILLING | FLAG_PREFETCHED);
-    tc_cache_leave_layer(c, slot);
+    c->layer_count[c->owner[slot] / c->o.experts]--;
     c->state[slot] = SLOT_DOOMED;
 }
 
@@ -142,9 +144,10 @@ void tc_cache_trim_layers(tc_hot_cache *c)
 {
     for (uint32_t layer = 0; layer < c->o.layers && c->o.per_layer; layer++) {
         while (c->layer_count[layer] > tc_cache_quota(c, layer)) {
-            float worth;
-            uint32_t slot = worst_of_layer(c, layer, &worth);
+            float key;
+            uint32_t slot = worst_beside(c, layer * c->o.experts, &key);
             if (slot != TC_NO_SLOT) {
+                pop(c->victims[layer].heap, &c->victims[layer].count, false);
                 tc_cache_evict(c, slot);
                 c->free_slots[c->free_count++] = slot;
                 continue;
@@ -161,7 +164,7 @@ void tc_cache_trim_layers(tc_hot_cache *c)
 typedef struct plan {
     tc_hot_cache *c;
     tc_cache_fill *fills;
-    uint32_t count, room, victims;
+    uint32_t count, room;
     uint64_t now_us;
 } plan;
 
@@ -174,7 +177,7 @@ static void start_fill(plan *p, uint32_t index, uint32_t slot, uint32_t evicted)
     c->start_us[slot] = p->now_us;
     atomic_store_explicit(&c->done_us[slot], 0, memory_order_relaxed);
     c->flags[index] |= FLAG_FILLING;
-    join_layer(c, slot);
+    c->layer_count[index / experts]++;
     c->filling[c->filling_count++] = slot;
     c->stats.fills++;
     c->stats.fill_bytes += c->o.slot_bytes;
@@ -188,28 +191,22 @@ static void start_fill(plan *p, uint32_t index, uint32_t slot, uint32_t evicted)
     };
 }
 
-// A slot for `index`, worth `worth`: a free one, or one that is worth less; `must`: whatever it is worth.
-static bool place(plan *p, uint32_t index, float worth, bool must)
+// A slot for `index`, worth `key`: a free one, or one that is worth less; `must`: whatever that is worth.
+static bool place(plan *p, uint32_t index, float key, bool must)
 {
     tc_hot_cache *c = p->c;
-    uint32_t layer = index / c->o.experts, victim = TC_NO_SLOT;
+    uint32_t layer = index / c->o.experts;
     bool full = c->o.per_layer && c->layer_count[layer] >= tc_cache_quota(c, layer);
     if (c->free_count && !full) {
         start_fill(p, index, c->free_slots[--c->free_count], TC_NO_SLOT);
         return true;
     }
     float least = 0;
-    if (c->o.per_layer) {
-        victim = worst_of_layer(c, layer, &least);
-    } else {
-        if (p->victims == UINT32_MAX) p->victims = list_victims(c, p->room - p->count);
-        if (!p->victims) return false;
-        victim = c->victims[0].index;
-        least = c->victims[0].worth;
-    }
+    uint32_t victim = worst_beside(c, index, &least);
     if (victim == TC_NO_SLOT) return false;
-    if (!must && !(worth > least * (1 + (float)c->o.margin))) return false;
-    if (!c->o.per_layer) pop(c->victims, &p->victims, false);
+    if (!must && !(key > least * (1 + (float)c->o.margin))) return false;
+    victim_heap *v = victims_of(c, index);
+    pop(v->heap, &v->count, false);
     uint32_t evicted = c->owner[victim];
     tc_cache_evict(c, victim);
     start_fill(p, index, victim, evicted);
@@ -259,22 +256,21 @@ static uint32_t room_now(tc_hot_cache *c, uint64_t now_us)
 
 uint32_t tc_cache_plan(tc_hot_cache *c, const tc_cache_input *input, tc_cache_fill *fills)
 {
-    plan p = {c, fills, 0, room_now(c, input->now_us), UINT32_MAX, input->now_us};
+    plan p = {c, fills, 0, room_now(c, input->now_us), input->now_us};
     if (!p.room) {
         c->stats.held_back += c->candidate_count;
         return 0;
     }
     place_pins(&p);
     if (!input->link_busy) take_wanted(c, p.room > p.count ? p.room - p.count : 0);
-    if (p.victims != UINT32_MAX) p.victims = UINT32_MAX; // the pins' list was made for them
     for (uint32_t i = 0; i < c->candidate_count; i++)
-        c->candidates[i].worth = tc_cache_worth(c, c->candidates[i].index);
+        c->candidates[i].key = tc_cache_key(c, c->candidates[i].index);
     heapify(c->candidates, c->candidate_count, true);
     while (c->candidate_count && p.count < p.room) {
         candidate best = pop(c->candidates, &c->candidate_count, true);
         uint8_t *flags = &c->flags[best.index];
         if (*flags & FLAG_FILLING) continue; // a miss that was announced too
-        if (best.worth > 0 && place(&p, best.index, best.worth, false)) {
+        if (best.key > 0 && place(&p, best.index, best.key, false)) {
             c->stats.prefetches += *flags & FLAG_PREFETCHED ? 1 : 0;
             continue;
         }

@@ -10,18 +10,25 @@
 
 static const double SCALE_MAX = 1e15;
 
+enum { LRU_SPAN = 1 << 23 };
+
+// Rates: a use a token, for ever, is worth 1 by either half-life. Keys are told in units of the slow scale.
 void tc_cache_update_gains(tc_hot_cache *c)
 {
-    // Rates: a use a token, for ever, is worth 1 by either half-life.
-    c->fast_gain = c->o.fast_weight * M_LN2 / c->o.fast_tokens / c->fast_scale;
-    c->slow_gain = (1 - c->o.fast_weight) * M_LN2 / c->o.slow_tokens / c->slow_scale;
+    double fast = c->o.fast_weight * M_LN2 / c->o.fast_tokens;
+    c->fast_gain = (float)(fast * c->slow_scale / c->fast_scale);
+    c->slow_gain = (float)((1 - c->o.fast_weight) * M_LN2 / c->o.slow_tokens);
 }
 
-static void rescale(float *score, uint32_t count, double *scale)
+static void rescale(tc_hot_cache *c)
 {
-    float factor = (float)(1 / *scale);
-    for (uint32_t i = 0; i < count; i++) score[i] *= factor;
-    *scale = 1;
+    float fast = (float)(1 / c->fast_scale), slow = (float)(1 / c->slow_scale);
+    for (uint32_t i = 0; i < c->count; i++) {
+        c->scores[i].fast *= fast;
+        c->scores[i].slow *= slow;
+    }
+    c->fast_scale = c->slow_scale = 1;
+    c->victims_stale = true;
 }
 
 void tc_cache_pass_time(tc_hot_cache *c, uint32_t tokens)
@@ -30,19 +37,24 @@ void tc_cache_pass_time(tc_hot_cache *c, uint32_t tokens)
     c->now += tokens;
     c->fast_scale *= exp2(tokens / c->o.fast_tokens);
     c->slow_scale *= exp2(tokens / c->o.slow_tokens);
-    if (c->fast_scale > SCALE_MAX) rescale(c->fast, c->count, &c->fast_scale);
-    if (c->slow_scale > SCALE_MAX) rescale(c->slow, c->count, &c->slow_scale);
+    if (c->fast_scale > SCALE_MAX || c->slow_scale > SCALE_MAX) rescale(c);
+    if (c->now - c->epoch > LRU_SPAN) {
+        c->epoch = c->now - LRU_SPAN / 2;
+        c->victims_stale = true;
+    }
     tc_cache_update_gains(c);
 }
 
 void tc_cache_add_use(tc_hot_cache *c, uint32_t index, float uses)
 {
-    c->fast[index] += uses * (float)c->fast_scale;
-    c->slow[index] += uses * (float)c->slow_scale;
-    c->total[index] += uses;
-    c->last[index] = c->now;
-    if (c->total[index] < (float)(1 << 22)) return;
-    for (uint32_t i = 0; i < c->count; i++) c->total[i] /= 2; // before counting by ones loses them
+    score *s = &c->scores[index];
+    s->fast += uses * (float)c->fast_scale;
+    s->slow += uses * (float)c->slow_scale;
+    s->total += uses;
+    s->last = c->now;
+    if (s->total < (float)(1 << 22)) return;
+    for (uint32_t i = 0; i < c->count; i++) c->scores[i].total /= 2; // before counting by ones loses them
+    c->victims_stale = true;
 }
 
 // Whether a miss may be let in; `before`: when it was used before this time.
@@ -60,7 +72,7 @@ void tc_cache_learn(tc_hot_cache *c, const tc_cache_input *input)
     for (uint32_t i = 0; i < input->count; i++) {
         const tc_expert_use *use = &input->uses[i];
         if (use->layer >= c->o.layers || use->expert >= c->o.experts) continue;
-        uint32_t index = use->layer * c->o.experts + use->expert, before = c->last[index];
+        uint32_t index = use->layer * c->o.experts + use->expert, before = c->scores[index].last;
         tc_cache_add_use(c, index, (float)use->count);
         if (c->table[index] != TC_NO_SLOT) {
             c->layer_stats[use->layer].hits++;
