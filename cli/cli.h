@@ -15,6 +15,8 @@ int tc_cli_quick_test(int argc, char **argv);
 int tc_cli_eval(int argc, char **argv);
 int tc_cli_bench(int argc, char **argv);
 int tc_cli_arena(int argc, char **argv);
+int tc_cli_config(int argc, char **argv);
+int tc_cli_manual(int argc, char **argv);
 
 enum { TC_EXIT_FAILURE = 1, TC_EXIT_USAGE = 2, TC_EXIT_INTERRUPTED = 130, TC_BYTES_TEXT = 24 };
 

@@ -3,6 +3,7 @@
 #include "cli/cli.h"
 #include "cli/render.h"
 #include "cli/tokenize.h"
+#include "cli/verbs.h"
 #include "common/base/log.h"
 
 #include <stdio.h>
@@ -17,29 +18,30 @@ static int version(int argc, char **argv)
 
 static int help(int argc, char **argv);
 
-static const struct {
-    const char *name;
-    int (*run)(int argc, char **argv);
-    const char *arguments, *help;
-} verbs[] = {
-    {"serve", tc_cli_serve, "MODEL", "start core, workers and gateway, and keep them running"},
-    {"generate", tc_cli_generate, "MODEL \"prompt\"", "continue a text on the terminal"},
-    {"pack", tc_cli_pack, "MODEL", "write the packed expert store that serving needs"},
-    {"inspect", tc_cli_inspect, "MODEL", "what is in a model, and what fits where"},
-    {"quick-test", tc_cli_quick_test, "MODEL", "one prompt through everything, each stage reported"},
+const tc_verb tc_verbs[] = {
+    {"serve", tc_cli_serve, "[MODEL]", "start core, workers and gateway, and keep them running", true},
+    {"generate", tc_cli_generate, "MODEL \"prompt\"", "continue a text on the terminal", true},
+    {"pack", tc_cli_pack, "[MODEL]", "write the packed expert store that serving needs", true},
+    {"inspect", tc_cli_inspect, "MODEL", "what is in a model, and what fits where", true},
+    {"quick-test", tc_cli_quick_test, "MODEL", "one prompt through everything, each stage reported", true},
     {"tokenize", tc_cli_tokenize, "TOKENIZER.json",
      "JSON lines {\"text\"} to {\"ids\"}; --decode the other way"},
     {"render", tc_cli_render, "TEMPLATE.jinja",
      "JSON lines {\"context\", \"now\"} to {\"text\"}, or to {\"error\"}"},
-    {"eval", tc_cli_eval, "MODEL --ids FILE",
-     "logits, experts and greedy tokens, for comparison with others"},
+    {"eval", tc_cli_eval, "MODEL --ids FILE", "logits, experts and greedy tokens, for comparison with others",
+     true},
     {"bench", tc_cli_bench, "FIGURE MODEL",
-     "speed beside what the machine could do: decode, prompt, users, ..."},
-    {"arena", tc_cli_arena, "list|drop", "experts held in shared memory: show them, free what nobody uses"},
+     "speed beside what the machine could do: decode, prompt, users, ...", true},
+    {"arena", tc_cli_arena, "list|drop", "experts held in shared memory: show them, free what nobody uses",
+     true},
+    {"config", tc_cli_config, "check|show|get|reference", "the configuration: is it good, what holds and why",
+     true},
+    {"manual", tc_cli_manual, "PAGE", "man pages and shell completions, made from the options"},
     {"version", version, "", "print the version"},
     {"help", help, "", "print this"},
 };
-enum { VERBS = sizeof verbs / sizeof *verbs };
+enum { VERBS = sizeof tc_verbs / sizeof *tc_verbs };
+const size_t tc_verb_count = VERBS;
 
 static int help(int argc, char **argv)
 {
@@ -47,8 +49,8 @@ static int help(int argc, char **argv)
     printf("usage: thermocline VERB ...    (thermocline VERB --help lists its options)\n");
     for (int i = 0; i < VERBS; i++) {
         char left[64];
-        snprintf(left, sizeof left, "%s %s", verbs[i].name, verbs[i].arguments);
-        printf("  %-28s %s\n", left, verbs[i].help);
+        snprintf(left, sizeof left, "%s %s", tc_verbs[i].name, tc_verbs[i].arguments);
+        printf("  %-28s %s\n", left, tc_verbs[i].help);
     }
     return 0;
 }
@@ -77,7 +79,7 @@ int main(int argc, char **argv)
     if (!strcmp(verb, "--version")) verb = "version";
     if (!strcmp(verb, "--help") || !strcmp(verb, "-h")) verb = "help";
     for (int i = 0; i < VERBS; i++)
-        if (!strcmp(verbs[i].name, verb)) return verbs[i].run(argc - 1, argv + 1);
+        if (!strcmp(tc_verbs[i].name, verb)) return tc_verbs[i].run(argc - 1, argv + 1);
     tc_error e;
     tc_fail(&e, TC_ARGUMENT, "unknown verb '%s' (thermocline help lists them)", verb);
     tc_cli_fail(&e);

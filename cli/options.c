@@ -24,11 +24,34 @@ static int bad_usage(const char *format, ...)
     return TC_EXIT_USAGE;
 }
 
+tc_options_hook *tc_options_describe;
+
+tc_option tc_option_full(const tc_option *option, char name[TC_OPTION_NAME_BYTES])
+{
+    static const tc_option_kind kinds[] = {[TC_SET_TEXT] = TC_OPTION_TEXT,
+                                           [TC_SET_CHOICE] = TC_OPTION_CHOICE,
+                                           [TC_SET_NUMBER] = TC_OPTION_NUMBER,
+                                           [TC_SET_BYTES] = TC_OPTION_BYTES,
+                                           [TC_SET_FLAG] = TC_OPTION_FLAG};
+    tc_option full = *option;
+    const tc_setting *s = tc_setting_of(option->setting);
+    if (!s) return full;
+    snprintf(name, TC_OPTION_NAME_BYTES, "--%s", s->name);
+    full.name = name;
+    full.kind = kinds[s->kind];
+    full.choices = s->value;
+    full.help = s->help;
+    full.min = (double)s->least;
+    full.max = (double)s->most;
+    return full;
+}
+
 static void print_help(const tc_option *table, const char *usage)
 {
     printf("usage: thermocline %s\n", usage);
-    for (const tc_option *o = table; o->name; o++) {
-        char left[64];
+    for (const tc_option *entry = table; entry->name || entry->setting; entry++) {
+        char left[64], name[TC_OPTION_NAME_BYTES];
+        const tc_option full = tc_option_full(entry, name), *o = &full;
         const char *value = o->kind == TC_OPTION_FLAG ? "" : o->choices ? o->choices : "N";
         snprintf(left, sizeof left, "%s %s", o->name, value);
         printf("  %-28s %s\n", left, o->help);
@@ -104,11 +127,15 @@ static int store(const tc_option *o, const char *text)
     }
 }
 
-static const tc_option *find(const tc_option *table, const char *text, size_t n)
+// The entry named by the n bytes, in full; its name lies in `name`. False: none.
+static bool find(const tc_option *table, const char *text, size_t n, tc_option *ret,
+                 char name[TC_OPTION_NAME_BYTES])
 {
-    for (const tc_option *o = table; o->name; o++)
-        if (strlen(o->name) == n && strncmp(o->name, text, n) == 0) return o;
-    return NULL;
+    for (const tc_option *o = table; o->name || o->setting; o++) {
+        *ret = tc_option_full(o, name);
+        if (strlen(ret->name) == n && strncmp(ret->name, text, n) == 0) return true;
+    }
+    return false;
 }
 
 int tc_options_parse(const tc_option *table, const char *usage, int min_count, int max_count, int argc,
@@ -128,12 +155,16 @@ int tc_options_parse(const tc_option *table, const char *usage, int min_count, i
             continue;
         }
         if (!strcmp(word, "--help") || !strcmp(word, "-h")) {
-            print_help(table, usage);
+            if (tc_options_describe)
+                tc_options_describe(table, usage);
+            else
+                print_help(table, usage);
             return 0;
         }
         const char *equals = strchr(word, '=');
-        const tc_option *o = find(table, word, equals ? (size_t)(equals - word) : strlen(word));
-        if (!o)
+        char name[TC_OPTION_NAME_BYTES];
+        tc_option option, *o = &option;
+        if (!find(table, word, equals ? (size_t)(equals - word) : strlen(word), &option, name))
             return bad_usage("%s: unknown option '%s' (see thermocline %s --help)", argv[0], word, argv[0]);
         const char *value = equals ? equals + 1 : NULL;
         if (o->kind == TC_OPTION_FLAG && value) return bad_usage("%s takes no value", o->name);

@@ -3,7 +3,7 @@
 // Refuses: short options, abbreviations, and numbers with anything behind them but K, M, G or T.
 #pragma once
 
-#include "common/base/status.h"
+#include "common/base/settings.h"
 #include <stdint.h>
 
 typedef enum tc_option_kind {
@@ -16,7 +16,8 @@ typedef enum tc_option_kind {
 } tc_option_kind;
 
 typedef struct tc_option {
-    const char *name; // with the dashes; a NULL name ends the table
+    tc_setting_id setting; // one of the shared table: then only target and given are set here
+    const char *name;      // with the dashes; NULL, and no setting: the table ends
     tc_option_kind kind;
     void *target;
     const char *choices, *help; // `choices` also names the value in the help of other kinds
@@ -30,6 +31,15 @@ typedef struct tc_arguments {
     const char *positional[TC_POSITIONALS_MAX];
     int count;
 } tc_arguments;
+
+// A table's entry with what the shared table says of it. `name` holds the dashed name.
+enum { TC_OPTION_NAME_BYTES = 48 };
+tc_option tc_option_full(const tc_option *option, char name[TC_OPTION_NAME_BYTES]);
+
+// While it is set, --help hands the verb's table over instead of printing it: man pages and completions are
+// made that way.
+typedef void tc_options_hook(const tc_option *table, const char *usage);
+extern tc_options_hook *tc_options_describe;
 
 // Returns -1 to go on; else the exit code (0 after --help, 2 after one error line). `usage` is the line after
 // "usage: thermocline ". min_count..max_count positional arguments.

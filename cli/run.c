@@ -62,6 +62,13 @@ static void put_store(command *c, const tc_run_options *o, const char *store)
     put_text(c, "--arena-dir", o->arena_dir);
 }
 
+static void put_seeing(command *c, const tc_run_options *o)
+{
+    put_text(c, "--log-level", o->log_level);
+    put_text(c, "--log-format", o->log_format);
+    put_text(c, "--trace", o->trace);
+}
+
 static tc_status launch(tc_supervisor *s, const char *name, unsigned group, command *c, tc_error *e)
 {
     put_number(c, "--parent-pid", (uint64_t)getpid());
@@ -146,12 +153,13 @@ static tc_status start_core(tc_supervisor *s, const tc_run_options *o, const cha
 {
     command c = {0};
     put(&c, "thermocline-core");
+    put_text(&c, "--config", o->config);
     put_text(&c, "--model", model);
     put_store(&c, o, store);
     put_text(&c, "--engine", engine);
     put_text(&c, "--expert-source", o->workers ? "workers" : "inprocess");
     if (o->workers) put_text(&c, "--experts", experts);
-    put_number(&c, "--workers", o->workers);
+    put_number(&c, "--workers", o->workers ? o->workers : 1);
     put_text(&c, "--shard", o->shard);
     put_text(&c, "--data-plane", o->data_plane);
     put_text(&c, "--device", o->device);
@@ -171,7 +179,7 @@ static tc_status start_core(tc_supervisor *s, const tc_run_options *o, const cha
     put_number(&c, "--queue-requests", o->queue_requests);
     put_number(&c, "--queue-tokens", o->queue_tokens);
     put_number(&c, "--chunk-ms", o->chunk_ms);
-    put_text(&c, "--log-level", o->log_level);
+    put_seeing(&c, o);
     return launch(s, "core", CORE_GROUP, &c, e);
 }
 
@@ -181,6 +189,7 @@ static tc_status start_worker(tc_supervisor *s, const tc_run_options *o, uint32_
     command c = {0};
     char name[24], cpus[4096];
     put(&c, "thermocline-worker");
+    put_text(&c, "--config", o->config);
     put_text(&c, "--connect", experts);
     put_store(&c, o, store);
     put(&c, "--index");
@@ -189,7 +198,7 @@ static tc_status start_worker(tc_supervisor *s, const tc_run_options *o, uint32_
     put_text(&c, "--shard", o->shard);
     put_number(&c, "--threads", o->worker_threads);
     put_text(&c, "--isa", o->isa);
-    put_text(&c, "--log-level", o->log_level);
+    put_seeing(&c, o);
     if (o->workers > 1 && o->workers == numa_nodes() && node_cpus(index, cpus, sizeof cpus))
         put_text(&c, "--cpus", cpus);
     else
@@ -203,6 +212,7 @@ static tc_status start_gateway(tc_supervisor *s, const tc_run_options *o, const 
 {
     command c = {0};
     put(&c, "thermocline-gateway");
+    put_text(&c, "--config", o->config);
     put_text(&c, "--engine", engine);
     put_text(&c, "--model", model);
     put_text(&c, "--listen", listen);
@@ -210,7 +220,7 @@ static tc_status start_gateway(tc_supervisor *s, const tc_run_options *o, const 
     put_text(&c, "--api-key-file", o->api_key_file);
     put(&c, "--drain-seconds");
     put(&c, "%llu", (unsigned long long)o->drain_s);
-    put_text(&c, "--log-level", o->log_level);
+    put_seeing(&c, o);
     return launch(s, "gateway", GATEWAY_GROUP, &c, e);
 }
 
@@ -253,21 +263,13 @@ static void say_loaded(const tc_arena_report *r)
     if (*r->note) fprintf(stderr, "thermocline: %s\n", r->note);
 }
 
-// Slices share every token's work out evenly, where partitions leave it to the router (of 8 experts one of
-// two workers gets 5.1 on average). But a slice is whole units, and where those do not divide well the
-// largest share is what counts.
-static const char *best_shard(const tc_store_info *info, uint64_t workers)
-{
-    uint64_t largest = (info->units + workers - 1) / workers; // units of the largest slice
-    return largest * workers * 5 <= (uint64_t)info->units * 6 ? "slice" : "partition";
-}
-
 static tc_status choose_shard(tc_run_options *o, const char *store, tc_error *e)
 {
     tc_store *file;
     if (o->shard) return TC_OK;
     TC_TRY(tc_store_open(store, &file, e));
-    o->shard = o->workers > 1 ? best_shard(tc_store_get_info(file), o->workers) : "partition";
+    o->shard =
+        tc_share_best(tc_store_get_info(file)->units, o->workers) == TC_SHARD_SLICE ? "slice" : "partition";
     tc_store_free(file);
     return TC_OK;
 }

@@ -10,6 +10,8 @@
 
 typedef struct tc_run_options {
     const char *shard, *data_plane, *precision, *kv, *head, *isa, *cache_dir, *quantise, *device, *log_level;
+    const char *log_format, *trace;
+    const char *config; // read by each program before what is told here; NULL: none
     const char *arena_dir;                 // NULL: $THERMOCLINE_ARENA_DIR, else the default
     char store_hash[33];                   // filled by tc_run_load
     const char *model_name, *api_key_file; // of the gateway
@@ -20,128 +22,32 @@ typedef struct tc_run_options {
     bool workers_given; // workers 0: the core computes experts itself (the oracle)
 } tc_run_options;
 
-// Entries of an option table for the tc_run_options `o`.
+// Entries of an option table for the tc_run_options `o`; all else about them is in common/base/settings.def.
 #define TC_RUN_OPTIONS(o)                                                                                    \
-    {.name = "--workers",                                                                                    \
-     .kind = TC_OPTION_NUMBER,                                                                               \
-     .target = &(o).workers,                                                                                 \
-     .max = 64,                                                                                              \
-     .given = &(o).workers_given,                                                                            \
-     .help = "expert workers (default: one a NUMA node; 0: experts inside the core)"},                       \
-        {.name = "--shard",                                                                                  \
-         .kind = TC_OPTION_CHOICE,                                                                           \
-         .target = &(o).shard,                                                                               \
-         .choices = "partition|slice",                                                                       \
-         .help = "whole experts a worker, or a slice of each expert's width (default: slice if it divides "  \
-                 "well)"},                                                                                   \
-        {.name = "--data-plane",                                                                             \
-         .kind = TC_OPTION_CHOICE,                                                                           \
-         .target = &(o).data_plane,                                                                          \
-         .choices = "shm|nng",                                                                               \
-         .help = "how calls reach the workers (default: shm)"},                                              \
-        {.name = "--threads",                                                                                \
-         .kind = TC_OPTION_NUMBER,                                                                           \
-         .target = &(o).threads,                                                                             \
-         .min = 1,                                                                                           \
-         .max = 256,                                                                                         \
-         .help = "threads of the core (default: online CPUs)"},                                              \
-        {.name = "--worker-threads",                                                                         \
-         .kind = TC_OPTION_NUMBER,                                                                           \
-         .target = &(o).worker_threads,                                                                      \
-         .min = 1,                                                                                           \
-         .max = 256,                                                                                         \
-         .help = "threads of each worker (default: CPUs / workers)"},                                        \
-        {.name = "--context",                                                                                \
-         .kind = TC_OPTION_NUMBER,                                                                           \
-         .target = &(o).context,                                                                             \
-         .min = 16,                                                                                          \
-         .max = 1 << 24,                                                                                     \
-         .help = "positions of one session"},                                                                \
-        {.name = "--sessions",                                                                               \
-         .kind = TC_OPTION_NUMBER,                                                                           \
-         .target = &(o).sessions,                                                                            \
-         .min = 1,                                                                                           \
-         .max = 64,                                                                                          \
-         .help = "sessions at once"},                                                                        \
-        {.name = "--kv-budget",                                                                              \
-         .kind = TC_OPTION_BYTES,                                                                            \
-         .target = &(o).kv_budget,                                                                           \
-         .choices = "BYTES",                                                                                 \
-         .min = 1,                                                                                           \
-         .max = 1e18,                                                                                        \
-         .help = "memory for KV and states (K, M, G may follow)"},                                           \
-        {.name = "--prefix-cache",                                                                           \
-         .kind = TC_OPTION_BYTES,                                                                            \
-         .target = &(o).prefix_cache,                                                                        \
-         .given = &(o).prefix_cache_given,                                                                   \
-         .choices = "BYTES",                                                                                 \
-         .min = 0,                                                                                           \
-         .max = 1e18,                                                                                        \
-         .help = "kept of computed prompts, 0: nothing (K, M, G may follow)"},                               \
-        {.name = "--queue-requests",                                                                         \
-         .kind = TC_OPTION_NUMBER,                                                                           \
-         .target = &(o).queue_requests,                                                                      \
-         .min = 1,                                                                                           \
-         .max = 65536,                                                                                       \
-         .help = "requests waiting and running; more are refused"},                                          \
-        {.name = "--queue-tokens",                                                                           \
-         .kind = TC_OPTION_NUMBER,                                                                           \
-         .target = &(o).queue_tokens,                                                                        \
-         .min = 1,                                                                                           \
-         .max = 4294967295,                                                                                  \
-         .help = "prompt tokens of all of them"},                                                            \
-        {.name = "--chunk-ms",                                                                               \
-         .kind = TC_OPTION_NUMBER,                                                                           \
-         .target = &(o).chunk_ms,                                                                            \
-         .min = 1,                                                                                           \
-         .max = 60000,                                                                                       \
-         .help = "what a prompt may add to the time between others' tokens"},                                \
-        {.name = "--precision",                                                                              \
-         .kind = TC_OPTION_CHOICE,                                                                           \
-         .target = &(o).precision,                                                                           \
-         .choices = "exact|float|fast",                                                                      \
-         .help = "exact: every weight rounded as the reference does, plain C"},                              \
-        {.name = "--kv",                                                                                     \
-         .kind = TC_OPTION_CHOICE,                                                                           \
-         .target = &(o).kv,                                                                                  \
-         .choices = "f32|f16",                                                                               \
-         .help = "how keys and values are kept (default f16; f32 with --precision exact)"},                  \
-        {.name = "--head",                                                                                   \
-         .kind = TC_OPTION_CHOICE,                                                                           \
-         .target = &(o).head,                                                                                \
-         .choices = "keep|nf4|int8|bf16",                                                                    \
-         .help = "what a 16- or 32-bit output head becomes when it is loaded"},                              \
-        {.name = "--isa",                                                                                    \
-         .kind = TC_OPTION_CHOICE,                                                                           \
-         .target = &(o).isa,                                                                                 \
-         .choices = "scalar|avx2|avx512|avx512vnni|amx",                                                     \
-         .help = "kernels (default: the best of this CPU)"},                                                 \
-        {.name = "--device",                                                                                 \
-         .kind = TC_OPTION_CHOICE,                                                                           \
-         .target = &(o).device,                                                                              \
-         .choices = "cpu|auto",                                                                              \
-         .help = "where attention and routers run"},                                                         \
-        {.name = "--log-level",                                                                              \
-         .kind = TC_OPTION_CHOICE,                                                                           \
-         .target = &(o).log_level,                                                                           \
-         .choices = "error|warn|info|debug",                                                                 \
-         .help = "what the processes tell on stderr"},                                                       \
-        {.name = "--arena-dir",                                                                              \
-         .kind = TC_OPTION_TEXT,                                                                             \
-         .target = &(o).arena_dir,                                                                           \
-         .choices = "DIR",                                                                                   \
-         .help = "tmpfs or hugetlbfs folder of the experts (default: /dev/shm/thermocline-<uid>)"},          \
-        TC_PACK_OPTIONS(o)
+    {.setting = TC_OPT_WORKERS, .target = &(o).workers, .given = &(o).workers_given},                        \
+        {.setting = TC_OPT_SHARD, .target = &(o).shard},                                                     \
+        {.setting = TC_OPT_DATA_PLANE, .target = &(o).data_plane},                                           \
+        {.setting = TC_OPT_THREADS, .target = &(o).threads},                                                 \
+        {.setting = TC_OPT_WORKER_THREADS, .target = &(o).worker_threads},                                   \
+        {.setting = TC_OPT_CONTEXT, .target = &(o).context},                                                 \
+        {.setting = TC_OPT_SESSIONS, .target = &(o).sessions},                                               \
+        {.setting = TC_OPT_KV_BUDGET, .target = &(o).kv_budget},                                             \
+        {.setting = TC_OPT_PREFIX_CACHE, .target = &(o).prefix_cache, .given = &(o).prefix_cache_given},     \
+        {.setting = TC_OPT_QUEUE_REQUESTS, .target = &(o).queue_requests},                                   \
+        {.setting = TC_OPT_QUEUE_TOKENS, .target = &(o).queue_tokens},                                       \
+        {.setting = TC_OPT_CHUNK_MS, .target = &(o).chunk_ms},                                               \
+        {.setting = TC_OPT_PRECISION, .target = &(o).precision}, {.setting = TC_OPT_KV, .target = &(o).kv},  \
+        {.setting = TC_OPT_HEAD, .target = &(o).head}, {.setting = TC_OPT_ISA, .target = &(o).isa},          \
+        {.setting = TC_OPT_DEVICE, .target = &(o).device},                                                   \
+        {.setting = TC_OPT_LOG_LEVEL, .target = &(o).log_level},                                             \
+        {.setting = TC_OPT_LOG_FORMAT, .target = &(o).log_format},                                           \
+        {.setting = TC_OPT_TRACE, .target = &(o).trace},                                                     \
+        {.setting = TC_OPT_ARENA_DIR, .target = &(o).arena_dir}, TC_PACK_OPTIONS(o)
 
 #define TC_PACK_OPTIONS(o)                                                                                   \
-    {.name = "--cache-dir",                                                                                  \
-     .kind = TC_OPTION_TEXT,                                                                                 \
-     .target = &(o).cache_dir,                                                                               \
-     .choices = "DIR",                                                                                       \
-     .help = "folder of packed stores (default: the user's cache)"},                                         \
+    {.setting = TC_OPT_CACHE_DIR, .target = &(o).cache_dir},                                                 \
     {                                                                                                        \
-        .name = "--quantise", .kind = TC_OPTION_CHOICE, .target = &(o).quantise, .choices = "nf4",           \
-        .help = "quantise 16- and 32-bit experts while packing"                                              \
+        .setting = TC_OPT_QUANTISE, .target = &(o).quantise                                                  \
     }
 
 // Finds or makes the packed store of the model, with progress, and says so when it has to pack.

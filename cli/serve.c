@@ -4,11 +4,13 @@
 #include "cli/health.h"
 #include "cli/run.h"
 #include "common/base/clock.h"
+#include "common/base/config.h"
 
 #include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { ASK_EVERY_US = 100000 };
 
@@ -86,37 +88,45 @@ out:
     return status;
 }
 
-int tc_cli_serve(int argc, char **argv)
+static int serve_arguments(int argc, char **argv)
 {
     tc_run_options o = {.log_level = "info", .drain_s = 5};
-    const char *listen = "127.0.0.1:8080";
+    const char *listen = "127.0.0.1:8080", *model = NULL;
     tc_arguments arguments;
     tc_error e;
     const tc_option table[] = {
-        {.name = "--listen",
-         .kind = TC_OPTION_TEXT,
-         .target = &listen,
-         .choices = "ADDRESS",
-         .help = "HOST:PORT, [V6]:PORT or unix:/path (default 127.0.0.1:8080)"},
-        {.name = "--model-name",
-         .kind = TC_OPTION_TEXT,
-         .target = &o.model_name,
-         .choices = "NAME",
-         .help = "what clients call it (default: the folder's name)"},
-        {.name = "--api-key-file",
-         .kind = TC_OPTION_TEXT,
-         .target = &o.api_key_file,
-         .choices = "FILE",
-         .help = "keys, one a line; needed for addresses other than loopback"},
-        {.name = "--drain-seconds",
-         .kind = TC_OPTION_NUMBER,
-         .target = &o.drain_s,
-         .max = TC_STOP_GRACE_MS / 1000 - 1,
-         .help = "how long running requests may take when stopping (default 5)"},
+        {.setting = TC_OPT_CONFIG, .target = &o.config},
+        {.setting = TC_OPT_MODEL, .target = &model},
+        {.setting = TC_OPT_LISTEN, .target = &listen},
+        {.setting = TC_OPT_MODEL_NAME, .target = &o.model_name},
+        {.setting = TC_OPT_API_KEY_FILE, .target = &o.api_key_file},
+        {.setting = TC_OPT_DRAIN_SECONDS, .target = &o.drain_s},
         TC_RUN_OPTIONS(o),
         {0},
     };
-    int code = tc_options_parse(table, "serve MODEL [options]", 1, 1, argc, argv, &arguments);
+    int code = tc_options_parse(table, "serve [MODEL] [options]", 0, 1, argc, argv, &arguments);
     if (code >= 0) return code;
-    return serve(arguments.positional[0], listen, &o, &e) == TC_OK ? 0 : tc_cli_fail(&e);
+    if (arguments.count) model = arguments.positional[0];
+    if (!model) {
+        tc_fail(&e, TC_ARGUMENT,
+                "serve: which model? (serve MODEL, or --model, or `model =` in the configuration)");
+        tc_cli_fail(&e);
+        return TC_EXIT_USAGE;
+    }
+    if (o.drain_s > TC_STOP_GRACE_MS / 1000 - 1)
+        o.drain_s = TC_STOP_GRACE_MS / 1000 - 1; // then they are killed
+    return serve(model, listen, &o, &e) == TC_OK ? 0 : tc_cli_fail(&e);
+}
+
+int tc_cli_serve(int argc, char **argv)
+{
+    tc_arguments_full full;
+    tc_error e;
+    if (tc_config_expand(TC_FOR_SERVE, argc, argv, environ, &full, &e) != TC_OK) {
+        tc_cli_fail(&e);
+        return TC_EXIT_USAGE;
+    }
+    int code = serve_arguments(full.argc, full.argv);
+    tc_config_expand_free(&full);
+    return code;
 }

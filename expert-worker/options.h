@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: the worker's command line, parsed and range-checked.
-// Refuses: anything it does not know: an error line on stderr, and the program ends with 2.
+// Refuses: anything it does not know.
 #pragma once
 
 #include "common/base/cpus.h"
 #include "common/base/log.h"
+#include "common/base/settings.h"
 #include "proto/expert.h"
 
 // What a fault test makes the worker do after it has answered `after` calls.
@@ -19,23 +20,30 @@ typedef enum tc_worker_fault {
 enum { TC_CPUS_MAX = TC_CPU_NUMBERS };
 
 typedef struct tc_worker_options {
-    const char *connect, *store;
-    const char *store_hash; // what the store must be; NULL: as it is
-    const char *arena_dir;  // NULL: the default
+    const char *connect;
+    const char *store;             // NULL: that of `model`, in cache_dir
+    const char *model, *cache_dir; // cache_dir NULL: the user's
+    bool quantise;                 // as the store was packed
+    const char *trace;             // NULL: none
+    const char *store_hash;        // what the store must be; NULL: as it is
+    const char *arena_dir;         // NULL: the default
     uint32_t index, of;
     tc_shard shard;
+    bool shard_given;                      // else by the store
     uint32_t threads;                      // 0: as many as there are CPUs for us
     uint32_t cpus[TC_CPUS_MAX], cpu_count; // 0: not pinned, unless `node` is given
     int node;                              // -1: none
     const char *isa;                       // NULL: the best
     uint32_t spin_us;
+    bool node_of_index; // its node is its index, where each worker has one
     tc_log_level log_level;
-    bool journald;
+    tc_log_format log_format;
+    bool journald, core_dumps;
     long parent_pid; // 0: none
     tc_worker_fault fault;
     uint64_t fault_after;
+    tc_setting_id show; // TC_OPT_HELP, TC_OPT_VERSION: only that was asked for
 } tc_worker_options;
 
-typedef enum tc_parsed { TC_PARSED_RUN, TC_PARSED_HELP, TC_PARSED_WRONG } tc_parsed;
-
-tc_parsed tc_worker_parse(int argc, char **argv, tc_worker_options *ret);
+// TC_CANCELLED: help or version was asked for (`show`). Texts borrow from argv.
+tc_status tc_worker_options_read(int argc, char *const *argv, tc_worker_options *ret, tc_error *e);

@@ -7,17 +7,24 @@
 #include "expert-worker/serve.h"
 
 #include "common/base/clock.h"
+#include "common/base/process.h"
 #include "common/model/arena.h"
 #include "expert-worker/affinity.h"
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 typedef struct worker {
+    tc_worker_options settings; // of which `options` tells
     const tc_worker_options *options;
+    char store_path[TC_STORE_PATH_BYTES]; // where none was named
+    int argc;
+    char **argv;
+    const tc_arguments_full *full;
     tc_store *store;
     tc_team *team;
     tc_ffn *ffn;
@@ -29,13 +36,20 @@ typedef struct worker {
 } worker;
 
 // For the signal handlers only.
-static _Atomic bool stopping;
+static _Atomic bool stopping, reloading;
 static _Atomic(tc_expert_peer *) wakeable;
 static char sigbus_line[512];
 
 void tc_serve_stop(void)
 {
     atomic_store(&stopping, true);
+    tc_expert_peer *peer = atomic_load(&wakeable);
+    if (peer) tc_expert_peer_wake(peer);
+}
+
+void tc_serve_reload(void)
+{
+    atomic_store(&reloading, true);
     tc_expert_peer *peer = atomic_load(&wakeable);
     if (peer) tc_expert_peer_wake(peer);
 }
@@ -96,6 +110,9 @@ static bool fill_progress(void *arg, const char *what, uint64_t done, uint64_t t
             tc_info("%s: %.1f of %.1f GB", what, (double)done / 1e9, (double)total / 1e9);
         else
             tc_info("%s", what);
+        tc_notify_status("%s: %llu of %llu MiB", what, (unsigned long long)(done >> 20),
+                         (unsigned long long)(total >> 20));
+        tc_notify_extend(120000000);
         w->logged_us = now_us;
     }
     return !atomic_load(&stopping);
@@ -135,14 +152,32 @@ static tc_status attach(worker *w, tc_error *e)
     return TC_OK;
 }
 
+// The store of the model, and how it is shared, where the command line leaves that open.
+static tc_status locate(worker *w, tc_error *e)
+{
+    tc_worker_options *o = &w->settings;
+    tc_store *file;
+    if (!o->store) {
+        TC_TRY(tc_store_of_model(o->model, o->cache_dir, getenv("XDG_CACHE_HOME"), getenv("HOME"),
+                                 o->quantise, w->store_path, e));
+        o->store = w->store_path;
+    }
+    if (o->shard_given || o->of < 2) return TC_OK;
+    TC_TRY(tc_store_open(o->store, &file, e));
+    o->shard = tc_share_best(tc_store_get_info(file)->units, o->of);
+    tc_store_free(file);
+    return TC_OK;
+}
+
 static tc_status prepare(worker *w, tc_error *e)
 {
     const tc_worker_options *o = w->options;
     const tc_kernels *kernels;
+    TC_TRY(locate(w, e));
     TC_TRY(tc_kernels_get(TC_FAST, o->isa, &kernels, e));
     w->isa = kernels->name;
     TC_TRY(place(w, e));
-    watch_memory(o->store);
+    watch_memory(o->store); // located by now
     TC_TRY(attach(w, e));
     tc_team_options team = {
         .threads = w->threads, .cpus = w->cpu_count > 0 ? w->pins : NULL, .spin_us = o->spin_us};
@@ -176,6 +211,14 @@ static void say_serving(const worker *w)
     tc_info("serving %s %u of %u: %u threads, CPUs %s, %.2f GB resident, %s",
             o->shard == TC_SHARD_SLICE ? "slice" : "partition", o->index, o->of, w->threads,
             w->cpu_count > 0 ? cpus : "not pinned", (double)w->resident_bytes / 1e9, w->isa);
+}
+
+// Its share is in memory; whether a core is there is the core's to tell.
+static void tell_ready(const worker *w)
+{
+    tc_notify_ready("%s %u of %u, %u threads, %llu MiB resident",
+                    w->options->shard == TC_SHARD_SLICE ? "slice" : "partition", w->options->index,
+                    w->options->of, w->threads, (unsigned long long)(w->resident_bytes >> 20));
 }
 
 // Misbehaves as a fault test asked. True when the call needs no further answer.
@@ -221,12 +264,38 @@ static void answer(worker *w, const tc_peer_event *event)
         tc_debug("call %llu: %s", (unsigned long long)event->seq, error.text); // the core left meanwhile
 }
 
+static void reload(worker *w)
+{
+    tc_error error;
+    tc_arguments_full full;
+    tc_worker_options o;
+    char others[400];
+    tc_notify_reloading();
+    tc_status status = tc_config_expand(TC_FOR_WORKER, w->argc, w->argv, environ, &full, &error);
+    if (status == TC_OK && (status = tc_worker_options_read(full.argc, full.argv, &o, &error)) != TC_OK)
+        tc_config_expand_free(&full);
+    if (status != TC_OK) {
+        tc_error_log("the configuration stays as it was: %s", error.text);
+    } else {
+        tc_log_set(o.log_level, o.log_format);
+        tc_config_needs_restart(TC_FOR_WORKER, w->full, &full, others, sizeof others);
+        tc_info("configuration applied%s%s", *others ? "; these need a restart: " : "", others);
+        tc_config_expand_free(&full);
+    }
+    tell_ready(w);
+}
+
+// The manager's watchdog is fed here: a call that does not end is a worker that hangs.
 static int loop(worker *w)
 {
     bool said = false;
+    tell_ready(w);
     while (!atomic_load(&stopping)) {
         tc_peer_event event;
-        if (tc_expert_peer_next(w->peer, UINT64_MAX, &event) != TC_OK) continue; // woken
+        if (atomic_exchange(&reloading, false)) reload(w);
+        tc_notify_alive(tc_now_us());
+        if (tc_expert_peer_next(w->peer, tc_notify_interval_us(), &event) != TC_OK)
+            continue; // woken, or it is time
         switch (event.kind) {
         case TC_PEER_WELCOME:
             if (!said) say_serving(w);
@@ -260,16 +329,17 @@ static void block_stop(bool block)
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
     pthread_sigmask(block ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL);
 }
 
-int tc_serve(const tc_worker_options *options)
+int tc_serve(const tc_worker_options *options, int argc, char **argv, const tc_arguments_full *full)
 {
     static worker w; // large, and there is one
     tc_error error;
     int code = TC_EXIT_FAILED;
 
-    w = (worker){.options = options};
+    w = (worker){.settings = *options, .options = &w.settings, .argc = argc, .argv = argv, .full = full};
     tc_status status = prepare(&w, &error);
     block_stop(true);
     if (status == TC_OK) status = dial(&w, &error);
@@ -281,6 +351,7 @@ int tc_serve(const tc_worker_options *options)
     else
         tc_error_log("%s", error.text);
 
+    if (code == TC_EXIT_OK) tc_notify_stopping();
     block_stop(true);
     atomic_store(&wakeable, NULL);
     tc_expert_peer_close(w.peer);

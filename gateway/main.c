@@ -1,162 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the gateway's command line, what it loads from the model's folder, and its signals.
-#include "common/base/log.h"
+// Owns: what the gateway loads from the model's folder, and its signals.
+#include "common/base/clock.h"
+#include "common/base/config.h"
+#include "common/base/process.h"
 #include "common/model/model.h"
 #include "gateway/chat_template.h"
+#include "gateway/engine_link.h"
+#include "gateway/options.h"
 #include "gateway/server.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
-typedef struct options {
-    const char *engine, *model_dir, *model_name, *listen, *key_file;
-    uint32_t drain_s, connections, peer_connections;
-    tc_web_policy web;
-    pid_t parent;
-    tc_log_level level;
-    bool journald;
-} options;
+typedef tc_gateway_settings options;
+
+enum { SOON_MS = 1000 }; // how often the service manager is told how things are
 
 typedef struct program {
     uv_loop_t loop;
-    uv_signal_t term, interrupt;
+    uv_signal_t term, interrupt, hangup;
+    uv_timer_t heartbeat;
     tc_gateway *gateway;
     tc_tokenizer *tokenizer;
     tc_chat_template *chat_template;
     tc_api_keys *keys;
     uint32_t drain_s;
+    int argc;
+    char **argv;
+    tc_arguments_full full; // what runs; its texts are borrowed by the options
+    tc_arguments_full
+        live; // what was applied last by SIGHUP, or empty; its texts are borrowed by the web policy
+    char key_path[4096], told[640];
 } program;
-
-static const char usage[] =
-    "usage: thermocline-gateway --engine URL --model DIR [options]\n"
-    "  --engine URL         where the core listens (ipc:///path)\n"
-    "  --model DIR          Hugging Face model folder: tokenizer.json, config.json, generation_config.json\n"
-    "  --model-name NAME    how clients call it (the folder's name)\n"
-    "  --listen ADDRESS     127.0.0.1:8080 (default), [::1]:8080, unix:/path; port 0 takes a free one\n"
-    "  --api-key-file FILE  keys, one a line; needed to listen on other addresses than loopback\n"
-    "  --allow-host NAME    without keys: a Host to answer to besides localhost (up to 16 times)\n"
-    "  --cors-origin ORIGIN pages that may use this server, like https://page.example, or * (up to 16 "
-    "times)\n"
-    "  --connections N      open at once (16384, or what the system allows)\n"
-    "  --connections-per-peer N   of one address; counts this machine's addresses too when it is given "
-    "(256)\n"
-    "  --drain-seconds N    on SIGTERM, how long running requests may take (5)\n"
-    "  --parent-pid PID     end when that parent does\n"
-    "  --log-level L        error, warn, info, debug\n"
-    "  --journald           log lines start with the priority, as systemd reads it\n";
-
-static bool parse_number(const char *text, long max, long *ret)
-{
-    char *end;
-    errno = 0;
-    long value = strtol(text, &end, 10);
-    if (errno || end == text || *end || value < 0 || value > max) return false;
-    *ret = value;
-    return true;
-}
-
-static tc_status add_name(const char **list, uint32_t *count, const char *name, tc_error *e)
-{
-    if (*count == TC_WEB_NAMES_MAX)
-        return tc_fail(e, TC_ARGUMENT, "%s: more than %d names", name, TC_WEB_NAMES_MAX);
-    list[(*count)++] = name;
-    return TC_OK;
-}
-
-static tc_status parse_option(int which, const char *value, options *o, tc_error *e)
-{
-    long number;
-    switch (which) {
-    case 'e':
-        o->engine = value;
-        break;
-    case 'm':
-        o->model_dir = value;
-        break;
-    case 'n':
-        o->model_name = value;
-        break;
-    case 'l':
-        o->listen = value;
-        break;
-    case 'k':
-        o->key_file = value;
-        break;
-    case 'd':
-        if (!parse_number(value, 3600, &number))
-            return tc_fail(e, TC_ARGUMENT, "--drain-seconds %s: expected 0 to 3600", value);
-        o->drain_s = (uint32_t)number;
-        break;
-    case 'p':
-        if (!parse_number(value, INT32_MAX, &number))
-            return tc_fail(e, TC_ARGUMENT, "--parent-pid %s: not a process", value);
-        o->parent = (pid_t)number;
-        break;
-    case 'v':
-        if (!tc_log_parse_level(value, &o->level))
-            return tc_fail(e, TC_ARGUMENT, "--log-level %s: expected error, warn, info or debug", value);
-        break;
-    case 'a':
-    case 'o':
-        return add_name(which == 'a' ? o->web.hosts : o->web.origins,
-                        which == 'a' ? &o->web.host_count : &o->web.origin_count, value, e);
-    case 'c':
-    case 'q':
-        if (!parse_number(value, 1 << 20, &number) || number < 1)
-            return tc_fail(e, TC_ARGUMENT, "connections %s: expected 1 to %d", value, 1 << 20);
-        *(which == 'c' ? &o->connections : &o->peer_connections) = (uint32_t)number;
-        break;
-    case 'j':
-        o->journald = true;
-        break;
-    default:
-        return tc_fail(e, TC_ARGUMENT, "unknown option or missing value (--help shows all)");
-    }
-    return TC_OK;
-}
-
-// TC_CANCELLED: nothing is left to do (--help, --version).
-static tc_status parse_arguments(int argc, char **argv, options *ret, tc_error *e)
-{
-    static const struct option names[] = {{"engine", required_argument, NULL, 'e'},
-                                          {"model", required_argument, NULL, 'm'},
-                                          {"model-name", required_argument, NULL, 'n'},
-                                          {"listen", required_argument, NULL, 'l'},
-                                          {"api-key-file", required_argument, NULL, 'k'},
-                                          {"drain-seconds", required_argument, NULL, 'd'},
-                                          {"parent-pid", required_argument, NULL, 'p'},
-                                          {"log-level", required_argument, NULL, 'v'},
-                                          {"allow-host", required_argument, NULL, 'a'},
-                                          {"cors-origin", required_argument, NULL, 'o'},
-                                          {"connections", required_argument, NULL, 'c'},
-                                          {"connections-per-peer", required_argument, NULL, 'q'},
-                                          {"journald", no_argument, NULL, 'j'},
-                                          {"help", no_argument, NULL, 'h'},
-                                          {"version", no_argument, NULL, 'V'},
-                                          {NULL, 0, NULL, 0}};
-    options o = {.listen = "127.0.0.1:8080", .drain_s = TC_DRAIN_S, .level = TC_LOG_INFO};
-    int which;
-    opterr = 0;
-    while ((which = getopt_long(argc, argv, "", names, NULL)) != -1) {
-        if (which == 'h' || which == 'V') {
-            fputs(which == 'h' ? usage : "thermocline-gateway " TC_VERSION "\n", stdout);
-            return TC_CANCELLED;
-        }
-        TC_TRY(parse_option(which, optarg, &o, e));
-    }
-    if (optind != argc) return tc_fail(e, TC_ARGUMENT, "unexpected argument '%s'", argv[optind]);
-    if (!o.engine) return tc_fail(e, TC_ARGUMENT, "--engine is missing");
-    if (!o.model_dir) return tc_fail(e, TC_ARGUMENT, "--model is missing");
-    *ret = o;
-    return TC_OK;
-}
 
 static void name_model(const options *o, char ret[TC_MODEL_NAME_BYTES_MAX + 1])
 {
@@ -199,6 +79,16 @@ static tc_status load_model(const options *o, tc_gateway_model *ret, tc_tokenize
 out:
     free(desc);
     return status;
+}
+
+static bool parse_number(const char *text, long max, long *ret)
+{
+    char *end;
+    errno = 0;
+    long value = strtol(text, &end, 10);
+    if (errno || end == text || *end || value < 0 || value > max) return false;
+    *ret = value;
+    return true;
 }
 
 // Connections are files: take what the system gives. Returns how many connections that is.
@@ -246,9 +136,53 @@ static void set_limits(const options *o, tc_gateway_limits *ret)
     }
 }
 
-static void close_signal(uv_signal_t *signal)
+// Keys out of the file that was named; else of the service manager's credential "api-keys", where comments
+// alone mean that there are none. *ret NULL: no keys.
+static tc_status load_keys(program *p, const options *o, tc_api_keys **ret, tc_error *e)
 {
-    if (!uv_is_closing((uv_handle_t *)signal)) uv_close((uv_handle_t *)signal, NULL);
+    const char *credentials = getenv("CREDENTIALS_DIRECTORY");
+    *ret = NULL;
+    if (o->key_file) return tc_api_keys_load(o->key_file, ret, e);
+    if (!credentials ||
+        snprintf(p->key_path, sizeof p->key_path, "%s/api-keys", credentials) >= (int)sizeof p->key_path)
+        return TC_OK;
+    char line[1024];
+    bool any = false;
+    FILE *file = fopen(p->key_path, "re");
+    while (file && !any && fgets(line, sizeof line, file))
+        any = line[strspn(line, " \t\r\n")] && line[0] != '#';
+    explicit_bzero(line, sizeof line);
+    if (file) fclose(file);
+    return any ? tc_api_keys_load(p->key_path, ret, e) : TC_OK;
+}
+
+static void tell_manager(program *p)
+{
+    const tc_engine_status *engine;
+    const char *reason = "";
+    char text[sizeof p->told];
+    if (!tc_core_link_status(p->gateway->link, &engine, &reason))
+        snprintf(text, sizeof text, "%s", reason);
+    else if (!engine->ready)
+        snprintf(text, sizeof text, "the core is not ready: %s", engine->reason);
+    else
+        snprintf(text, sizeof text, "serving %s: %u running, %u waiting, %u connections",
+                 p->gateway->options.model.name, engine->running, engine->waiting, p->gateway->conn_count);
+    if (strcmp(text, p->told) != 0) tc_notify_status("%s", text);
+    memcpy(p->told, text, sizeof text);
+}
+
+// The watchdog is fed by the loop that serves.
+static void on_heartbeat(uv_timer_t *timer)
+{
+    program *p = timer->data;
+    tc_notify_alive(tc_now_us());
+    if (p->gateway && !p->gateway->draining) tell_manager(p);
+}
+
+static void close_handle(uv_handle_t *handle)
+{
+    if (!uv_is_closing(handle)) uv_close(handle, NULL);
 }
 
 static void on_drained(void *arg)
@@ -256,8 +190,10 @@ static void on_drained(void *arg)
     program *p = arg;
     tc_gateway_free(p->gateway);
     p->gateway = NULL;
-    close_signal(&p->term);
-    close_signal(&p->interrupt);
+    close_handle((uv_handle_t *)&p->term);
+    close_handle((uv_handle_t *)&p->interrupt);
+    close_handle((uv_handle_t *)&p->hangup);
+    close_handle((uv_handle_t *)&p->heartbeat);
 }
 
 static void on_signal(uv_signal_t *signal, int number)
@@ -265,7 +201,68 @@ static void on_signal(uv_signal_t *signal, int number)
     program *p = signal->data;
     if (!p->gateway) return;
     tc_info("%s: stopping", number == SIGTERM ? "SIGTERM" : "SIGINT");
+    tc_notify_stopping();
     tc_gateway_drain(p->gateway, p->drain_s * 1000u, on_drained, p);
+}
+
+// Keys must neither appear nor vanish: with them the rules for addresses change.
+static tc_status apply_new(program *p, const options *o, tc_error *e)
+{
+    tc_api_keys *keys;
+    TC_TRY(load_keys(p, o, &keys, e));
+    if (!keys != !p->keys) {
+        tc_api_keys_free(keys);
+        return tc_fail(e, TC_ARGUMENT, "api-key-file: keys were %s; that needs a restart",
+                       p->keys ? "taken away" : "added");
+    }
+    tc_gateway_tune(p->gateway, keys, &o->web);
+    tc_api_keys_free(p->keys);
+    p->keys = keys;
+    p->drain_s = o->drain_s;
+    tc_log_set(o->log_level, o->log_format);
+    return TC_OK;
+}
+
+static void on_hangup(uv_signal_t *signal, int number)
+{
+    program *p = signal->data;
+    tc_arguments_full full;
+    tc_error e;
+    options o;
+    char others[400];
+    (void)number;
+    if (!p->gateway || p->gateway->draining) return;
+    tc_notify_reloading();
+    tc_status status = tc_config_expand(TC_FOR_GATEWAY, p->argc, p->argv, environ, &full, &e);
+    if (status == TC_OK) {
+        status = tc_gateway_settings_read(full.argc, full.argv, &o, &e);
+        if (status == TC_OK) status = apply_new(p, &o, &e);
+        if (status != TC_OK) tc_config_expand_free(&full);
+    }
+    if (status == TC_OK) {
+        tc_config_needs_restart(TC_FOR_GATEWAY, &p->full, &full, others, sizeof others);
+        tc_info("configuration applied%s%s", *others ? "; these need a restart: " : "", others);
+        tc_config_expand_free(&p->live);
+        p->live = full;
+    } else {
+        tc_error_log("the configuration stays as it was: %s", e.text);
+    }
+    tc_notify_ready("%s", p->told);
+}
+
+static void start_handles(program *p)
+{
+    p->term.data = p->interrupt.data = p->hangup.data = p->heartbeat.data = p;
+    uv_signal_init(&p->loop, &p->term);
+    uv_signal_init(&p->loop, &p->interrupt);
+    uv_signal_init(&p->loop, &p->hangup);
+    uv_timer_init(&p->loop, &p->heartbeat);
+    uv_signal_start(&p->term, on_signal, SIGTERM);
+    uv_signal_start(&p->interrupt, on_signal, SIGINT);
+    uv_signal_start(&p->hangup, on_hangup, SIGHUP);
+    uint64_t every_ms =
+        tc_notify_interval_us() / 1000 < SOON_MS ? tc_notify_interval_us() / 1000 + 1 : SOON_MS;
+    if (tc_notify_is_on()) uv_timer_start(&p->heartbeat, on_heartbeat, 0, every_ms);
 }
 
 static tc_status serve(program *p, const options *o, tc_error *e)
@@ -273,7 +270,7 @@ static tc_status serve(program *p, const options *o, tc_error *e)
     tc_gateway_options gateway = {
         .listen = o->listen, .engine_url = o->engine, .limits = tc_gateway_default_limits()};
     TC_TRY(load_model(o, &gateway.model, &p->tokenizer, e));
-    if (o->key_file) TC_TRY(tc_api_keys_load(o->key_file, &p->keys, e));
+    TC_TRY(load_keys(p, o, &p->keys, e));
     TC_TRY(tc_chat_template_load(o->model_dir, p->tokenizer, &p->chat_template, e));
     tc_info("chat template: %s", tc_chat_template_origin(p->chat_template));
     gateway.tokenizer = p->tokenizer;
@@ -286,40 +283,59 @@ static tc_status serve(program *p, const options *o, tc_error *e)
     if (uv_loop_init(&p->loop) != 0) return tc_fail(e, TC_IO, "no event loop can be made");
     tc_status status = tc_gateway_open(&p->loop, &gateway, &p->gateway, e);
     if (status == TC_OK) {
-        p->term.data = p->interrupt.data = p;
-        uv_signal_init(&p->loop, &p->term);
-        uv_signal_init(&p->loop, &p->interrupt);
-        uv_signal_start(&p->term, on_signal, SIGTERM);
-        uv_signal_start(&p->interrupt, on_signal, SIGINT);
+        start_handles(p);
         tc_info("listening on %s, model %s", tc_gateway_address(p->gateway), gateway.model.name);
+        tc_notify_ready("listening on %s", tc_gateway_address(p->gateway));
     }
     uv_run(&p->loop, UV_RUN_DEFAULT); // after a failure: closes what was opened
     uv_loop_close(&p->loop);
     return status;
 }
 
-int main(int argc, char **argv)
+static void show(tc_setting_id what)
+{
+    if (what == TC_OPT_VERSION) {
+        puts("thermocline-gateway " TC_VERSION);
+        return;
+    }
+    puts("usage: thermocline-gateway --engine URL --model DIR [options]");
+    tc_settings_help(TC_FOR_GATEWAY, stdout);
+}
+
+static tc_status run(program *p, tc_error *e)
 {
     options o = {0};
+    TC_TRY(tc_config_expand(TC_FOR_GATEWAY, p->argc, p->argv, environ, &p->full, e));
+    tc_status status = tc_gateway_settings_read(p->full.argc, p->full.argv, &o, e);
+    if (status == TC_CANCELLED) show(o.show);
+    if (status != TC_OK) return status;
+    tc_log_init("gateway", o.log_level, o.journald);
+    tc_log_set(o.log_level, o.log_format);
+    if (!o.core_dumps) tc_process_forbid_dumps();
+    tc_notify_init(getenv("NOTIFY_SOCKET"), getenv("WATCHDOG_USEC"), getenv("WATCHDOG_PID"));
+    signal(SIGPIPE, SIG_IGN);
+    if (!tc_process_follow_parent(o.parent_pid))
+        return tc_fail(e, TC_CLOSED, "the parent process %ld is gone", o.parent_pid);
+    return serve(p, &o, e);
+}
+
+int main(int argc, char **argv)
+{
     tc_error e = {0};
     program *p = calloc(1, sizeof *p);
     tc_log_init("gateway", TC_LOG_INFO, false);
-    tc_status status = p ? parse_arguments(argc, argv, &o, &e) : tc_fail(&e, TC_NOMEM, "out of memory");
-    if (status == TC_OK) {
-        tc_log_init("gateway", o.level, o.journald);
-        signal(SIGPIPE, SIG_IGN);
-        if (o.parent) {
-            prctl(PR_SET_PDEATHSIG, SIGTERM);
-            if (getppid() != o.parent)
-                status = tc_fail(&e, TC_CLOSED, "the parent process %d is gone", (int)o.parent);
-        }
+    if (p) p->argc = argc, p->argv = argv;
+    tc_status status = p ? run(p, &e) : tc_fail(&e, TC_NOMEM, "out of memory");
+    if (status != TC_OK && status != TC_CANCELLED) {
+        tc_error_log("%s", e.text);
+        tc_notify_status("%s", e.text);
     }
-    if (status == TC_OK) status = serve(p, &o, &e);
-    if (status != TC_OK && status != TC_CANCELLED) tc_error_log("%s", e.text);
     if (p) {
         tc_api_keys_free(p->keys);
         tc_chat_template_free(p->chat_template);
         tc_tokenizer_free(p->tokenizer);
+        tc_config_expand_free(&p->full);
+        tc_config_expand_free(&p->live);
     }
     free(p);
     return status == TC_OK || status == TC_CANCELLED ? 0 : 1;

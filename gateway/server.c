@@ -247,6 +247,12 @@ const char *tc_gateway_address(const tc_gateway *gateway)
     return gateway->address;
 }
 
+void tc_gateway_tune(tc_gateway *gateway, const tc_api_keys *keys, const tc_web_policy *web)
+{
+    gateway->options.keys = keys;
+    gateway->options.web = *web;
+}
+
 void tc_gateway_drain(tc_gateway *gateway, uint64_t drain_ms, void (*done)(void *arg), void *arg)
 {
     bool again = gateway->draining;

@@ -51,6 +51,8 @@ typedef struct tc_gateway_options {
 tc_status tc_gateway_open(uv_loop_t *loop, const tc_gateway_options *options, tc_gateway **ret, tc_error *e);
 // Where it listens, with the port that was chosen: "http://127.0.0.1:41234" or "unix:/path".
 const char *tc_gateway_address(const tc_gateway *gateway);
+// From the next request on; both are borrowed as in the options. Keys must be there if and only if they were.
+void tc_gateway_tune(tc_gateway *gateway, const tc_api_keys *keys, const tc_web_policy *web);
 // Stops accepting, lets running requests finish for at most drain_ms, then closes everything. Again: at once.
 // `done` is called when nothing of the gateway is left on the loop; then tc_gateway_free.
 void tc_gateway_drain(tc_gateway *gateway, uint64_t drain_ms, void (*done)(void *arg), void *arg);

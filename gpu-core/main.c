@@ -2,7 +2,9 @@
 // Owns: the life of the core process: open the model, check the budget, place the weights, then loop:
 // commands, arrivals, one step. One thread owns all inference state; signals arrive as a file descriptor.
 #include "common/base/clock.h"
+#include "common/base/config.h"
 #include "common/base/mem.h"
+#include "common/base/process.h"
 #include "common/base/team.h"
 #include "common/model/arena.h"
 #include "gpu-core/options.h"
@@ -16,7 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -24,7 +25,12 @@
 #define TC_CACHE_DEFAULT_MAX (4ull << 30)
 
 typedef struct core {
+    int argc;
+    char **argv;
+    tc_arguments_full full; // o borrows its texts
     tc_core_options o;
+    char store_path[TC_STORE_PATH_BYTES]; // where none was named
+    bool told_ready;
     tc_checkpoint *checkpoint;
     tc_store *store;
     const tc_model_desc *desc;
@@ -56,6 +62,7 @@ static void log_progress(void *arg, uint32_t done, uint32_t total)
     if (now - *last_us < 1000000) return;
     *last_us = now;
     tc_info("loading dense weights: %u of %u tensors", done, total);
+    tc_notify_status("loading dense weights: %u of %u tensors", done, total);
 }
 
 static bool add_dense_bytes(void *arg, const tc_tensor_info *info)
@@ -121,14 +128,32 @@ static bool log_experts(void *arg, const char *what, uint64_t done, uint64_t tot
     *last_us = now;
     tc_info("%s: %llu of %llu MiB", what, (unsigned long long)(done >> 20),
             (unsigned long long)(total >> 20));
+    tc_notify_status("%s: %llu of %llu MiB", what, (unsigned long long)(done >> 20),
+                     (unsigned long long)(total >> 20));
     return true;
 }
 
 // Experts computed here are needed here, all of them. Those of workers only lend us their shape: out of their
 // arena, so that the file may have gone since, or out of the file, where the workers are elsewhere.
+static tc_status choose_shard(core *c, tc_error *e)
+{
+    tc_store *file;
+    if (c->o.shard_given || c->o.workers < 2) return TC_OK;
+    TC_TRY(tc_store_open(c->o.store, &file, e));
+    c->o.shard = tc_share_best(tc_store_get_info(file)->units, c->o.workers);
+    tc_store_free(file);
+    return TC_OK;
+}
+
 static tc_status open_store(core *c, tc_error *e)
 {
     uint64_t last_us = tc_now_us();
+    if (!c->o.store) {
+        TC_TRY(tc_store_of_model(c->o.model, c->o.cache_dir, getenv("XDG_CACHE_HOME"), getenv("HOME"),
+                                 c->o.quantise, c->store_path, e));
+        c->o.store = c->store_path;
+    }
+    TC_TRY(choose_shard(c, e));
     const tc_arena_options options = {.directory = c->o.arena_dir,
                                       .store = c->o.store,
                                       .content_hash = c->o.store_hash,
@@ -292,6 +317,59 @@ static void stop(core *c)
     if (c->signals >= 0) close(c->signals);
 }
 
+// What SIGHUP applies (TC_SETTING_RELOAD); a configuration that is wrong changes nothing.
+static void reload(core *c)
+{
+    tc_error error;
+    tc_arguments_full full;
+    tc_core_options o;
+    char others[400];
+    tc_notify_reloading();
+    tc_status status = tc_config_expand(TC_FOR_CORE, c->argc, c->argv, environ, &full, &error);
+    if (status == TC_OK && (status = tc_core_options_read(full.argc, full.argv, &o, &error)) != TC_OK)
+        tc_config_expand_free(&full);
+    if (status != TC_OK) {
+        tc_error_log("the configuration stays as it was: %s", error.text);
+    } else {
+        tc_log_set(o.log_level, o.log_format);
+        tc_sched_tune(c->sched, o.chunk_us, o.queue_tokens);
+        if (!c->o.local_experts) tc_source_workers_tune(c->source, o.call_deadline_us, o.no_worker_us);
+        tc_config_needs_restart(TC_FOR_CORE, &c->full, &full, others, sizeof others);
+        tc_info("configuration applied%s%s", *others ? "; these need a restart: " : "", others);
+        tc_config_expand_free(&full);
+    }
+    c->told_ready = false;
+}
+
+// Readiness is told when the weights are here and every expert can be computed.
+static void tell_manager(core *c)
+{
+    tc_source_stats stats;
+    if (c->told_ready || !tc_notify_is_on()) return;
+    c->source->ops->stats(c->source, &stats);
+    if (*stats.reason) {
+        tc_notify_status("waiting: %s", stats.reason);
+        return;
+    }
+    tc_notify_ready("serving %s, %u of %u workers", c->desc->family, stats.workers_up,
+                    stats.workers_expected);
+    c->told_ready = true;
+}
+
+// False: time to leave.
+static bool take_signal(core *c)
+{
+    struct signalfd_siginfo info;
+    if (read(c->signals, &info, sizeof info) != (ssize_t)sizeof info) return true;
+    if (info.ssi_signo == SIGHUP) {
+        reload(c);
+        return true;
+    }
+    tc_info("signal %u: shutting down", info.ssi_signo);
+    tc_notify_stopping();
+    return false;
+}
+
 // Waits until a command, a worker or a signal is there. False: time to leave.
 static bool wait_for_work(core *c, bool idle)
 {
@@ -300,15 +378,13 @@ static bool wait_for_work(core *c, bool idle)
         {.fd = tc_engine_server_fd(c->server), .events = POLLIN},
         {.fd = c->source->ops->fd(c->source), .events = POLLIN},
     };
-    uint64_t idle_us = idle ? tc_sched_idle_us(c->sched, 1000000) : 0;
+    uint64_t most_us = tc_notify_interval_us() < 1000000 ? tc_notify_interval_us() : 1000000;
+    uint64_t idle_us = idle ? tc_sched_idle_us(c->sched, most_us) : 0;
     if (poll(fds, 3, (int)((idle_us + 999) / 1000)) < 0 && errno != EINTR) return false;
-    if (!(fds[0].revents & POLLIN)) return true;
-    struct signalfd_siginfo info;
-    if (read(c->signals, &info, sizeof info) == (ssize_t)sizeof info)
-        tc_info("signal %u: shutting down", info.ssi_signo);
-    return false;
+    return !(fds[0].revents & POLLIN) || take_signal(c);
 }
 
+// The manager's watchdog is fed here and nowhere else: a step that does not end is a service that hangs.
 static void serve(core *c)
 {
     bool idle = true;
@@ -316,38 +392,62 @@ static void serve(core *c)
     while (wait_for_work(c, idle)) {
         while (tc_engine_server_next(c->server, 0, &command) == TC_OK) tc_sched_command(c->sched, &command);
         c->source->ops->poll(c->source);
+        tell_manager(c);
         idle = !tc_sched_step(c->sched);
+        tc_notify_alive(tc_now_us());
     }
 }
 
-// The kernel tells us when the parent dies; it may have died before we asked.
-static bool follow_parent(long pid)
+// 0: go on. Else the exit code + 1.
+static int read_options(core *c, tc_error *e)
 {
-    if (!pid) return true;
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
-    return getppid() == (pid_t)pid;
+    tc_log_init("core", TC_LOG_INFO, false);
+    tc_status status = tc_config_expand(TC_FOR_CORE, c->argc, c->argv, environ, &c->full, e);
+    if (status == TC_OK) status = tc_core_options_read(c->full.argc, c->full.argv, &c->o, e);
+    if (status == TC_OK) return 0;
+    if (status != TC_CANCELLED) {
+        tc_error_log("%s", e->text);
+        return 3;
+    }
+    if (c->o.show == TC_OPT_VERSION) {
+        puts("thermocline-core " TC_VERSION);
+    } else {
+        puts("usage: thermocline-core --model DIR --engine URL --experts URL [options]");
+        tc_settings_help(TC_FOR_CORE, stdout);
+    }
+    return 1;
 }
 
 int main(int argc, char **argv)
 {
-    core c = {.signals = -1};
+    core c = {.argc = argc, .argv = argv, .signals = -1};
     tc_error error;
-    int usage = tc_core_options_parse(argc, argv, &c.o);
-    if (usage) return usage < 0 ? 0 : usage;
+    int code = read_options(&c, &error);
+    if (code) {
+        tc_config_expand_free(&c.full);
+        return code - 1;
+    }
     tc_log_init("core", c.o.log_level, c.o.journald);
+    tc_log_set(c.o.log_level, c.o.log_format);
+    if (!c.o.core_dumps) tc_process_forbid_dumps();
+    tc_notify_init(getenv("NOTIFY_SOCKET"), getenv("WATCHDOG_USEC"), getenv("WATCHDOG_PID"));
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
     sigprocmask(SIG_BLOCK, &set, NULL); // before any thread: all of them inherit it
     signal(SIGPIPE, SIG_IGN);
-    if (!follow_parent(c.o.parent_pid)) return 1;
+    if (!tc_process_follow_parent(c.o.parent_pid)) return 1;
     c.signals = signalfd(-1, &set, SFD_CLOEXEC);
     tc_status status = c.signals < 0 ? tc_fail_errno(&error, TC_IO, "signalfd") : start(&c, &error);
-    if (status == TC_OK)
+    if (status == TC_OK) {
         serve(&c);
-    else
+    } else {
         tc_error_log("%s", error.text);
+        tc_notify_status("%s", error.text);
+    }
     stop(&c);
+    tc_config_expand_free(&c.full);
     return status == TC_OK ? 0 : 1;
 }

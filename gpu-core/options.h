@@ -4,6 +4,7 @@
 
 #include "common/base/cpus.h"
 #include "common/base/log.h"
+#include "common/base/settings.h"
 #include "common/kernels/kernels.h"
 
 enum { TC_CONTEXT_DEFAULT = 4096, TC_SESSIONS_DEFAULT = 8, TC_SESSIONS_MAX = 64, TC_CONTEXT_MAX = 1 << 20 };
@@ -12,11 +13,16 @@ enum { TC_CONTEXT_DEFAULT = 4096, TC_SESSIONS_DEFAULT = 8, TC_SESSIONS_MAX = 64,
 #define TC_CACHE_AUTO UINT64_MAX
 
 typedef struct tc_core_options {
-    const char *model, *store, *engine_url, *experts_url, *isa;
+    const char *model, *engine_url, *experts_url, *isa;
+    const char *store;                        // NULL: the model's, in cache_dir
+    const char *cache_dir;                    // NULL: the user's
+    bool quantise;                            // as the store was packed
+    const char *trace;                        // NULL: none
     const char *store_hash;                   // what the store must be; NULL: as it is
     const char *arena_dir;                    // NULL: the default
     uint32_t workers;                         // shares
     uint32_t shard;                           // tc_shard
+    bool shard_given;                         // else by the store
     bool local_experts;                       // compute experts in this process
     bool by_nng;                              // calls never travel by shared memory
     uint32_t spin_us;                         // how long waiting threads look before they sleep
@@ -32,9 +38,11 @@ typedef struct tc_core_options {
     uint64_t kv_budget_bytes; // 0: what sessions x context needs, at most TC_KV_BUDGET_DEFAULT_MAX
     uint64_t call_deadline_us, no_worker_us;
     tc_log_level log_level;
-    bool journald;
-    long parent_pid; // 0: none; else leave when it does
+    tc_log_format log_format;
+    bool journald, core_dumps;
+    long parent_pid;    // 0: none; else leave when it does
+    tc_setting_id show; // TC_OPT_HELP, TC_OPT_VERSION: only that was asked for
 } tc_core_options;
 
-// Returns 0, or the exit code (2: usage error, already printed; -1: help was asked for, exit 0).
-int tc_core_options_parse(int argc, char **argv, tc_core_options *ret);
+// TC_CANCELLED: help or version was asked for (`show`). Texts borrow from argv.
+tc_status tc_core_options_read(int argc, char *const *argv, tc_core_options *ret, tc_error *e);

@@ -2,6 +2,7 @@
 // Owns: reading and writing lists of CPUs, and which ones this process may use.
 #include "common/base/cpus.h"
 
+#include <dirent.h>
 #include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -72,4 +73,14 @@ uint32_t tc_cpus_allowed(uint32_t *cpus, uint32_t max)
     for (uint32_t cpu = 0; cpu < CPU_SETSIZE && cpu < TC_CPU_NUMBERS && count < max; cpu++)
         if (CPU_ISSET(cpu, &set)) cpus[count++] = cpu;
     return count;
+}
+
+uint32_t tc_numa_nodes(void)
+{
+    uint32_t count = 0;
+    DIR *dir = opendir("/sys/devices/system/node");
+    for (struct dirent *entry; dir && (entry = readdir(dir));)
+        if (!strncmp(entry->d_name, "node", 4) && entry->d_name[4] >= '0' && entry->d_name[4] <= '9') count++;
+    if (dir) closedir(dir);
+    return count ? count : 1;
 }

@@ -13,3 +13,5 @@ tc_status tc_cpu_list_parse(const char *text, uint32_t *cpus, uint32_t max, uint
 void tc_cpu_list_print(const uint32_t *cpus, uint32_t count, char *ret, size_t capacity);
 // The CPUs this process may use, in rising order, at most `max`; returns how many.
 uint32_t tc_cpus_allowed(uint32_t *cpus, uint32_t max);
+// NUMA nodes of this machine, as /sys names them; at least 1.
+uint32_t tc_numa_nodes(void);

@@ -32,3 +32,12 @@ static inline bool tc_share_is_empty(const tc_share *share)
 {
     return share->expert_begin == share->expert_end || share->unit_begin == share->unit_end;
 }
+
+// Slices share every token's work out evenly, where partitions leave it to the router (of 8 experts one of
+// two workers gets 5.1 on average). But a slice is whole units, and where those do not divide well the
+// largest share is what counts.
+static inline tc_shard tc_share_best(uint32_t units, uint64_t of)
+{
+    uint64_t largest = of ? (units + of - 1) / of : units; // units of the largest slice
+    return of > 1 && largest * of * 5 <= (uint64_t)units * 6 ? TC_SHARD_SLICE : TC_SHARD_PARTITION;
+}

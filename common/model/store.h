@@ -62,6 +62,10 @@ tc_status tc_store_path_for(const tc_checkpoint *checkpoint, const tc_pack_optio
 tc_status tc_store_pack(const tc_checkpoint *checkpoint, const tc_pack_options *options,
                         char ret[TC_STORE_PATH_BYTES], tc_error *e);
 
+// The same by the model's folder; cache_dir NULL: tc_store_cache_dir(xdg_cache_home, home).
+tc_status tc_store_of_model(const char *model, const char *cache_dir, const char *xdg_cache_home,
+                            const char *home, bool quantise_nf4, char ret[TC_STORE_PATH_BYTES], tc_error *e);
+
 // $XDG_CACHE_HOME/thermocline, or $HOME/.cache/thermocline. The caller reads the environment.
 tc_status tc_store_cache_dir(const char *xdg_cache_home, const char *home, char ret[TC_STORE_PATH_BYTES],
                              tc_error *e);

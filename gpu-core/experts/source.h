@@ -49,3 +49,5 @@ typedef struct tc_workers_options {
 // Computes in worker processes behind the hub (borrowed). store: its shape, for the share arithmetic.
 tc_status tc_source_workers_create(tc_expert_hub *hub, const tc_store *store,
                                    const tc_workers_options *options, tc_expert_source **ret, tc_error *e);
+// New limits, from the next call on.
+void tc_source_workers_tune(tc_expert_source *source, uint64_t call_deadline_us, uint64_t no_worker_us);

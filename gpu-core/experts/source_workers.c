@@ -325,6 +325,13 @@ static void workers_free(tc_expert_source *source)
     tc_free(source);
 }
 
+void tc_source_workers_tune(tc_expert_source *source, uint64_t call_deadline_us, uint64_t no_worker_us)
+{
+    source_workers *s = (source_workers *)source;
+    s->options.call_deadline_us = call_deadline_us;
+    s->options.no_worker_us = no_worker_us;
+}
+
 tc_status tc_source_workers_create(tc_expert_hub *hub, const tc_store *store,
                                    const tc_workers_options *options, tc_expert_source **ret, tc_error *e)
 {

@@ -345,6 +345,12 @@ uint64_t tc_sched_idle_us(const tc_sched *s, uint64_t most)
     return s->next_deadline_us - now < most ? s->next_deadline_us - now : most;
 }
 
+void tc_sched_tune(tc_sched *s, uint64_t chunk_us, uint64_t queue_tokens)
+{
+    s->o.chunk_us = chunk_us;
+    s->o.queue_tokens = queue_tokens;
+}
+
 void tc_sched_status(tc_sched *s, tc_engine_status *ret)
 {
     tc_source_stats source;

@@ -67,4 +67,5 @@ bool tc_sched_step(tc_sched *sched);
 uint64_t tc_sched_idle_us(const tc_sched *sched, uint64_t most);
 // Ends every request with this failure (shutdown, client gone: without telling).
 void tc_sched_fail_all(tc_sched *sched, tc_status status, const char *reason);
+void tc_sched_tune(tc_sched *sched, uint64_t chunk_us, uint64_t queue_tokens); // from the next step on
 void tc_sched_status(tc_sched *sched, tc_engine_status *ret);
