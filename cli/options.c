@@ -61,6 +61,7 @@ static void print_help(const tc_option *table, const char *usage)
 static bool in_choices(const char *choices, const char *text)
 {
     size_t n = strlen(text);
+    if (strchr(text, '|')) return false;
     for (const char *p = choices; n && p; p = strchr(p, '|') ? strchr(p, '|') + 1 : NULL)
         if (strncmp(p, text, n) == 0 && (p[n] == '|' || p[n] == 0)) return true;
     return false;

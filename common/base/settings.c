@@ -70,6 +70,7 @@ static int read_choice(const char *choices, const char *text)
 {
     size_t n = strlen(text);
     int index = 0;
+    if (strchr(text, '|')) return -1;
     for (const char *p = choices; n && p; p = strchr(p, '|'), p = p ? p + 1 : NULL, index++)
         if (strncmp(p, text, n) == 0 && (p[n] == '|' || p[n] == 0)) return index;
     return -1;
