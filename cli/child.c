@@ -120,12 +120,21 @@ tc_status tc_child_start(tc_child *child, tc_error *e)
 
 static bool is_error_line(const char *line)
 {
-    return !strncmp(line, "error ", 6) || strstr(line, ": error: ") != NULL;
+    return !strncmp(line, "error ", 6) || strstr(line, ": error: ") || strstr(line, " level=error ") ||
+           strstr(line, "\"level\":\"error\"");
+}
+
+static bool is_warning_line(const char *line)
+{
+    return !strncmp(line, "warn ", 5) || strstr(line, " level=warn ") || strstr(line, "\"level\":\"warn\"");
 }
 
 const char *tc_child_reason(const tc_child *child)
 {
     const char *marked = strstr(child->held, ": error: "), *colon = strstr(child->held, ": ");
+    const char *logfmt = strstr(child->held, " msg=\""), *json = strstr(child->held, "\"msg\":\"");
+    if (logfmt) return logfmt + 6;
+    if (json) return json + 7;
     return marked ? marked + 9 : colon ? colon + 2 : child->held;
 }
 
@@ -152,7 +161,7 @@ static void end_line(tc_child *child)
         tc_child_flush_log(child, 0);
         memcpy(child->held, child->line, sizeof child->held);
         child->held_us = tc_now_us();
-    } else if (child->line[0] && !(child->stopping && !strncmp(child->line, "warn ", 5))) {
+    } else if (child->line[0] && !(child->stopping && is_warning_line(child->line))) {
         print_line(child->line);
     }
 }

@@ -8,6 +8,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/process.h"
+#include "common/base/trace.h"
 #include "common/model/arena.h"
 #include "expert-worker/affinity.h"
 #include <pthread.h>
@@ -173,6 +174,9 @@ static tc_status prepare(worker *w, tc_error *e)
 {
     const tc_worker_options *o = w->options;
     const tc_kernels *kernels;
+    char name[40];
+    snprintf(name, sizeof name, "thermocline-worker %u", o->index);
+    if (o->trace) TC_TRY(tc_trace_open(o->trace, name, e));
     TC_TRY(locate(w, e));
     TC_TRY(tc_kernels_get(TC_FAST, o->isa, &kernels, e));
     w->isa = kernels->name;
@@ -260,7 +264,13 @@ static void answer(worker *w, const tc_peer_event *event)
         return;
     }
     w->calls++;
-    if (tc_expert_peer_reply(w->peer, event->seq, tc_now_us() - start_us, &error) != TC_OK)
+    uint64_t end_us = tc_now_us();
+    if (tc_trace_on) {
+        tc_trace_arrow(false, event->seq, start_us);
+        tc_trace_span("compute", start_us, end_us, "\"layer\":%u,\"seq\":%llu,\"tokens\":%u,\"pairs\":%u",
+                      call->layer, (unsigned long long)event->seq, call->tokens, call->pair_count);
+    }
+    if (tc_expert_peer_reply(w->peer, event->seq, end_us - start_us, &error) != TC_OK)
         tc_debug("call %llu: %s", (unsigned long long)event->seq, error.text); // the core left meanwhile
 }
 
@@ -358,5 +368,6 @@ int tc_serve(const tc_worker_options *options, int argc, char **argv, const tc_a
     tc_ffn_free(w.ffn);
     tc_team_free(w.team);
     tc_store_free(w.store);
+    tc_trace_close();
     return code;
 }

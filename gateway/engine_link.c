@@ -32,6 +32,7 @@ struct tc_core_link {
     bool up, closing, has_status, cancels_owed;
     tc_model_info info;
     tc_engine_status status;
+    tc_engine_detail detail; // of the status
     uint64_t status_ms;
     char reason[320];
     uint64_t serial;
@@ -100,6 +101,8 @@ static void dispatch(tc_core_link *link, const tc_engine_event *event)
         break;
     case TC_ENGINE_STATUS:
         link->status = *event->engine;
+        if (link->status.detail) link->detail = *link->status.detail;
+        link->status.detail = link->status.detail ? &link->detail : NULL;
         link->status.reason[sizeof link->status.reason - 1] = 0;
         link->has_status = true;
         link->status_ms = uv_now(link->gateway->loop);
@@ -331,4 +334,9 @@ bool tc_core_link_status(const tc_core_link *link, const tc_engine_status **ret,
     }
     *ret = &link->status;
     return true;
+}
+
+tc_metrics *tc_core_link_metrics(tc_core_link *link)
+{
+    return &link->gateway->metrics;
 }

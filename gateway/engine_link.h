@@ -38,3 +38,4 @@ bool tc_core_link_is_up(const tc_core_link *link);
 const tc_model_info *tc_core_link_info(const tc_core_link *link); // NULL while the core is down
 // What the core last said; false with why where there is no fresh word of it.
 bool tc_core_link_status(const tc_core_link *link, const tc_engine_status **ret, const char **ret_reason);
+tc_metrics *tc_core_link_metrics(tc_core_link *link); // of its gateway

@@ -250,10 +250,13 @@ void tc_http_tick(tc_http_conn *conn, void (*tick)(void *owner, uint64_t now_ms)
 void tc_http_conn_answered(tc_http_conn *conn)
 {
     if (conn->state == TC_CONN_CLOSED) return;
+    tc_metrics_answered(&conn->gateway->metrics, conn);
     if (conn->parser.path.count)
-        tc_debug("%s %.*s %d in %llu ms", llhttp_method_name(conn->parser.method),
-                 conn->parser.path.count > 200 ? 200 : (int)conn->parser.path.count, conn->parser.path.data,
-                 conn->status, (unsigned long long)(now_ms(conn) - conn->asked_ms));
+        tc_log_request(
+            TC_LOG_DEBUG, conn->request_id, "%s %.*s %d in %llu ms", llhttp_method_name(conn->parser.method),
+            conn->parser.path.count > 200 ? 200 : (int)conn->parser.path.count, conn->parser.path.data,
+            conn->status, (unsigned long long)(now_ms(conn) - conn->asked_ms));
+    conn->request_id[0] = 0;
     conn->owner = NULL;
     conn->tick = NULL;
     conn->hold = NULL;
@@ -398,6 +401,8 @@ void tc_http_conn_accept(tc_gateway *gateway, tc_listener *listener)
     if (!conn) return;
     bool accepted = uv_accept(&listener->io.stream, &conn->io.stream) == 0;
     conn->is_refusal = !accepted || is_too_many(conn, &too_many);
+    gateway->metrics.connections++;
+    if (conn->is_refusal) gateway->metrics.refused_connections++;
     if (conn->is_refusal)
         gateway->refusal_count++;
     else

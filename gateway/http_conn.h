@@ -34,7 +34,8 @@ struct tc_http_conn {
     bool is_unix;
     bool is_refusal; // one too many: only told so
     tc_peer peer;
-    tc_identity identity; // of the request
+    tc_identity identity;                         // of the request
+    char request_id[TC_REQUEST_ID_BYTES_MAX + 1]; // its X-Request-Id, or its job's id; "": it has none
     tc_http_parser parser;
     tc_buffer in; // read, not yet parsed
     bool reading, pumping, peer_done;

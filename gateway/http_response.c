@@ -14,6 +14,7 @@ static void head(tc_http_conn *conn, int status, const char *type, const char *e
     if (type) tc_buffer_format(&conn->out, "Content-Type: %s\r\n", type);
     tc_buffer_text(&conn->out, "X-Content-Type-Options: nosniff\r\n");
     tc_cors_headers(conn, &conn->out);
+    if (*conn->request_id) tc_buffer_format(&conn->out, "X-Request-Id: %s\r\n", conn->request_id);
     if (extra) tc_buffer_text(&conn->out, extra);
     if (!conn->keep_alive)
         tc_buffer_text(&conn->out, "Connection: close\r\n");

@@ -44,8 +44,7 @@ static void kill_job(tc_job *job)
     job->dead = true;
     if (job->encoding) return; // the other thread still has the requests
     for (uint32_t i = 0; i < job->count; i++) {
-        if (job->requests[i].id) tc_core_link_cancel(job->requests[i].link, job->requests[i].id);
-        job->requests[i].id = 0;
+        tc_request_cancel(&job->requests[i]);
     }
 }
 
@@ -269,6 +268,7 @@ static void add_turn_ends(const tc_job *job, tc_generate *generate)
 
 static void fill_generate(const tc_job *job, tc_generate *ret)
 {
+    memcpy(ret->request_id, job->request_id, sizeof ret->request_id);
     const tc_params *p = &job->params;
     uint32_t think_end;
     ret->sampling = p->sampling;
@@ -312,6 +312,8 @@ static bool start_one(tc_job *job, uint32_t i)
         if (!request->answer) return tc_refuse_memory(&job->error);
     }
     request->keep_ids = job->params.return_token_ids;
+    request->asked_us = job->begun_us;
+    request->name = job->request_id;
     if (i % job->params.n == 0 && !add_choices(job, i, &generate)) return false;
     tc_status status = tc_request_start(request, &generate, job->gateway->options.tokenizer,
                                         job->params.stops, job->params.stop_count, &e);
@@ -427,6 +429,7 @@ static tc_job *make_job(tc_gateway *gateway, const tc_sink_ops *ops, void *sink,
     job->work.data = job;
     job->open_item = -1;
     make_id(job);
+    snprintf(job->request_id, sizeof job->request_id, "%s", job->id);
     gateway->jobs++;
     return job;
 }
@@ -485,6 +488,11 @@ tc_job *tc_job_begin(tc_gateway *gateway, const tc_sink_ops *ops, void *sink, co
 
 static void http_attach(void *sink, tc_job *job)
 {
+    tc_http_conn *conn = sink;
+    if (*conn->request_id)
+        memcpy(job->request_id, conn->request_id, sizeof job->request_id);
+    else
+        memcpy(conn->request_id, job->request_id, sizeof conn->request_id);
     tc_http_own(sink, job, tc_job_gone);
     tc_http_tick(sink, tc_job_tick);
     tc_http_on_hold(sink, tc_job_hold);

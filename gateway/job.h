@@ -66,6 +66,7 @@ struct tc_job {
     tc_buffer line;
     uint64_t begun_us, sent_ms;
     int64_t created_at;
+    char request_id[TC_REQUEST_ID_BYTES_MAX + 1]; // what logs and traces of all processes call it
     char id[64], conversation[TC_CONVERSATION_ID_BYTES_MAX + 1];
     uint32_t sequence, items; // for dialects that number their events and items
     int open_item;            // for dialects that open and close items; -1: none

@@ -3,6 +3,7 @@
 #include "common/base/clock.h"
 #include "common/base/config.h"
 #include "common/base/process.h"
+#include "common/base/trace.h"
 #include "common/model/model.h"
 #include "gateway/chat_template.h"
 #include "gateway/engine_link.h"
@@ -316,7 +317,10 @@ static tc_status run(program *p, tc_error *e)
     signal(SIGPIPE, SIG_IGN);
     if (!tc_process_follow_parent(o.parent_pid))
         return tc_fail(e, TC_CLOSED, "the parent process %ld is gone", o.parent_pid);
-    return serve(p, &o, e);
+    if (o.trace) TC_TRY(tc_trace_open(o.trace, "thermocline-gateway", e));
+    status = serve(p, &o, e);
+    tc_trace_close();
+    return status;
 }
 
 int main(int argc, char **argv)

@@ -3,6 +3,7 @@
 #include "gateway/request.h"
 
 #include "common/base/clock.h"
+#include "common/base/trace.h"
 #include "gateway/limits.h"
 
 tc_status tc_request_start(tc_request *r, tc_generate *generate, const tc_tokenizer *tokenizer,
@@ -21,6 +22,7 @@ tc_status tc_request_start(tc_request *r, tc_generate *generate, const tc_tokeni
     generate->prompt = r->prompt.data;
     generate->prompt_count = r->prompt_tokens = (uint32_t)r->prompt.count;
     r->start_us = tc_now_us();
+    if (!r->asked_us) r->asked_us = r->start_us;
     r->deadline = generate->deadline_us != 0;
     if (!r->id) { // else it travels with the first choice of its prompt
         TC_TRY(tc_core_link_submit(r->link, r, generate, e));
@@ -32,8 +34,20 @@ tc_status tc_request_start(tc_request *r, tc_generate *generate, const tc_tokeni
     return TC_OK;
 }
 
+void tc_request_cancel(tc_request *r)
+{
+    if (r->id && r->submitted)
+        tc_metrics_ended(tc_core_link_metrics(r->link), TC_OUTCOME_CANCELLED, tc_now_us() - r->asked_us,
+                         &r->usage);
+    if (r->id) tc_core_link_cancel(r->link, r->id);
+    r->id = 0;
+}
+
 void tc_request_free(tc_request *r)
 {
+    if (r->id && r->submitted)
+        tc_metrics_ended(tc_core_link_metrics(r->link), TC_OUTCOME_CANCELLED, tc_now_us() - r->asked_us,
+                         &r->usage);
     if (r->id) tc_core_link_cancel(r->link, r->id);
     r->id = 0;
     tc_text_stream_free(r->stream);
@@ -57,12 +71,37 @@ void tc_request_stop(tc_request *r)
     tc_core_link_stop(r->link, r->id); // the totals come with its end
 }
 
+static void note_end(tc_request *r)
+{
+    tc_outcome outcome = !r->failed ? r->finish == TC_FINISH_STOP ? TC_OUTCOME_STOP : TC_OUTCOME_LENGTH
+                         : r->error.status == 504 ? TC_OUTCOME_DEADLINE
+                                                  : TC_OUTCOME_FAILED;
+    tc_metrics_ended(tc_core_link_metrics(r->link), outcome, r->end_us - r->asked_us, &r->usage);
+    if (!tc_trace_on || !r->name) return;
+    tc_trace_request(r->name, "gateway: request", r->asked_us, r->end_us,
+                     "\"prompt_tokens\":%u,\"tokens\":%u", r->prompt_tokens, r->tokens);
+    tc_trace_request(r->name, "gateway: encode", r->asked_us, r->start_us, "%s", "");
+    tc_trace_flush();
+}
+
 static void end(tc_request *r)
 {
     r->ended = true;
     r->id = 0;
     r->end_us = tc_now_us();
+    note_end(r);
     r->hooks->end(r);
+}
+
+static void note_token(tc_request *r)
+{
+    uint64_t now_us = tc_now_us();
+    tc_metrics *m = tc_core_link_metrics(r->link);
+    if (r->token_us)
+        tc_histogram_add(&m->between_tokens, now_us - r->token_us);
+    else
+        tc_histogram_add(&m->first_token, now_us - r->asked_us);
+    r->token_us = now_us;
 }
 
 void tc_request_lost(tc_request *r, tc_status status, const char *reason)
@@ -85,6 +124,7 @@ static void on_token(tc_request *r, uint32_t token)
     bool stopped = false;
     if (r->stopped) return; // was under way when the stop string was found
     r->tokens++;
+    note_token(r);
     if (r->answer && tc_answer_in_reasoning(r->answer)) r->reasoning_tokens++;
     if (r->keep_ids && tc_ids_push(&r->ids, token) != TC_OK) r->text.failed = true;
     if (r->min_tokens && r->tokens > r->min_tokens) tc_text_stream_hold_stops(r->stream, false);

@@ -29,12 +29,14 @@ struct tc_request {
     tc_http_error error;
     tc_finish finish;
     tc_usage usage;
-    uint32_t prompt_tokens, tokens; // tokens: up to the one that ended it
-    uint32_t reasoning_tokens;      // of them
-    uint32_t min_tokens;            // before so many a stop string is text
-    tc_answer *answer;              // owner: the request; NULL: its text is not taken apart
-    uint64_t start_us, end_us;
-    tc_buffer text; // for the owner's use
+    uint32_t prompt_tokens, tokens;      // tokens: up to the one that ended it
+    uint32_t reasoning_tokens;           // of them
+    uint32_t min_tokens;                 // before so many a stop string is text
+    tc_answer *answer;                   // owner: the request; NULL: its text is not taken apart
+    const char *name;                    // its id in logs and traces, the owner's
+    uint64_t asked_us;                   // when the client's request was there; set by the owner
+    uint64_t start_us, end_us, token_us; // token_us: of the last token; 0: none yet
+    tc_buffer text;                      // for the owner's use
     // Rows of log-probabilities, [1 + top] each: of generated tokens, and of the prompt's second to last.
     struct tc_logprob_rows {
         tc_buffer values; // tc_token_value
@@ -51,8 +53,9 @@ struct tc_request {
 // `generate` holds everything but id and prompt.
 tc_status tc_request_start(tc_request *request, tc_generate *generate, const tc_tokenizer *tokenizer,
                            const char *const *stops, size_t stop_count, tc_error *e);
-void tc_request_free(tc_request *request); // cancels it where it runs
-void tc_request_stop(tc_request *request); // enough: it ends with TC_FINISH_STOP
+void tc_request_free(tc_request *request);   // cancels it where it runs
+void tc_request_cancel(tc_request *request); // nobody listens any more; where it runs it should end
+void tc_request_stop(tc_request *request);   // enough: it ends with TC_FINISH_STOP
 
 // From the link.
 void tc_request_event(tc_request *request, const tc_engine_event *event);

@@ -16,6 +16,7 @@ static const tc_route routes[] = {
     {HTTP_GET, "/api/v1/model-info", tc_api_model_info, false},
     {HTTP_GET, "/api/v1/memory", tc_api_memory, false},
     {HTTP_GET, "/api/v1/expert-stats", tc_api_expert_stats, false},
+    {HTTP_GET, "/metrics", tc_api_metrics, false},
     {HTTP_POST, "/api/v1/expert-optimization", tc_api_expert_optimization, false},
     {HTTP_POST, "/v1/chat/completions", tc_api_chat, false},
     {HTTP_POST, "/v1/completions", tc_api_completions, false},
@@ -71,12 +72,34 @@ static const tc_route *find(const tc_http_parser *request, tc_http_error *error)
     return NULL;
 }
 
+size_t tc_routes_index(const tc_http_parser *request)
+{
+    size_t i = 0, count = sizeof routes / sizeof *routes;
+    while (i < count &&
+           !(request->path.count && path_fits(&routes[i], request->path.data, request->path.count) &&
+             method_fits(&routes[i], request->method)))
+        i++;
+    return i;
+}
+
+// The client's name for its request, where it is one that can stand in logs.
+static void take_request_id(tc_http_conn *conn, const tc_http_parser *request)
+{
+    size_t bytes = 0;
+    uint32_t count = 0;
+    const char *id = tc_http_header_find(request, "x-request-id", &bytes, &count);
+    bool good = id && count == 1 && tc_request_id_is_good(id, bytes);
+    if (good) memcpy(conn->request_id, id, bytes);
+    conn->request_id[good ? bytes : 0] = 0;
+}
+
 bool tc_routes_check_head(tc_gateway *gateway, const tc_http_parser *request, tc_http_error *error)
 {
     tc_http_error ignored;
     tc_http_conn *conn = request->owner;
     const tc_route *route = find(request, &ignored);
     conn->identity = (tc_identity){0, TC_API_PRIORITY_MAX};
+    take_request_id(conn, request);
     if (tc_cors_is_preflight(gateway, request)) return true;
     if (gateway->options.keys && !(route && route->open))
         return tc_auth_check_key(gateway->options.keys, request, &conn->identity, error);

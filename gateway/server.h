@@ -6,6 +6,7 @@
 #include "common/text/tokenizer.h"
 #include "gateway/auth.h"
 #include "gateway/limits.h"
+#include "gateway/metrics.h"
 #include "gateway/peers.h"
 #include "proto/engine.h"
 #include <uv.h>
@@ -76,7 +77,8 @@ struct tc_gateway {
     tc_http_conn *conns;                    // doubly linked
     uint32_t conn_count, refusal_count, jobs;
     uint64_t bodies_bytes; // held by all connections
-    int64_t started_at;    // wall clock, for "created"
+    tc_metrics metrics;
+    int64_t started_at; // wall clock, for "created"
     bool draining;
     uint64_t drain_until_ms;
     void (*drained)(void *arg);

@@ -6,6 +6,7 @@
 #include "common/base/mem.h"
 #include "common/base/process.h"
 #include "common/base/team.h"
+#include "common/base/trace.h"
 #include "common/model/arena.h"
 #include "gpu-core/options.h"
 #include "gpu-core/sched/sched.h"
@@ -49,6 +50,18 @@ typedef struct core {
     uint64_t kv_bytes, state_bytes, cache_bytes;
     int signals;
 } core;
+
+static void log_request(void *arg, bool warning, const char *request, const char *format, ...)
+{
+    char text[512];
+    va_list ap;
+    (void)arg;
+    if (!tc_log_shows(warning ? TC_LOG_WARN : TC_LOG_DEBUG)) return;
+    va_start(ap, format);
+    vsnprintf(text, sizeof text, format, ap);
+    va_end(ap);
+    tc_log_request(warning ? TC_LOG_WARN : TC_LOG_DEBUG, request, "%s", text);
+}
 
 static void log_source(void *arg, bool warning, const char *text)
 {
@@ -262,6 +275,7 @@ static tc_status start(core *c, tc_error *e)
     for (uint32_t i = 0; i < c->o.threads && c->o.cpu_count; i++) pins[i] = c->o.cpus[i % c->o.cpu_count];
     const tc_team_options team = {
         .threads = c->o.threads, .cpus = c->o.cpu_count ? pins : NULL, .spin_us = c->o.spin_us};
+    if (c->o.trace) TC_TRY(tc_trace_open(c->o.trace, "thermocline-core", e));
     TC_TRY(open_model(c, e));
     TC_TRY(plan_memory(c, &geometry, e));
     TC_TRY(tc_team_create(&team, &c->team, e));
@@ -290,6 +304,7 @@ static tc_status start(core *c, tc_error *e)
         .queue_tokens = c->o.queue_tokens,
         .chunk_us = c->o.chunk_us,
         .experts_are_hot = c->o.local_experts,
+        .log = log_request,
     };
     TC_TRY(tc_sched_create(&sched, &c->sched, e));
     tc_info("ready in %llu ms: %s, %u layers, %u threads, %s kernels, %s precision, context %u, %u sessions",
@@ -315,6 +330,7 @@ static void stop(core *c)
     tc_store_free(c->store);
     tc_checkpoint_free(c->checkpoint);
     if (c->signals >= 0) close(c->signals);
+    tc_trace_close();
 }
 
 // What SIGHUP applies (TC_SETTING_RELOAD); a configuration that is wrong changes nothing.
@@ -394,6 +410,7 @@ static void serve(core *c)
         c->source->ops->poll(c->source);
         tell_manager(c);
         idle = !tc_sched_step(c->sched);
+        if (idle && tc_trace_on) tc_trace_flush();
         tc_notify_alive(tc_now_us());
     }
 }

@@ -10,11 +10,13 @@
 //   client
 #pragma once
 
+#include "common/base/mem.h"
+#include "common/base/statistics.h"
 #include "common/text/grammar.h"
 #include <stdint.h>
 
 enum {
-    TC_ENGINE_PROTOCOL_VERSION = 2,
+    TC_ENGINE_PROTOCOL_VERSION = 3,
     TC_PROMPT_TOKENS_MAX = 1 << 20,
     TC_GENERATE_TOKENS_MAX = 1 << 20,
     TC_STOP_TOKENS_MAX = 64,
@@ -22,7 +24,24 @@ enum {
     TC_PRIORITY_MAX = 10,       // -10..10
     TC_LOGPROBS_MAX = 20,       // likeliest tokens told beside the one chosen
     TC_LOGIT_BIASES_MAX = 1024, // tokens of one request with a bias of their own
+    TC_REQUEST_ID_BYTES_MAX = 64,
+    TC_DETAIL_WORKERS_MAX = 64,
+    TC_DETAIL_LAYERS_MAX = 256,
 };
+
+// Letters, digits and . _ : - only, so that it can stand in logs and traces as it is.
+// bytes: 1..TC_REQUEST_ID_BYTES_MAX.
+static inline bool tc_request_id_is_good(const char *text, size_t bytes)
+{
+    if (bytes == 0 || bytes > TC_REQUEST_ID_BYTES_MAX) return false;
+    for (size_t i = 0; i < bytes; i++) {
+        char c = text[i];
+        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+              c == '_' || c == ':' || c == '-'))
+            return false;
+    }
+    return true;
+}
 
 // Sampling of one request. Order of operations: docs/MODEL.md.
 typedef struct tc_sampling {
@@ -43,10 +62,11 @@ typedef struct tc_token_value {
 } tc_token_value;
 
 typedef struct tc_generate {
-    uint64_t id;            // chosen by the client, unique among its live requests, not 0
-    const uint32_t *prompt; // borrowed for the call
-    uint32_t prompt_count;  // >= 1
-    uint32_t max_tokens;    // 0: evaluate the prompt only
+    uint64_t id; // chosen by the client, unique among its live requests, not 0
+    char request_id[TC_REQUEST_ID_BYTES_MAX + 1]; // what logs and traces call it; "": its id
+    const uint32_t *prompt;                       // borrowed for the call
+    uint32_t prompt_count;                        // >= 1
+    uint32_t max_tokens;                          // 0: evaluate the prompt only
     tc_sampling sampling;
     uint32_t stop_tokens[TC_STOP_TOKENS_MAX], stop_token_count;
     bool ignore_eos;   // the model's eos tokens do not stop it
@@ -94,6 +114,23 @@ typedef struct tc_model_info {
     uint32_t default_top_k;
 } tc_model_info;
 
+// What metrics need beside the status. Words of 64 bits only: this is how it travels, but for unused layers
+// and workers.
+typedef struct tc_layer_lookups {
+    uint64_t hot, cold; // (token, expert) pairs
+} tc_layer_lookups;
+
+typedef struct tc_engine_detail {
+    uint64_t memory_bytes[TC_MEM_TAGS];             // of the core's heap, by purpose
+    uint64_t device_total_bytes, device_used_bytes; // of the device; 0: it has no memory of its own
+    uint64_t hot_slots, hot_used;                   // places for experts in the device's cache
+    uint64_t fills, hot_evictions, moved_bytes;     // of that cache
+    tc_histogram step, swap;
+    uint64_t worker_count, layer_count;
+    tc_layer_lookups layers[TC_DETAIL_LAYERS_MAX];
+    tc_worker_stats workers[TC_DETAIL_WORKERS_MAX];
+} tc_engine_detail;
+
 typedef struct tc_engine_status {
     bool ready; // model resident and enough workers for every expert
     uint32_t workers_up, workers_expected;
@@ -110,9 +147,10 @@ typedef struct tc_engine_status {
     uint64_t queue_tokens;       // prompt tokens of all requests, waiting and running
     uint32_t kv_pages, kv_pages_free;
     uint64_t cached_tokens, cache_bytes, cache_evictions; // prefix cache
-    uint64_t refused, expired; // requests: no room in the queue; past their deadline
-    uint64_t sched_us;         // the scheduler's own time since start; in step_us_total too
-    char reason[256];          // why not ready
+    uint64_t refused, expired;      // requests: no room in the queue; past their deadline
+    uint64_t sched_us;              // the scheduler's own time since start; in step_us_total too
+    char reason[256];               // why not ready
+    const tc_engine_detail *detail; // borrowed; NULL: none
 } tc_engine_status;
 
 typedef struct tc_usage {

@@ -21,6 +21,7 @@ struct tc_engine_client {
     char reason[256]; // why the connection will end, when we know
     tc_model_info info;
     tc_engine_message message; // the last one unpacked; may borrow from `held`
+    tc_engine_detail detail;   // of its status
     tc_link_message *held;
     uint32_t cursor; // next record of a TOKENS message
 };
@@ -244,6 +245,8 @@ static bool take_up_message(tc_engine_client *client, tc_engine_event *ret)
         return true;
     case TC_ENGINE_M_STATUS:
         ret->kind = TC_ENGINE_STATUS;
+        if (m->detail) tc_engine_detail_read(m, &client->detail);
+        client->message.engine.detail = m->detail ? &client->detail : NULL;
         ret->engine = &m->engine;
         return true;
     default:

@@ -189,8 +189,16 @@ void tc_engine_server_failed(tc_engine_server *server, uint64_t id, tc_status st
 void tc_engine_server_status(tc_engine_server *server, const tc_engine_status *status)
 {
     tc_wire_header header;
+    tc_link_message *message;
+    uint8_t *payload;
+    const tc_engine_detail *detail = status->detail;
+    size_t bytes = detail ? tc_engine_detail_bytes(detail->layer_count, detail->worker_count) : 0;
     if (!connected(server)) return;
-    if (tc_engine_pack_status(server->session, status, &header, NULL) == TC_OK) queue_header(server, &header);
+    if (tc_engine_pack_status(server->session, status, &header, NULL) != TC_OK ||
+        tc_link_message_new(&header, bytes, &message, &payload, NULL) != TC_OK)
+        return; // the next one will do
+    if (detail) tc_engine_detail_write(detail, payload);
+    queue(server, message);
 }
 
 // ---- receiving ----

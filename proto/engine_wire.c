@@ -5,6 +5,7 @@
 #include "common/model/model.h"
 #include "engine.pb-c.h"
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 // ---- packing ----
@@ -106,6 +107,9 @@ static tc_status check_generate(const tc_generate *g, tc_error *e)
 tc_status tc_engine_pack_generate(uint64_t session, const tc_generate *g, tc_wire_header *ret, tc_error *e)
 {
     TC_TRY(check_generate(g, e));
+    if (*g->request_id && !tc_request_id_is_good(g->request_id, strnlen(g->request_id, sizeof g->request_id)))
+        return tc_fail(e, TC_ARGUMENT, "a request id has 1 to %d letters, digits and . _ : -",
+                       TC_REQUEST_ID_BYTES_MAX);
     TcPb__Generate m = TC_PB__GENERATE__INIT;
     TcPb__Sampling s = TC_PB__SAMPLING__INIT;
     s.temperature = g->sampling.temperature;
@@ -119,6 +123,7 @@ tc_status tc_engine_pack_generate(uint64_t session, const tc_generate *g, tc_wir
     s.seed = g->sampling.seed;
     s.min_tokens = g->sampling.min_tokens;
     m.id = g->id;
+    m.request_id = (char *)g->request_id;
     m.prompt_count = g->prompt_count;
     m.max_tokens = g->max_tokens;
     m.sampling = &s;
@@ -274,7 +279,37 @@ tc_status tc_engine_pack_status(uint64_t session, const tc_engine_status *status
 #undef X
     tc_wire_reason(status->reason, text);
     m.reason = text;
+    if (status->detail) {
+        m.detail_layers = (uint32_t)status->detail->layer_count;
+        m.detail_workers = (uint32_t)status->detail->worker_count;
+    }
     return pack_core(session, TC_PB__CORE_MESSAGE__KIND_STATUS, &m, ret, e);
+}
+
+enum { DETAIL_FIXED_BYTES = offsetof(tc_engine_detail, layers) };
+
+size_t tc_engine_detail_bytes(uint64_t layers, uint64_t workers)
+{
+    return DETAIL_FIXED_BYTES + layers * sizeof(tc_layer_lookups) + workers * sizeof(tc_worker_stats);
+}
+
+void tc_engine_detail_write(const tc_engine_detail *detail, uint8_t *payload)
+{
+    size_t layers = detail->layer_count * sizeof *detail->layers;
+    memcpy(payload, detail, DETAIL_FIXED_BYTES);
+    memcpy(payload + DETAIL_FIXED_BYTES, detail->layers, layers);
+    memcpy(payload + DETAIL_FIXED_BYTES + layers, detail->workers,
+           detail->worker_count * sizeof *detail->workers);
+}
+
+void tc_engine_detail_read(const tc_engine_message *m, tc_engine_detail *ret)
+{
+    size_t layers = m->detail_layers * sizeof *ret->layers;
+    memcpy(ret, m->detail, DETAIL_FIXED_BYTES);
+    memcpy(ret->layers, m->detail + DETAIL_FIXED_BYTES, layers);
+    memcpy(ret->workers, m->detail + DETAIL_FIXED_BYTES + layers, m->detail_workers * sizeof *ret->workers);
+    ret->layer_count = m->detail_layers; // the counts that were checked
+    ret->worker_count = m->detail_workers;
 }
 
 void tc_token_record_write(uint8_t *record, uint64_t id, uint32_t token, float gap)
@@ -307,6 +342,9 @@ static tc_status unpack_generate(const TcPb__Generate *m, const tc_frame *frame,
     const TcPb__Sampling *s = m->sampling;
     if (!s) return tc_fail(e, TC_FORMAT, "generate without sampling");
     g->id = ret->id = m->id;
+    if (*m->request_id && !tc_request_id_is_good(m->request_id, strlen(m->request_id)))
+        return tc_fail(e, TC_FORMAT, "generate with a request id that is none");
+    snprintf(g->request_id, sizeof g->request_id, "%s", m->request_id);
     g->prompt_count = m->prompt_count;
     g->max_tokens = m->max_tokens;
     g->sampling = (tc_sampling){.temperature = s->temperature,
@@ -476,6 +514,19 @@ static tc_status unpack_finished(const TcPb__Finished *m, tc_engine_message *ret
     return TC_OK;
 }
 
+static tc_status unpack_detail(const TcPb__EngineStatus *m, const tc_frame *frame, tc_engine_message *ret,
+                               tc_error *e)
+{
+    if (frame->payload_bytes == 0 && !m->detail_layers && !m->detail_workers) return TC_OK;
+    if (m->detail_layers > TC_DETAIL_LAYERS_MAX || m->detail_workers > TC_DETAIL_WORKERS_MAX)
+        return tc_fail(e, TC_FORMAT, "status: %u layers, %u workers", m->detail_layers, m->detail_workers);
+    TC_TRY(payload_is(frame, tc_engine_detail_bytes(m->detail_layers, m->detail_workers), "status", e));
+    ret->detail = frame->payload;
+    ret->detail_layers = m->detail_layers;
+    ret->detail_workers = m->detail_workers;
+    return TC_OK;
+}
+
 static void unpack_status(const TcPb__EngineStatus *m, tc_engine_message *ret)
 {
 #define X(f) ret->engine.f = m->f;
@@ -522,7 +573,7 @@ static tc_status unpack_from_core(const tc_frame *frame, tc_wire_arena *arena, t
     case TC_PB__CORE_MESSAGE__KIND_STATUS:
         ret->kind = TC_ENGINE_M_STATUS;
         unpack_status(m->status, ret);
-        return payload_is(frame, 0, "status", e);
+        return unpack_detail(m->status, frame, ret, e);
     default:
         return tc_fail(e, TC_FORMAT, "not a message of a core");
     }

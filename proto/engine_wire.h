@@ -43,6 +43,8 @@ typedef struct tc_engine_message {
     tc_usage usage;
     tc_status status;
     tc_engine_status engine;
+    const uint8_t *detail; // STATUS: borrowed, or NULL; tc_engine_detail_read
+    uint32_t detail_layers, detail_workers;
     char reason[TC_WIRE_REASON_BYTES];
 } tc_engine_message;
 
@@ -66,6 +68,11 @@ tc_status tc_engine_pack_failed(uint64_t session, uint64_t id, tc_status status,
                                 tc_wire_header *ret, tc_error *e);
 tc_status tc_engine_pack_status(uint64_t session, const tc_engine_status *status, tc_wire_header *ret,
                                 tc_error *e);
+
+// Bytes of a detail on the wire, its writing and reading. Counts beyond the limits are a fault of the caller.
+size_t tc_engine_detail_bytes(uint64_t layers, uint64_t workers);
+void tc_engine_detail_write(const tc_engine_detail *detail, uint8_t *payload);
+void tc_engine_detail_read(const tc_engine_message *message, tc_engine_detail *ret);
 
 void tc_token_record_write(uint8_t *record, uint64_t id, uint32_t token, float gap);
 void tc_token_record_read(const uint8_t *record, uint64_t *id, uint32_t *token, float *gap);

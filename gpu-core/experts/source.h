@@ -4,6 +4,7 @@
 // Refuses: routing (dev) and the choice of what is hot (plan, cache).
 #pragma once
 
+#include "common/base/statistics.h"
 #include "common/kernels/ffn.h"
 
 typedef struct tc_expert_source tc_expert_source;
@@ -11,7 +12,9 @@ typedef struct tc_expert_source tc_expert_source;
 typedef struct tc_source_stats {
     uint64_t calls, pairs, retries, workers_lost, wait_us;
     uint32_t workers_up, workers_expected;
-    char reason[256]; // why not every expert can be computed now; empty: ready
+    char reason[256];               // why not every expert can be computed now; empty: ready
+    const tc_worker_stats *workers; // [worker_count] by index, the source's; NULL: it has none
+    uint32_t worker_count;
 } tc_source_stats;
 
 typedef struct tc_source_ops {

@@ -14,6 +14,7 @@
 // when two attempts at the same share were computed and answered with an error.
 #include "common/base/clock.h"
 #include "common/base/mem.h"
+#include "common/base/trace.h"
 #include "gpu-core/experts/source.h"
 #include "proto/expert.h"
 
@@ -27,7 +28,7 @@ typedef enum share_state { SHARE_DONE, SHARE_WAITING, SHARE_IN_FLIGHT } share_st
 typedef struct share {
     share_state state;
     uint32_t index, failures;
-    uint64_t seq, deadline_us;
+    uint64_t seq, deadline_us, sent_us;
     tc_expert_call call;
 } share;
 
@@ -47,6 +48,7 @@ typedef struct source_workers {
     uint32_t share_count;
     uint64_t next_seq, compute_us_max;
     tc_source_stats stats;
+    tc_worker_stats of_worker[TC_WORKERS_MAX]; // by index
 } source_workers;
 
 static void say(source_workers *s, bool warning, const char *format, ...)
@@ -69,6 +71,12 @@ static worker *worker_by_id(source_workers *s, uint32_t id)
     return NULL;
 }
 
+// By its index, which the hello may set to anything.
+static tc_worker_stats *stats_of(source_workers *s, const worker *w)
+{
+    return &s->of_worker[w->index < TC_WORKERS_MAX ? w->index : TC_WORKERS_MAX - 1];
+}
+
 static void on_up(source_workers *s, const tc_hub_event *event)
 {
     for (uint32_t i = 0; i < TC_WORKERS_MAX; i++) {
@@ -76,6 +84,8 @@ static void on_up(source_workers *s, const tc_hub_event *event)
         if (w->up) continue;
         *w = (worker){.up = true, .id = event->worker, .index = event->hello.index};
         s->stats.workers_up++;
+        stats_of(s, w)->up++;
+        stats_of(s, w)->starts++;
         say(s, false, "worker %u is up: share %u of %u, %u threads, pid %lld", event->worker,
             event->hello.index, event->hello.of, event->hello.threads, (long long)event->hello.pid);
         if (*event->reason)
@@ -106,7 +116,11 @@ static void on_down(source_workers *s, const tc_hub_event *event)
     worker *w = worker_by_id(s, event->worker);
     if (!w) return;
     for (uint32_t i = 0; i < s->share_count; i++)
-        if (s->shares[i].state == SHARE_IN_FLIGHT && s->shares[i].seq == w->busy_seq) retry(s, &s->shares[i]);
+        if (s->shares[i].state == SHARE_IN_FLIGHT && s->shares[i].seq == w->busy_seq) {
+            stats_of(s, w)->retries++;
+            retry(s, &s->shares[i]);
+        }
+    stats_of(s, w)->up--;
     w->up = false;
     s->stats.workers_up--;
     s->stats.workers_lost++;
@@ -131,12 +145,50 @@ static tc_status on_failure(source_workers *s, const tc_hub_event *event, tc_err
     share *failed = share_by_seq(s, event->seq);
     idle(s, event);
     if (!failed) return TC_OK;
+    const worker *w = worker_by_id(s, event->worker);
+    if (w) stats_of(s, w)->failures++;
     say(s, true, "worker %u could not compute layer %u: %s", event->worker, failed->call.layer,
         event->reason);
     if (++failed->failures >= FAILURES_MAX)
         return tc_fail(e, TC_INTERNAL, "experts of layer %u: %s", failed->call.layer, event->reason);
+    if (w) stats_of(s, w)->retries++;
     retry(s, failed);
     return TC_OK;
+}
+
+// Bytes of packed experts that a call reads: each expert once, the share of its width.
+static uint64_t expert_bytes(const source_workers *s, const tc_expert_call *call)
+{
+    uint64_t experts = 0;
+    for (uint32_t i = 0; i < call->pair_count; i++) // sorted by expert
+        experts += i == 0 || call->pairs[i].expert != call->pairs[i - 1].expert;
+    return s->info->units
+               ? experts * s->info->expert_bytes * (call->unit_end - call->unit_begin) / s->info->units
+               : 0;
+}
+
+static void note_result(source_workers *s, const tc_hub_event *event, const share *done)
+{
+    const worker *w = worker_by_id(s, event->worker);
+    uint64_t now_us = tc_now_us(), latency_us = now_us - done->sent_us;
+    const tc_expert_call *call = &done->call;
+    if (!w) return;
+    tc_worker_stats *stats = stats_of(s, w);
+    uint64_t bytes = (uint64_t)call->tokens * call->hidden * (sizeof(float) + sizeof(int64_t)) +
+                     (uint64_t)call->pair_count * sizeof *call->pairs;
+    stats->calls++;
+    *(event->carrier == TC_CARRIER_SHM ? &stats->shm_bytes : &stats->nng_bytes) += bytes;
+    stats->expert_bytes += expert_bytes(s, call);
+    stats->compute_us += event->compute_us;
+    if (latency_us > event->compute_us) stats->wait_us += latency_us - event->compute_us;
+    tc_histogram_add(&stats->latency, latency_us);
+    if (!tc_trace_on) return;
+    tc_trace_lane(10 + w->index);
+    tc_trace_span("call", done->sent_us, now_us,
+                  "\"layer\":%u,\"worker\":%u,\"seq\":%llu,\"compute_us\":%llu", call->layer, w->index,
+                  (unsigned long long)event->seq, (unsigned long long)event->compute_us);
+    tc_trace_arrow(true, event->seq, done->sent_us);
+    tc_trace_lane(1);
 }
 
 // sum NULL: outside a join, results can only be late ones.
@@ -165,6 +217,7 @@ static tc_status handle(source_workers *s, const tc_hub_event *event, int64_t *s
         for (size_t i = 0, n = (size_t)event->tokens * event->hidden; i < n; i++)
             sum[i] = tc_fixed_add(sum[i], event->sum[i]);
         if (event->compute_us > s->compute_us_max) s->compute_us_max = event->compute_us;
+        note_result(s, event, done);
         done->state = SHARE_DONE;
         return TC_OK;
     }
@@ -197,12 +250,13 @@ static void assign(source_workers *s)
         if (!w) continue;
         tc_error error;
         uint64_t seq = ++s->next_seq;
+        waiting->sent_us = tc_now_us(); // the answer may be there before the call returns
         if (tc_expert_hub_call(s->hub, w->id, seq, &waiting->call, &error) != TC_OK) {
             tc_expert_hub_drop(s->hub, w->id, error.text);
             continue; // its DOWN event comes next
         }
         w->busy_seq = waiting->seq = seq;
-        waiting->deadline_us = tc_now_us() + s->options.call_deadline_us;
+        waiting->deadline_us = waiting->sent_us + s->options.call_deadline_us;
         waiting->state = SHARE_IN_FLIGHT;
     }
 }
@@ -311,6 +365,11 @@ static void workers_stats(tc_expert_source *source, tc_source_stats *ret)
     source_workers *s = (source_workers *)source;
     *ret = s->stats;
     ret->workers_expected = s->options.expected;
+    for (uint32_t i = 0; i < TC_WORKERS_MAX; i++) s->of_worker[i].in_flight = 0;
+    for (uint32_t i = 0; i < TC_WORKERS_MAX; i++)
+        if (s->workers[i].up && s->workers[i].busy_seq) stats_of(s, &s->workers[i])->in_flight++;
+    ret->workers = s->of_worker;
+    ret->worker_count = s->share_count;
     snprintf(ret->reason, sizeof ret->reason, "%s",
              s->stats.workers_up ? "" : "no expert worker is connected");
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: the scratch of a pass, the loop over layers, and the head.
 #include "common/base/clock.h"
+#include "common/base/trace.h"
 #include "gpu-core/forward/forward_impl.h"
 
 #include <string.h>
@@ -108,7 +109,9 @@ static tc_status run_layer(tc_forward *f, uint32_t index, uint32_t n, int32_t *c
     else
         tc_forward_attention(f, layer, n);
     ops->add(f->dev, f->x, f->projected, n, hidden, layer->post_norm, f->normed);
-    f->times.attention_us += tc_now_us() - start;
+    uint64_t end = tc_now_us();
+    f->times.attention_us += end - start;
+    if (tc_trace_on) tc_trace_span("attention", start, end, "\"layer\":%u", index);
     return tc_forward_mlp(f, layer, index, n, chosen, e);
 }
 

@@ -2,6 +2,7 @@
 // Owns: a layer's MLP: dense, or router -> routed experts (posted, then joined) with the shared expert
 // computed in between.
 #include "common/base/clock.h"
+#include "common/base/trace.h"
 #include "gpu-core/experts/plan.h"
 #include "gpu-core/forward/forward_impl.h"
 
@@ -94,6 +95,11 @@ tc_status tc_forward_mlp(tc_forward *f, const tc_layer_weights *layer, uint32_t 
     if (status != TC_OK) return status;
     f->dev->ops->combine(f->dev, f->x, f->sum, desc->shared_width ? f->shared : NULL, f->shared_gate, 1, n,
                          desc->hidden, next_norm, f->normed);
-    f->times.expert_us += tc_now_us() - routed;
+    uint64_t end = tc_now_us();
+    f->times.expert_us += end - routed;
+    if (tc_trace_on) {
+        tc_trace_span("router", start, routed, "\"layer\":%u", layer_index);
+        tc_trace_span("experts", routed, end, "\"layer\":%u", layer_index);
+    }
     return TC_OK;
 }

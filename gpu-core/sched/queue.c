@@ -86,6 +86,7 @@ void tc_sched_drop(tc_sched *s, request *r)
 void tc_sched_fail(tc_sched *s, request *r, tc_status status, const char *reason)
 {
     tc_engine_server_failed(s->o.server, r->ask.id, status, reason);
+    tc_sched_note_end(s, r, reason, status != TC_TIMEOUT && status != TC_CANCELLED);
     tc_sched_drop(s, r);
 }
 

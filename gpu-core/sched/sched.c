@@ -69,6 +69,11 @@ static void finish(tc_sched *s, request *r, tc_finish why)
     r->usage.prompt_tokens = r->ask.prompt_count;
     if (r->first_token_us) r->usage.decode_us = now - r->first_token_us;
     tc_engine_server_finished(s->o.server, r->ask.id, why, &r->usage);
+    tc_sched_note_end(s, r,
+                      why == TC_FINISH_STOP     ? "stop"
+                      : why == TC_FINISH_LENGTH ? "length"
+                                                : "cancelled",
+                      false);
     tc_sched_keep_answer(s, r);
     tc_sched_drop(s, r);
 }
@@ -300,6 +305,7 @@ static void run_batch(tc_sched *s)
     tc_error error;
     bool note = false;
     uint64_t start = tc_sched_now(s), start_ns = tc_now_ns();
+    uint32_t tokens = s->batch.tokens, segments = s->batch.segments;
     for (uint32_t i = 0; i < s->batch.segments; i++) note |= s->owner[i]->ask.want_experts;
     tc_mem_guard_begin(); // a step allocates nothing
     tc_status status = tc_forward_run(s->o.forward, &s->batch, note ? s->chosen : NULL, &error);
@@ -309,9 +315,11 @@ static void run_batch(tc_sched *s)
         after_step(s);
     else
         fail_batch(s, status, error.text);
-    tc_sched_learn(s, tc_sched_now(s) - start);
+    uint64_t end = tc_sched_now(s);
+    tc_sched_learn(s, end - start);
     s->total.steps++;
-    s->total.step_us_total += tc_sched_now(s) - start;
+    s->total.step_us_total += end - start;
+    tc_sched_note_step(s, start, end, tokens, segments);
 }
 
 static bool anyone_decodes(const tc_sched *s)
@@ -357,6 +365,8 @@ void tc_sched_status(tc_sched *s, tc_engine_status *ret)
     const tc_forward_times *times = tc_forward_get_times(s->o.forward);
     s->o.source->ops->stats(s->o.source, &source);
     *ret = s->total;
+    tc_sched_fill_detail(s, &source);
+    ret->detail = &s->detail;
     ret->ready = source.reason[0] == 0;
     snprintf(ret->reason, sizeof ret->reason, "%s", source.reason);
     ret->workers_up = source.workers_up;

@@ -54,6 +54,10 @@ typedef struct tc_sched_options {
     uint64_t chunk_us;
     uint32_t
         snapshot_every; // positions between snapshots of a long prompt; 0: by the sizes of state and page
+    // Ends of requests, by the id that logs know them by; may be NULL.
+    void (*log)(void *arg, bool warning, const char *request, const char *format, ...)
+        __attribute__((format(printf, 4, 5)));
+    void *log_arg;
     uint64_t (*now_us)(void *arg); // NULL: the monotonic clock
     void *now_arg;
 } tc_sched_options;

@@ -71,6 +71,7 @@ struct tc_sched {
     uint64_t start_us, outside_ns, sched_ns; // outside: forward, head and sampling of the step being run
     uint32_t kv_pages;
     tc_engine_status total; // counters only
+    tc_engine_detail detail;
 };
 
 // queue.c
@@ -95,3 +96,8 @@ void tc_sched_keep_prompt(tc_sched *s, request *r);  // after a step that comput
 void tc_sched_keep_answer(tc_sched *s, request *r);  // at its end
 uint32_t tc_sched_next_border(const tc_sched *s,
                               const request *r); // where a chunk must end; UINT32_MAX: none
+
+// observe.c
+void tc_sched_note_end(const tc_sched *s, const request *r, const char *outcome, bool warning);
+void tc_sched_note_step(tc_sched *s, uint64_t begin_us, uint64_t end_us, uint32_t tokens, uint32_t segments);
+void tc_sched_fill_detail(tc_sched *s, const tc_source_stats *source);

@@ -140,6 +140,13 @@ static void all_fields(void **state)
     tc_engine_server_status(server, &status);
     tc_engine_event event = client_expect(client, TC_ENGINE_STATUS);
     assert_memory_equal(event.engine, &status, sizeof status);
+    static tc_engine_detail detail = {.memory_bytes = {1, 2, 3}, .layer_count = 3, .worker_count = 2};
+    detail.layers[2] = (tc_layer_lookups){4, 5};
+    detail.workers[1].calls = 6;
+    status.detail = &detail;
+    tc_engine_server_status(server, &status);
+    event = client_expect(client, TC_ENGINE_STATUS);
+    assert_memory_equal(event.engine->detail, &detail, sizeof detail);
 
     tc_usage usage = {1, 2, 3, 4, 5, 6, 7};
     tc_engine_server_token(server, 9, 999, 0.5f);

@@ -318,6 +318,52 @@ static void shares(void **state)
     }
 }
 
+// A status with its detail travels word for word; counts and sizes that do not agree do not.
+static void details(void **state)
+{
+    static tc_engine_detail sent, got;
+    static tc_engine_message m;
+    tc_wire_header header;
+    uint64_t *words = (uint64_t *)&sent;
+    for (size_t i = 0; i < sizeof sent / sizeof *words; i++) words[i] = i * 0x9e3779b97f4a7c15u;
+    sent.layer_count = TC_DETAIL_LAYERS_MAX;
+    sent.worker_count = TC_DETAIL_WORKERS_MAX;
+    tc_engine_status status = {.ready = true, .steps = 5, .detail = &sent};
+    size_t bytes = tc_engine_detail_bytes(sent.layer_count, sent.worker_count);
+    assert_int_equal(bytes, sizeof sent);
+    uint8_t *frame = calloc(1, bytes + 8192);
+    assert_int_equal(tc_engine_pack_status(1, &status, &header, NULL), TC_OK);
+    tc_engine_detail_write(&sent, tc_frame_begin(frame, &header));
+    assert_int_equal(tc_engine_unpack(frame, tc_frame_bytes(header.bytes, bytes), false, &m, NULL), TC_OK);
+    tc_engine_detail_read(&m, &got);
+    assert_memory_equal(&got, &sent, sizeof got);
+    assert_int_equal(tc_engine_unpack(frame, tc_frame_bytes(header.bytes, bytes) - 8, false, &m, NULL),
+                     TC_FORMAT);
+    assert_int_equal(tc_engine_unpack(frame, tc_frame_bytes(header.bytes, bytes) + 8, false, &m, NULL),
+                     TC_FORMAT);
+    for (int k = 0; k < 2; k++) {
+        sent.layer_count = TC_DETAIL_LAYERS_MAX + (k == 0);
+        sent.worker_count = TC_DETAIL_WORKERS_MAX + (k == 1);
+        bytes = tc_engine_detail_bytes(sent.layer_count, sent.worker_count);
+        assert_int_equal(tc_engine_pack_status(1, &status, &header, NULL), TC_OK);
+        tc_frame_begin(frame, &header);
+        assert_int_equal(tc_engine_unpack(frame, tc_frame_bytes(header.bytes, bytes), false, &m, NULL),
+                         TC_FORMAT);
+    }
+    free(frame);
+    static const struct {
+        const char *id;
+        bool good;
+    } ids[] = {{"a", true},    {"req-1.2_3:Z", true}, {"", false},        {"a b", false},
+               {"a\"", false}, {"a\n", false},        {"\303\244", false}};
+    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
+        assert_int_equal(tc_request_id_is_good(ids[i].id, strlen(ids[i].id)), ids[i].good);
+    char longest[TC_REQUEST_ID_BYTES_MAX + 2];
+    memset(longest, 'x', sizeof longest);
+    assert_true(tc_request_id_is_good(longest, TC_REQUEST_ID_BYTES_MAX));
+    assert_false(tc_request_id_is_good(longest, TC_REQUEST_ID_BYTES_MAX + 1));
+}
+
 static tc_generate good_generate(void)
 {
     static const uint32_t prompt[] = {1, 2, 3};
@@ -545,7 +591,7 @@ int main(void)
         cmocka_unit_test(frames),    cmocka_unit_test(strings),       cmocka_unit_test(balloon),
         cmocka_unit_test(hellos),    cmocka_unit_test(calls),         cmocka_unit_test(results),
         cmocka_unit_test(generates), cmocka_unit_test(core_messages), cmocka_unit_test(offers),
-        cmocka_unit_test(shares),    cmocka_unit_test(holds),
+        cmocka_unit_test(details),   cmocka_unit_test(shares),        cmocka_unit_test(holds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
