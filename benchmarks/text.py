@@ -46,23 +46,26 @@ def conversation():
     return {"messages": messages[:40], "tools": tools, "add_generation_prompt": True, "bos_token": "<s>", "eos_token": "</s>"}
 
 
-def best(run, rounds=5):
-    times = []
+def best(*runs, rounds=7):
+    """The least seconds of each, all of them in turn."""
+    times = [[] for _ in runs]
     for _ in range(rounds):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        for run, seen in zip(runs, times):
+            start = time.perf_counter()
+            run()
+            seen.append(time.perf_counter() - start)
+    return [min(seen) for seen in times]
 
 
-def program_seconds(arguments, line, count):
-    """Seconds a line, the program's start taken off."""
+def against(arguments, line, count, peer):
+    """Seconds a line of ours, the program's start taken off, and of the peer."""
     many = (line + "\n") * count
 
     def run(text):
         subprocess.run(arguments, input=text, stdout=subprocess.DEVNULL, check=True, encoding="utf-8")
 
-    return (best(lambda: run(many)) - best(lambda: run(line + "\n"))) / (count - 1)
+    all_lines, one, theirs = best(lambda: run(many), lambda: run(line + "\n"), peer)
+    return (all_lines - one) / (count - 1), theirs
 
 
 def templates(options):
@@ -82,8 +85,8 @@ def templates(options):
         ours = json.loads(subprocess.run(arguments, input=line, capture_output=True, check=True, encoding="utf-8").stdout)
         if ours.get("text") != expected:
             raise SystemExit(f"the texts differ: {str(ours)[:200]}")
-        mine = program_seconds(arguments, line, 400)
-    peer = best(lambda: [compiled.render(**context) for _ in range(50)]) / 50
+        mine, peer = against(arguments, line, 400, lambda: [compiled.render(**context) for _ in range(50)])
+        peer /= 50
     return {"benchmark": "template", "us": round(mine * 1e6, 1), "jinja2_us": round(peer * 1e6, 1), "ratio": round(peer / mine, 2)}
 
 
@@ -99,8 +102,7 @@ def tokenizing(options, name, text):
     ours = json.loads(subprocess.run(arguments, input=line, capture_output=True, check=True, encoding="utf-8").stdout)
     if ours["ids"] != want:
         raise SystemExit("the ids differ")
-    mine = program_seconds(arguments, line, 12)
-    theirs = best(lambda: peer.encode(text, add_special_tokens=False))
+    mine, theirs = against(arguments, line, 12, lambda: peer.encode(text, add_special_tokens=False))
     mib = len(text.encode()) / 2**20
     return {"benchmark": f"tokenizer, {name}", "MiB/s": round(mib / mine, 1), "tokenizers_MiB/s": round(mib / theirs, 1),
             "ratio": round(theirs / mine, 2)}

@@ -87,6 +87,10 @@ static tc_tv item(tc_tr *r, tc_tv object, tc_tv key)
 
 tc_tv tc_tv_getitem(tc_tr *r, tc_tv object, tc_tv key)
 {
+    if (object.kind == TC_TV_DICT && key.kind == TC_TV_STR) { // nearly always
+        const tc_tv *found = tc_td_get_str(object.d, key.s);
+        if (found) return *found;
+    }
     tc_tv v = item(r, object, key);
     if (v.kind == TC_TV_MISSING && key.kind == TC_TV_STR)
         v = attribute(r, object, key.s, tc_method_of_name(key.s->data, key.s->bytes));

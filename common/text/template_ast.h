@@ -174,6 +174,7 @@ typedef struct tc_tn {
 
 struct tc_template {
     tc_arena arena;
+    tc_arena_spare *spare; // for renderings; the one thing that is not immutable
     char *name;
     tc_tnodes body;
     tc_tscope *scope;

@@ -188,7 +188,9 @@ static bool grow(tc_tr *r, tc_td *d)
 bool tc_td_set(tc_tr *r, tc_td *d, tc_tv key, tc_tv value)
 {
     uint32_t hash;
-    if (!tc_tv_hash(key, &hash)) {
+    if (key.kind == TC_TV_STR) {
+        hash = key.s->hash ? key.s->hash : tc_ts_hash(key.s->data, key.s->bytes);
+    } else if (!tc_tv_hash(key, &hash)) {
         tc_tr_fail(r, "TypeError", "unhashable type: '%s'", tc_tv_type(key));
         return false;
     }

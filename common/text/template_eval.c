@@ -1,15 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: evaluating expressions. Every evaluation counts as one step and one level of depth.
+// Owns: evaluating expressions. Every evaluation counts as one step, and all but leaves as one level of
+// depth.
 #include "common/text/template_method.h"
 #include "common/text/template_run.h"
 #include <string.h>
-
-bool tc_tr_deeper(tc_tr *r)
-{
-    if (++r->depth <= TC_TEMPLATE_EVAL_DEPTH_MAX) return true;
-    tc_tr_limit(r, "depth");
-    return false;
-}
 
 static tc_tv eval_name(tc_tr *r, tc_tframe *f, const tc_tn *n)
 {
@@ -44,6 +38,8 @@ static tc_tv compare_one(tc_tr *r, int op, tc_tv a, tc_tv b)
 {
     int order;
     if (op == TC_OP_EQ || op == TC_OP_NE) {
+        if (a.kind == TC_TV_STR && b.kind == TC_TV_STR)
+            return tc_tv_bool(tc_ts_equal(a.s, b.s) == (op == TC_OP_EQ));
         bool equal = tc_tv_equal(r, a, b);
         return r->failed ? TC_TV_OF(TC_TV_ERROR) : tc_tv_bool(equal == (op == TC_OP_EQ));
     }
@@ -254,10 +250,6 @@ static tc_tv eval(tc_tr *r, tc_tframe *f, const tc_tn *n)
 {
     tc_tv v;
     switch ((tc_tn_kind)n->kind) {
-    case TC_N_CONST:
-        return n->value;
-    case TC_N_NAME:
-        return eval_name(r, f, n);
     case TC_N_TUPLE:
     case TC_N_LIST:
         return eval_items(r, f, n);
@@ -297,7 +289,10 @@ static tc_tv eval(tc_tr *r, tc_tframe *f, const tc_tn *n)
 tc_tv tc_tr_eval(tc_tr *r, tc_tframe *f, const tc_tn *n)
 {
     tc_tv v = TC_TV_OF(TC_TV_ERROR);
-    if (tc_tr_deeper(r) && tc_tr_work(r, 1)) v = eval(r, f, n);
+    if (!tc_tr_work(r, 1)) return v;
+    if (n->kind == TC_N_CONST) return n->value; // most are leaves
+    if (n->kind == TC_N_NAME) return eval_name(r, f, n);
+    if (tc_tr_deeper(r)) v = eval(r, f, n);
     r->depth--;
     return v;
 }

@@ -95,12 +95,81 @@ static tc_flow capture(tc_tr *r, tc_tframe *f, const tc_tn *n, tc_tv *ret)
     return TC_TV_FAILED(*ret) ? TC_FLOW_FAILED : TC_FLOW_NEXT;
 }
 
-static tc_flow exec_output(tc_tr *r, tc_tframe *f, const tc_tn *n)
+static bool print_expression(tc_tr *r, tc_tframe *f, const tc_tn *n);
+
+static bool plain_string(tc_tv v)
+{
+    return v.kind == TC_TV_STR && !v.s->markup;
+}
+
+// `a + b + c`: strings go out one by one, without a copy that joins them. Whatever else is met is added as
+// ever.
+static bool print_sum(tc_tr *r, tc_tframe *f, const tc_tn *n)
+{
+    enum { TERMS = 32 };
+    const tc_tn *terms[TERMS];
+    uint32_t count = 0, strings = 0;
+    tc_tv values[TERMS], sum;
+    for (; n->kind == TC_N_BINARY && n->op == '+' && count < TERMS - 1; n = n->a) terms[count++] = n->b;
+    sum = tc_tr_eval(r, f, n);
+    bool plain = plain_string(sum);
+    if (plain) values[strings++] = sum;
+    while (count > 0 && !TC_TV_FAILED(sum)) {
+        tc_tv v = tc_tr_eval(r, f, terms[--count]);
+        if (TC_TV_FAILED(v)) return false;
+        if (plain && plain_string(v)) {
+            values[strings++] = v;
+            continue;
+        }
+        for (uint32_t i = 1; plain && i < strings; i++)
+            if (TC_TV_FAILED(sum = tc_tv_concat(r, sum.s, values[i].s))) return false;
+        plain = false;
+        sum = tc_tv_binary(r, '+', sum, v);
+    }
+    if (TC_TV_FAILED(sum)) return false;
+    if (!plain) return tc_tv_print(r, r->out, sum);
+    for (uint32_t i = 0; i < strings; i++)
+        if (!tc_tsb_str(r, r->out, values[i].s)) return false;
+    return true;
+}
+
+static bool print_condition(tc_tr *r, tc_tframe *f, const tc_tn *n)
+{
+    tc_tv test = tc_tr_eval(r, f, n->b);
+    if (TC_TV_FAILED(test)) return false;
+    if (tc_tv_truth(test)) return print_expression(r, f, n->a);
+    return !n->c || print_expression(r, f, n->c); // without `else` it is undefined: nothing
+}
+
+static bool print_concat(tc_tr *r, tc_tframe *f, const tc_tn *n)
 {
     for (uint32_t i = 0; i < n->items.count; i++) {
         tc_tv v = tc_tr_eval(r, f, n->items.items[i]);
-        if (TC_TV_FAILED(v) || !tc_tv_print(r, r->out, v)) return TC_FLOW_FAILED;
+        if (TC_TV_FAILED(v) || !tc_tv_print(r, r->out, v)) return false;
     }
+    return true;
+}
+
+// What the expression is as text, written out. An error discards all that was written, so parts may go first.
+static bool print_expression(tc_tr *r, tc_tframe *f, const tc_tn *n)
+{
+    bool ok;
+    if (n->kind != TC_N_CONCAT && n->kind != TC_N_COND && (n->kind != TC_N_BINARY || n->op != '+')) {
+        tc_tv v = tc_tr_eval(r, f, n);
+        return !TC_TV_FAILED(v) && tc_tv_print(r, r->out, v);
+    }
+    ok = tc_tr_deeper(r) && tc_tr_work(r, 1) &&
+         (n->kind == TC_N_CONCAT ? print_concat(r, f, n)
+          : n->kind == TC_N_COND ? print_condition(r, f, n)
+                                 : print_sum(r, f, n));
+    r->depth--;
+    return ok;
+}
+
+static tc_flow exec_output(tc_tr *r, tc_tframe *f, const tc_tn *n)
+{
+    for (uint32_t i = 0; i < n->items.count; i++)
+        if (!print_expression(r, f, n->items.items[i])) return TC_FLOW_FAILED;
     return TC_FLOW_NEXT;
 }
 

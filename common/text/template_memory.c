@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: the arena of one rendering (or of one parsed template), errors, and the count of work.
 #include "common/text/template_value.h"
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { BLOCK_BYTES = 64 << 10, BLOCK_BYTES_MAX = 1 << 20, ALIGN = 16, MESSAGE_BYTES_MAX = 1 << 16 };
+enum { BLOCK_BYTES = 64 << 10, BLOCK_BYTES_MAX = 1 << 20 };
 
 typedef struct tc_arena_block {
     struct tc_arena_block *next;
     size_t bytes;
 } tc_arena_block;
+
+enum { HEAD = (sizeof(tc_arena_block) + TC_ARENA_ALIGN - 1) / TC_ARENA_ALIGN * TC_ARENA_ALIGN };
 
 static void *new_block(tc_arena *a, size_t bytes)
 {
@@ -26,29 +29,28 @@ static void *new_block(tc_arena *a, size_t bytes)
     return block;
 }
 
-void *tc_arena_alloc(tc_arena *a, size_t bytes)
+static void use_block(tc_arena *a, tc_arena_block *block)
 {
-    enum { HEAD = (sizeof(tc_arena_block) + ALIGN - 1) / ALIGN * ALIGN };
+    a->at = (uint8_t *)block + HEAD;
+    a->end = (uint8_t *)block + block->bytes;
+}
+
+void *tc_arena_more(tc_arena *a, size_t bytes)
+{
     if (bytes > SIZE_MAX / 2) {
         a->over_limit = true;
         return NULL;
     }
-    bytes = (bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1);
-    if (bytes <= (size_t)(a->end - a->at)) {
-        void *p = a->at;
-        a->at += bytes;
-        return p;
-    }
+    bytes = (bytes + TC_ARENA_ALIGN - 1) & ~(size_t)(TC_ARENA_ALIGN - 1);
     if (bytes > BLOCK_BYTES / 4) { // a block of its own, and the current one stays in use
         uint8_t *own = new_block(a, bytes + HEAD);
         return own ? own + HEAD : NULL;
     }
     size_t want = BLOCK_BYTES;
     while (want < a->used_bytes / 4 && want < BLOCK_BYTES_MAX) want *= 2;
-    uint8_t *block = new_block(a, want);
+    tc_arena_block *block = new_block(a, want);
     if (!block) return NULL;
-    a->at = block + HEAD;
-    a->end = block + want;
+    use_block(a, block);
     void *p = a->at;
     a->at += bytes;
     return p;
@@ -61,6 +63,40 @@ void tc_arena_free(tc_arena *a)
         free(b);
     }
     *a = (tc_arena){0};
+}
+
+void tc_arena_begin(tc_arena *a, size_t limit_bytes, tc_arena_spare *spare)
+{
+    *a = (tc_arena){.limit_bytes = limit_bytes};
+    if (limit_bytes / 8 < TC_ARENA_SPARE_BYTES_MAX) return; // a limit so small counts its own bytes only
+    tc_arena_block *block = atomic_exchange(&spare->block, NULL);
+    if (!block) return;
+    block->next = NULL;
+    a->blocks = block;
+    a->used_bytes = block->bytes;
+    use_block(a, block);
+}
+
+// Leaves one block as large as all of them together were: the next arena of this kind then needs no other.
+void tc_arena_end(tc_arena *a, tc_arena_spare *spare)
+{
+    tc_arena_block *keep = NULL;
+    if (a->blocks && !a->blocks->next && a->used_bytes <= TC_ARENA_SPARE_BYTES_MAX) {
+        keep = a->blocks;
+        a->blocks = NULL;
+    } else if (a->limit_bytes / 8 >= TC_ARENA_SPARE_BYTES_MAX) {
+        size_t half =
+            a->used_bytes < TC_ARENA_SPARE_BYTES_MAX / 2 ? a->used_bytes : TC_ARENA_SPARE_BYTES_MAX / 2;
+        keep = half ? malloc(half * 2) : NULL;
+        if (keep) *keep = (tc_arena_block){NULL, half * 2};
+    }
+    tc_arena_free(a);
+    if (keep) free(atomic_exchange(&spare->block, keep));
+}
+
+void tc_arena_spare_free(tc_arena_spare *spare)
+{
+    free(atomic_exchange(&spare->block, NULL));
 }
 
 tc_tv tc_tr_fail_text(tc_tr *r, const char *kind, const char *message, size_t bytes)
@@ -106,19 +142,8 @@ tc_tv tc_tr_limit(tc_tr *r, const char *what)
     return TC_TV_OF(TC_TV_ERROR);
 }
 
-void *tc_tr_alloc(tc_tr *r, size_t bytes)
+bool tc_tr_no_steps(tc_tr *r)
 {
-    void *p = tc_arena_alloc(&r->arena, bytes);
-    if (!p) tc_tr_nomem(r);
-    return p;
-}
-
-bool tc_tr_work(tc_tr *r, size_t units)
-{
-    if (units <= r->steps_left) {
-        r->steps_left -= units;
-        return !r->failed;
-    }
     r->steps_left = 0;
     tc_tr_limit(r, "steps");
     return false;

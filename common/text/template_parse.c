@@ -540,7 +540,8 @@ tc_status tc_template_parse(const char *text, size_t bytes, const char *name, tc
     if (bytes > TC_TEMPLATE_BYTES_MAX)
         TC_GOTO(tc_fail(e, TC_LIMIT, "%s: %zu bytes, at most %d", name, bytes, TC_TEMPLATE_BYTES_MAX));
     if (tc_utf8_valid_bytes(text, bytes) != bytes) TC_GOTO(tc_fail(e, TC_FORMAT, "%s: not UTF-8", name));
-    if (!t || !(t->name = strdup(name))) TC_GOTO(tc_fail(e, TC_NOMEM, "%s: out of memory", name));
+    if (!t || !(t->name = strdup(name)) || !(t->spare = calloc(1, sizeof *t->spare)))
+        TC_GOTO(tc_fail(e, TC_NOMEM, "%s: out of memory", name));
     t->arena.limit_bytes = PARSED_BYTES_MAX;
     p.tokens.items = NULL;
     parse_all(&p, text, bytes);
@@ -557,6 +558,8 @@ void tc_template_free(tc_template *t)
 {
     if (!t) return;
     tc_arena_free(&t->arena);
+    if (t->spare) tc_arena_spare_free(t->spare);
+    free(t->spare);
     free(t->name);
     free(t);
 }

@@ -209,18 +209,41 @@ static bool json_escape(tc_tr *r, tc_tsb *b, uint32_t c)
     return tc_tsb_format(r, b, "\\u%04x\\u%04x", 0xd800 + (c >> 10), 0xdc00 + (c & 0x3ff));
 }
 
+// Bytes from `at` on that JSON takes as they are.
+static size_t json_plain(const tc_ts *s, size_t at, bool ascii)
+{
+    size_t from = at;
+    for (; at < s->bytes; at++) {
+        uint8_t c = s->data[at];
+        if (c < 0x20 || c == '"' || c == '\\' || (ascii && c >= 0x7f)) break;
+    }
+    return at - from;
+}
+
+// A whole string without escapes, in one piece.
+static bool json_simple(tc_tr *r, tc_tsb *b, const tc_ts *s)
+{
+    if (!tc_tsb_mixed_room(r, b, (size_t)s->bytes + 2)) return false;
+    uint8_t *text = b->data + b->bytes, *marks = b->marks + b->bytes;
+    text[0] = text[s->bytes + 1] = '"';
+    marks[0] = marks[s->bytes + 1] = false;
+    memcpy(text + 1, s->data, s->bytes);
+    memset(marks + 1, s->origin == TC_ORIGIN_DATA, s->bytes);
+    b->bytes += (size_t)s->bytes + 2;
+    return true;
+}
+
 static bool json_string(tc_tr *r, tc_tsb *b, const tc_ts *s, bool ascii)
 {
+    size_t at = json_plain(s, 0, ascii), run = 0, step = 0;
+    if (at == s->bytes && s->origin == TC_ORIGIN_DATA) return json_simple(r, b, s);
     bool ok = tc_tsb_text(r, b, "\"");
-    for (size_t at = 0, step = 0, run = 0; ok && at <= s->bytes; at += step) {
-        uint32_t c = at < s->bytes ? tc_utf8_get(s->data + at, &step) : 0;
-        if (at < s->bytes && c >= 0x20 && c != '"' && c != '\\' && (!ascii || c < 0x7f)) continue;
-        ok = tc_tsb_substr(r, b, s, run, at);
-        if (at == s->bytes || !ok) break;
-        run = at + step;
-        ok = json_escape(r, b, c);
+    while (ok && at < s->bytes) {
+        ok = tc_tsb_substr(r, b, s, run, at) && json_escape(r, b, tc_utf8_get(s->data + at, &step));
+        run = at += step;
+        at += json_plain(s, at, ascii);
     }
-    return ok && tc_tsb_text(r, b, "\"");
+    return ok && tc_tsb_substr(r, b, s, run, at) && tc_tsb_text(r, b, "\"");
 }
 
 static bool json_float(tc_tr *r, tc_tsb *b, double f)

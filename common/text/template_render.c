@@ -113,40 +113,46 @@ static tc_tv from_json(tc_tr *r, yyjson_val *v, tc_origin origin, uint32_t depth
 // ---- the result
 // --------------------------------------------------------------------------------------------
 
-// Writes the ranges of data, or only counts them.
-static size_t spans_of(const tc_tsb *b, tc_text_span *to)
+// The ranges of data, in the arena; NULL when there is no room.
+static tc_text_span *spans_of(tc_tr *r, const tc_tsb *b, size_t *ret_count)
 {
-    size_t count = 0;
-    if (b->bytes == 0 || b->origin == TC_ORIGIN_TEMPLATE) return 0;
-    if (b->origin == TC_ORIGIN_DATA) {
-        if (to) to[0] = (tc_text_span){0, b->bytes};
-        return 1;
-    }
-    for (size_t at = 0; at < b->bytes;) {
+    size_t count = 0, room = 64;
+    tc_text_span *spans = tc_tr_alloc(r, room * sizeof *spans);
+    if (spans && b->origin == TC_ORIGIN_DATA && b->bytes) spans[count++] = (tc_text_span){0, b->bytes};
+    for (size_t at = 0; spans && b->origin == TC_ORIGIN_MIXED && at < b->bytes;) {
         const uint8_t *begin = memchr(b->marks + at, 1, b->bytes - at);
         if (!begin) break;
         size_t from = (size_t)(begin - b->marks);
         const uint8_t *end = memchr(begin, 0, b->bytes - from);
         at = end ? (size_t)(end - b->marks) : b->bytes;
-        if (to) to[count] = (tc_text_span){from, at};
-        count++;
+        if (count == room) {
+            tc_text_span *more = tc_tr_alloc(r, room * 2 * sizeof *spans);
+            if (more) memcpy(more, spans, count * sizeof *spans);
+            spans = more;
+            room *= 2;
+        }
+        if (spans) spans[count++] = (tc_text_span){from, at};
     }
-    return count;
+    *ret_count = count;
+    return spans;
 }
 
 static bool give(tc_tr *r, const tc_tsb *b, tc_rendered *ret)
 {
-    size_t spans = spans_of(b, NULL);
+    size_t count;
+    const tc_text_span *spans = spans_of(r, b, &count);
+    if (!spans) return false;
     ret->text = malloc(b->bytes + 1);
-    ret->data = malloc((spans + 1) * sizeof *ret->data);
+    ret->data = malloc((count + 1) * sizeof *ret->data);
     if (!ret->text || !ret->data) {
         tc_tr_nomem(r);
         return false;
     }
     if (b->bytes) memcpy(ret->text, b->data, b->bytes);
+    memcpy(ret->data, spans, count * sizeof *spans);
     ret->text[b->bytes] = '\0';
     ret->bytes = b->bytes;
-    ret->data_count = spans_of(b, ret->data);
+    ret->data_count = count;
     return true;
 }
 
@@ -169,7 +175,7 @@ static void prepare(tc_tr *r, const tc_template *t, const struct tm *now, const 
         "!\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklm"
         "nopqrstuvwxyz{|}~\177";
     *r = (tc_tr){.t = t, .now = now, .steps_left = limits->steps, .output_bytes_max = limits->output_bytes};
-    r->arena.limit_bytes = limits->memory_bytes;
+    tc_arena_begin(&r->arena, limits->memory_bytes, t->spare);
     for (int i = 0; i < 128; i++) r->ascii[i] = (tc_ts){.data = letters + i, .bytes = 1, .chars = 1};
 }
 
@@ -193,7 +199,7 @@ tc_status tc_template_render(const tc_template *t, struct yyjson_val *context, c
         result.message = r.message;
         result.message_bytes = r.message_bytes;
     }
-    tc_arena_free(&r.arena);
+    tc_arena_end(&r.arena, t->spare);
     *ret = result;
     if (!r.failed) return TC_OK;
     return tc_fail(e, r.status, "%s: %s: %s", t->name, r.kind, r.message ? r.message : "");

@@ -47,7 +47,12 @@ tc_tframe *tc_tr_frame(tc_tr *r, const tc_tfunction *function, tc_tframe *outer)
 tc_tv tc_tr_call(tc_tr *r, tc_tv callee, tc_targs *args);
 bool tc_tr_args(tc_tr *r, tc_tframe *f, const tc_targs_node *n, tc_targs *ret);
 tc_tv tc_tr_filter(tc_tr *r, tc_tframe *f, const tc_tn *n, tc_tv in);
-bool tc_tr_deeper(tc_tr *r);
+static inline bool tc_tr_deeper(tc_tr *r)
+{
+    if (__builtin_expect(++r->depth <= TC_TEMPLATE_EVAL_DEPTH_MAX, 1)) return true;
+    tc_tr_limit(r, "depth");
+    return false;
+}
 static inline tc_tv *tc_tr_slot(tc_tframe *f, tc_tref ref)
 {
     for (uint32_t i = 0; i < ref.hops; i++) f = f->outer;

@@ -8,7 +8,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-enum { SB_MIN = 64, WORK_BYTES = 64 }; // bytes copied for one unit of work
+enum { SB_MIN = 64, OUTPUT_MIN = 4096 };
 
 uint32_t tc_ts_hash(const uint8_t *data, size_t bytes)
 {
@@ -31,7 +31,7 @@ static tc_ts *new_string(tc_tr *r, const uint8_t *data, size_t bytes, uint8_t or
 tc_tv tc_tv_str(tc_tr *r, const void *data, size_t bytes, tc_origin origin)
 {
     uint8_t *copy = tc_tr_alloc(r, bytes ? bytes : 1);
-    if (!copy || !tc_tr_work(r, bytes / WORK_BYTES)) return TC_TV_OF(TC_TV_ERROR);
+    if (!copy || !tc_tr_work(r, bytes / TC_WORK_BYTES)) return TC_TV_OF(TC_TV_ERROR);
     if (bytes) memcpy(copy, data, bytes);
     tc_ts *s = new_string(r, copy, bytes, (uint8_t)origin);
     return s ? tc_tv_of_str(s) : TC_TV_OF(TC_TV_ERROR);
@@ -90,7 +90,7 @@ static tc_tgrow *new_room(tc_tr *r, const tc_ts *a, size_t bytes, bool mixed)
 {
     size_t capacity = a->grow ? bytes * 2 : bytes;
     tc_tgrow *g = tc_tr_alloc(r, sizeof *g);
-    if (!g || !tc_tr_work(r, bytes / WORK_BYTES)) return NULL;
+    if (!g || !tc_tr_work(r, bytes / TC_WORK_BYTES)) return NULL;
     if (capacity > UINT32_MAX / 2) {
         tc_tr_limit(r, "memory");
         return NULL;
@@ -149,16 +149,6 @@ size_t tc_ts_offset(const tc_ts *s, size_t index)
     return at;
 }
 
-bool tc_ts_equal(const tc_ts *a, const tc_ts *b)
-{
-    return a == b || (a->bytes == b->bytes && memcmp(a->data, b->data, a->bytes) == 0);
-}
-
-bool tc_ts_is(const tc_ts *s, const char *text)
-{
-    return s->bytes == strlen(text) && memcmp(s->data, text, s->bytes) == 0;
-}
-
 int64_t tc_ts_find(const tc_ts *s, size_t from, size_t to, const tc_ts *what)
 {
     if (from > to || to - from < what->bytes) return -1;
@@ -180,7 +170,9 @@ bool tc_tsb_reserve(tc_tr *r, tc_tsb *b, size_t more)
     size_t capacity = b->capacity * 2;
     if (capacity < b->bytes + more) capacity = b->bytes + more;
     if (capacity < SB_MIN) capacity = SB_MIN;
-    if (!tc_tr_work(r, b->bytes / WORK_BYTES)) return false;
+    if (b->limited && capacity < OUTPUT_MIN) capacity = OUTPUT_MIN;
+    if (b->limited && capacity > r->output_bytes_max) capacity = r->output_bytes_max;
+    if (!tc_tr_work(r, b->bytes / TC_WORK_BYTES)) return false;
     uint8_t *data = tc_tr_alloc(r, capacity);
     uint8_t *marks = b->marks ? tc_tr_alloc(r, capacity) : NULL;
     if (!data || (b->marks && !marks)) return false;
@@ -207,10 +199,10 @@ static bool mix(tc_tr *r, tc_tsb *b, uint8_t origin)
     return true;
 }
 
-bool tc_tsb_put(tc_tr *r, tc_tsb *b, const void *data, size_t bytes, tc_origin origin)
+bool tc_tsb_put_slow(tc_tr *r, tc_tsb *b, const void *data, size_t bytes, tc_origin origin)
 {
     if (bytes == 0) return true;
-    if (!tc_tsb_reserve(r, b, bytes) || !tc_tr_work(r, bytes / WORK_BYTES) || !mix(r, b, (uint8_t)origin))
+    if (!tc_tsb_reserve(r, b, bytes) || !tc_tr_work(r, bytes / TC_WORK_BYTES) || !mix(r, b, (uint8_t)origin))
         return false;
     memcpy(b->data + b->bytes, data, bytes);
     if (b->origin == TC_ORIGIN_MIXED) memset(b->marks + b->bytes, origin == TC_ORIGIN_DATA, bytes);
@@ -218,13 +210,16 @@ bool tc_tsb_put(tc_tr *r, tc_tsb *b, const void *data, size_t bytes, tc_origin o
     return true;
 }
 
+bool tc_tsb_mixed_room(tc_tr *r, tc_tsb *b, size_t bytes)
+{
+    return tc_tsb_reserve(r, b, bytes) && tc_tr_work(r, bytes / TC_WORK_BYTES) && mix(r, b, TC_ORIGIN_MIXED);
+}
+
 bool tc_tsb_substr(tc_tr *r, tc_tsb *b, const tc_ts *s, size_t from, size_t to)
 {
     if (from >= to) return true;
     if (s->origin != TC_ORIGIN_MIXED) return tc_tsb_put(r, b, s->data + from, to - from, s->origin);
-    if (!tc_tsb_reserve(r, b, to - from) || !tc_tr_work(r, (to - from) / WORK_BYTES) ||
-        !mix(r, b, TC_ORIGIN_MIXED))
-        return false;
+    if (!tc_tsb_mixed_room(r, b, to - from)) return false;
     memcpy(b->data + b->bytes, s->data + from, to - from);
     memcpy(b->marks + b->bytes, s->marks + from, to - from);
     b->bytes += to - from;
@@ -234,11 +229,6 @@ bool tc_tsb_substr(tc_tr *r, tc_tsb *b, const tc_ts *s, size_t from, size_t to)
 bool tc_tsb_str(tc_tr *r, tc_tsb *b, const tc_ts *s)
 {
     return tc_tsb_substr(r, b, s, 0, s->bytes);
-}
-
-bool tc_tsb_text(tc_tr *r, tc_tsb *b, const char *text)
-{
-    return tc_tsb_put(r, b, text, strlen(text), TC_ORIGIN_TEMPLATE);
 }
 
 bool tc_tsb_format(tc_tr *r, tc_tsb *b, const char *format, ...)

@@ -7,6 +7,7 @@
 #include "common/base/status.h"
 #include "common/text/template.h"
 #include <stdint.h>
+#include <string.h>
 
 // ---- memory
 // ------------------------------------------------------------------------------------------------
@@ -18,8 +19,31 @@ typedef struct tc_arena {
     bool over_limit; // the last failure was the limit, not the system
 } tc_arena;
 
-void *tc_arena_alloc(tc_arena *arena, size_t bytes); // 16-byte aligned, not cleared; NULL on failure
+enum { TC_ARENA_ALIGN = 16, TC_ARENA_SPARE_BYTES_MAX = 1 << 20 };
+
+void *tc_arena_more(tc_arena *arena, size_t bytes); // tc_arena_alloc where the block has no room
 void tc_arena_free(tc_arena *arena);
+
+// Aligned to TC_ARENA_ALIGN, not cleared; NULL on failure.
+static inline void *tc_arena_alloc(tc_arena *a, size_t bytes)
+{
+    size_t room = (size_t)(a->end - a->at),
+           need = (bytes + TC_ARENA_ALIGN - 1) & ~(size_t)(TC_ARENA_ALIGN - 1);
+    if (bytes > room || need > room) return tc_arena_more(a, bytes);
+    void *p = a->at;
+    a->at += need;
+    return p;
+}
+
+// A block that one arena leaves for the next, so that its pages need not be taken anew each time. May be
+// shared by threads: who finds it takes it.
+typedef struct tc_arena_spare {
+    struct tc_arena_block *_Atomic block;
+} tc_arena_spare;
+
+void tc_arena_begin(tc_arena *arena, size_t limit_bytes, tc_arena_spare *spare);
+void tc_arena_end(tc_arena *arena, tc_arena_spare *spare); // frees it, but for one block
+void tc_arena_spare_free(tc_arena_spare *spare);
 
 // ---- values
 // ------------------------------------------------------------------------------------------------
@@ -142,12 +166,14 @@ typedef struct tc_tcycle {
 // ---- one rendering
 // -----------------------------------------------------------------------------------------
 
+enum { TC_WORK_BYTES = 64 }; // bytes copied for one unit of work
+
 // A text under construction. Lives in the arena; grows by doubling.
 typedef struct tc_tsb {
     uint8_t *data, *marks;
     size_t bytes, capacity;
     uint8_t origin;
-    bool limited; // the output: its size is bounded
+    bool limited; // the output: its capacity is bounded
 } tc_tsb;
 
 typedef struct tc_tr {
@@ -173,9 +199,22 @@ tc_tv tc_tr_fail(tc_tr *r, const char *kind, const char *format, ...) __attribut
 tc_tv tc_tr_fail_text(tc_tr *r, const char *kind, const char *message, size_t bytes);
 tc_tv tc_tr_nomem(tc_tr *r);
 tc_tv tc_tr_limit(tc_tr *r, const char *what);
-void *tc_tr_alloc(tc_tr *r, size_t bytes); // NULL with the error recorded
+bool tc_tr_no_steps(tc_tr *r); // records that the limit is reached
+
+static inline void *tc_tr_alloc(tc_tr *r, size_t bytes) // NULL with the error recorded
+{
+    void *p = tc_arena_alloc(&r->arena, bytes);
+    if (__builtin_expect(!p, 0)) tc_tr_nomem(r);
+    return p;
+}
+
 // Counts work; false when the limit is reached (recorded).
-bool tc_tr_work(tc_tr *r, size_t units);
+static inline bool tc_tr_work(tc_tr *r, size_t units)
+{
+    if (__builtin_expect(units > r->steps_left, 0)) return tc_tr_no_steps(r);
+    r->steps_left -= units;
+    return !r->failed;
+}
 
 #define TC_TV_OF(k) ((tc_tv){.kind = (k)})
 #define TC_TV_FAILED(v) ((v).kind == TC_TV_ERROR)
@@ -209,17 +248,41 @@ tc_tv tc_tv_concat(tc_tr *r, const tc_ts *a, const tc_ts *b);
 size_t tc_ts_chars(const tc_ts *s);
 // Byte offset of character `index` (0..chars).
 size_t tc_ts_offset(const tc_ts *s, size_t index);
-bool tc_ts_equal(const tc_ts *a, const tc_ts *b);
-bool tc_ts_is(const tc_ts *s, const char *text);
+static inline bool tc_ts_equal(const tc_ts *a, const tc_ts *b)
+{
+    return a == b || (a->bytes == b->bytes && memcmp(a->data, b->data, a->bytes) == 0);
+}
+static inline bool tc_ts_is(const tc_ts *s, const char *text)
+{
+    size_t bytes = strlen(text);
+    return s->bytes == bytes && memcmp(s->data, text, bytes) == 0;
+}
 uint32_t tc_ts_hash(const uint8_t *data, size_t bytes);
 // First place of `what` at or after `from`, -1 when there is none.
 int64_t tc_ts_find(const tc_ts *s, size_t from, size_t to, const tc_ts *what);
 
 bool tc_tsb_reserve(tc_tr *r, tc_tsb *b, size_t more);
-bool tc_tsb_put(tc_tr *r, tc_tsb *b, const void *data, size_t bytes, tc_origin origin);
+bool tc_tsb_put_slow(tc_tr *r, tc_tsb *b, const void *data, size_t bytes, tc_origin origin);
+
+// Appends bytes of one origin (not MIXED).
+static inline bool tc_tsb_put(tc_tr *r, tc_tsb *b, const void *data, size_t bytes, tc_origin origin)
+{
+    if (bytes == 0 || bytes > b->capacity - b->bytes ||
+        (b->origin != origin && b->origin != TC_ORIGIN_MIXED) || !tc_tr_work(r, bytes / TC_WORK_BYTES))
+        return tc_tsb_put_slow(r, b, data, bytes, origin);
+    memcpy(b->data + b->bytes, data, bytes);
+    if (b->origin == TC_ORIGIN_MIXED) memset(b->marks + b->bytes, origin == TC_ORIGIN_DATA, bytes);
+    b->bytes += bytes;
+    return true;
+}
+// Room for `bytes` and their marks behind b->bytes; the caller fills both in.
+bool tc_tsb_mixed_room(tc_tr *r, tc_tsb *b, size_t bytes);
 bool tc_tsb_str(tc_tr *r, tc_tsb *b, const tc_ts *s);
 bool tc_tsb_substr(tc_tr *r, tc_tsb *b, const tc_ts *s, size_t from, size_t to);
-bool tc_tsb_text(tc_tr *r, tc_tsb *b, const char *text); // template text
+static inline bool tc_tsb_text(tc_tr *r, tc_tsb *b, const char *text) // template text
+{
+    return tc_tsb_put(r, b, text, strlen(text), TC_ORIGIN_TEMPLATE);
+}
 bool tc_tsb_format(tc_tr *r, tc_tsb *b, const char *format, ...) __attribute__((format(printf, 3, 4)));
 bool tc_tsb_char(tc_tr *r, tc_tsb *b, uint32_t c, tc_origin origin);
 tc_tv tc_tsb_take(tc_tr *r, tc_tsb *b); // the string; `b` is empty afterwards
