@@ -5,16 +5,20 @@
 #include <inttypes.h>
 #include <string.h>
 
-// The next item that the loop's test lets through; false at the end or on an error.
+// The next item that the loop's test lets through; false at the end or on an error, and *ret is as it was.
 static bool pull(tc_tr *r, tc_tloop *loop, tc_tv *ret)
 {
     const tc_tn *n = loop->node;
-    while (tc_titer_next(r, &loop->it, ret)) {
-        if (!loop->test_frame) return true;
-        if (!tc_tr_assign(r, loop->test_frame, n->items.items[0], *ret)) return false;
-        tc_tv test = tc_tr_eval(r, loop->test_frame, n->c);
-        if (TC_TV_FAILED(test)) return false;
-        if (tc_tv_truth(test)) return true;
+    tc_tv item, test = tc_tv_bool(true);
+    while (tc_titer_next(r, &loop->it, &item)) {
+        if (loop->test_frame) {
+            if (!tc_tr_assign(r, loop->test_frame, n->items.items[0], item)) return false;
+            test = tc_tr_eval(r, loop->test_frame, n->c);
+            if (TC_TV_FAILED(test)) return false;
+        }
+        if (!tc_tv_truth(test)) continue;
+        *ret = item;
+        return true;
     }
     return false;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: chat templates against Jinja2: the committed fixture (make_templates.py), and, where they are
-// present, the published templates with their conversations; then limits at N and N+1, and the ranges of
-// data.
+// Owns: chat templates against Jinja2: the committed fixtures (make_templates.py, conversations.py), and,
+// where they are present, the published templates with their conversations; then limits at N and N+1, and the
+// ranges of data.
 #include "common/base/json.h"
 #include "common/text/template.h"
 #include "tests/support/cmocka_all.h"
@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <yyjson.h>
 
 enum { FILE_BYTES_MAX = 16 << 20, SHOWN = 20 };
@@ -96,20 +97,12 @@ static void test_fixture(void **state)
     assert_int_equal(failures, 0);
 }
 
-// The published templates are not part of the project; TC_TEMPLATE_CASES or ../shared/data/templates has
-// them.
-static void test_published(void **state)
+// Each *.jinja of a folder with its *.cases.jsonl. Returns failures.
+static size_t run_folder(const char *folder, size_t *cases)
 {
-    const char *folder = getenv("TC_TEMPLATE_CASES");
-    size_t cases = 0, failures = 0;
-    (void)state;
-    if (!folder) folder = TC_SOURCE_ROOT "/../shared/data/templates";
+    size_t failures = 0;
     DIR *dir = opendir(folder);
-    if (!dir) {
-        print_message("no published templates at %s: skipped\n", folder);
-        skip();
-    }
-    for (struct dirent *d; (d = readdir(dir));) {
+    for (struct dirent *d; dir && (d = readdir(dir));) {
         char path[4096], *text;
         size_t bytes, stem = strlen(d->d_name);
         tc_template *t;
@@ -119,19 +112,45 @@ static void test_published(void **state)
         assert_int_equal(tc_read_file(path, TC_TEMPLATE_BYTES_MAX, &text, &bytes, &e), TC_OK);
         assert_int_equal(tc_template_parse(text, bytes, d->d_name, &t, &e), TC_OK);
         snprintf(path, sizeof path, "%s/%.*s.cases.jsonl", folder, (int)stem - 6, d->d_name);
-        failures += run_file(path, t, &cases);
+        failures += run_file(path, t, cases);
         tc_template_free(t);
         free(text);
     }
-    closedir(dir);
-    print_message("%zu of %zu conversations with published templates differ\n", failures, cases);
-    assert_int_equal(failures, 0);
+    if (dir) closedir(dir);
+    print_message("%zu of %zu conversations differ: %s\n", failures, *cases, folder);
+    return failures;
+}
+
+// Generated conversations through templates of our own (conversations.py).
+static void test_conversations(void **state)
+{
+    size_t cases = 0;
+    (void)state;
+    assert_int_equal(run_folder(TC_SOURCE_ROOT "/tests/unit/text/data/conversations", &cases), 0);
+    assert_int_equal(cases, 150);
+}
+
+// The published templates are not part of the project; TC_TEMPLATE_CASES or ../shared/data/templates has
+// them.
+static void test_published(void **state)
+{
+    const char *folder = getenv("TC_TEMPLATE_CASES");
+    size_t cases = 0;
+    (void)state;
+    if (!folder) folder = TC_SOURCE_ROOT "/../shared/data/templates";
+    if (access(folder, R_OK) != 0) {
+        print_message("no published templates at %s: skipped\n", folder);
+        skip();
+    }
+    assert_int_equal(run_folder(folder, &cases), 0);
+    assert_true(cases > 0);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fixture),
+        cmocka_unit_test(test_conversations),
         cmocka_unit_test(test_published),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
