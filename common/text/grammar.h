@@ -33,6 +33,10 @@ enum {
     TC_GRAMMAR_REPEAT_MAX = 1000000,      // {m,n}, minLength, maxLength, minItems, maxItems
     TC_GRAMMAR_BRANCHES_MAX = 1 << 10,    // ways in which anyOf, oneOf and allOf of one place combine
     TC_GRAMMAR_CONSTANT_BYTES_MAX = 4096, // a string of enum or const, a name of a property
+    TC_GRAMMAR_CLASS_RANGES_MAX = 4096,   // of one character class
+    TC_GRAMMAR_RANGES_MAX = 1 << 16,      // of all classes
+    TC_GRAMMAR_CONJUNCTION_MAX = 32,      // schemas that describe one value
+    TC_GRAMMAR_REFERENCES_MAX = 256,      // $ref, allOf, anyOf, oneOf from one to the next
     TC_GRAMMAR_TOOLS_MAX = 128,
     TC_GRAMMAR_CALLS_MAX = 32, // tool calls of one answer
     TC_GRAMMAR_STACK_MAX =

@@ -8,8 +8,6 @@
 
 #include <string.h>
 
-enum { CLASS_RANGES_MAX = 1024 };
-
 typedef struct parser {
     tc_builder *b;
     const char *text;
@@ -148,11 +146,11 @@ static uint32_t parse_text(parser *p)
 
 static uint32_t parse_class(parser *p)
 {
-    tc_char_range ranges[CLASS_RANGES_MAX];
+    tc_char_range ranges[TC_GRAMMAR_CLASS_RANGES_MAX];
     uint32_t n = 0;
     bool negated = take(p, '^');
     while (!take(p, ']') && p->b->status == TC_OK) {
-        if (n == CLASS_RANGES_MAX) return fail(p, TC_LIMIT, "a class of more than 1024 ranges");
+        if (n == TC_GRAMMAR_CLASS_RANGES_MAX) return fail(p, TC_LIMIT, "a class of more than 4096 ranges");
         uint32_t low = take_char(p), high = low;
         if (here(p) == '-' && p->at + 1 < p->bytes && p->text[p->at + 1] != ']') {
             p->at++;

@@ -8,14 +8,12 @@
 
 #include <string.h>
 
-enum { CLASS_RANGES_MAX = 4096 };
-
 typedef struct parser {
     tc_builder *b;
     const char *what, *text;
     size_t bytes, at;
     uint32_t nest;
-    tc_char_range ranges[CLASS_RANGES_MAX]; // of the class being read
+    tc_char_range ranges[TC_GRAMMAR_CLASS_RANGES_MAX]; // of the class being read
     uint32_t range_count;
 } parser;
 
@@ -69,7 +67,7 @@ static uint32_t take_char(parser *p)
 
 static void add(parser *p, uint32_t low, uint32_t high)
 {
-    if (p->range_count == CLASS_RANGES_MAX)
+    if (p->range_count == TC_GRAMMAR_CLASS_RANGES_MAX)
         fail(p, TC_LIMIT, "a character class of more than 4096 ranges");
     else
         p->ranges[p->range_count++] = (tc_char_range){low, high};

@@ -20,8 +20,9 @@ void tc_conjunction_add(tc_schema *s, tc_conjunction *c, yyjson_val *schema)
     }
     for (uint32_t i = 0; i < c->count; i++)
         if (c->parts[i].schema == schema) return; // it holds already, whichever of its branches was taken
-    if (c->count == TC_CONJUNCTION_MAX) {
-        tc_schema_fail(s, TC_LIMIT, schema, "more than %d schemas describe one value", TC_CONJUNCTION_MAX);
+    if (c->count == TC_GRAMMAR_CONJUNCTION_MAX) {
+        tc_schema_fail(s, TC_LIMIT, schema, "more than %d schemas describe one value",
+                       TC_GRAMMAR_CONJUNCTION_MAX);
         return;
     }
     c->parts[c->count++] = (tc_schema_part){schema, 0};
@@ -208,7 +209,7 @@ static bool begin(tc_schema *s, tc_builder *b, yyjson_val *root, size_t bytes)
     *s = (tc_schema){.j = {.b = b}, .b = b, .root = root, .place_capacity = PLACES_MIN};
     while (s->place_capacity < bytes && s->place_capacity < PLACES_MAX) s->place_capacity *= 2;
     s->places = calloc(s->place_capacity, sizeof *s->places);
-    s->marks = calloc(s->place_capacity, 1);
+    s->marks = calloc(s->place_capacity, sizeof *s->marks);
     if (!s->places || !s->marks) return tc_builder_fail(b, TC_NOMEM, "out of memory for the schema"), false;
     return tc_schema_check(s);
 }

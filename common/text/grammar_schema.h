@@ -7,8 +7,6 @@
 #include "common/base/json.h"
 #include "common/text/grammar_json.h"
 
-enum { TC_CONJUNCTION_MAX = 32 };
-
 // Keywords of a part that have been resolved.
 enum { TC_DONE_REF = 1, TC_DONE_ALL_OF = 2, TC_DONE_ANY_OF = 4, TC_DONE_ONE_OF = 8 };
 
@@ -20,7 +18,7 @@ typedef struct tc_schema_part {
 typedef struct tc_conjunction {
     uint32_t count;
     bool never; // one of them is `false`
-    tc_schema_part parts[TC_CONJUNCTION_MAX];
+    tc_schema_part parts[TC_GRAMMAR_CONJUNCTION_MAX];
 } tc_conjunction;
 
 enum {
@@ -44,7 +42,7 @@ typedef struct tc_schema {
     tc_builder *b;
     yyjson_val *root;
     yyjson_val **places; // every schema of the document: a set by address
-    uint8_t *marks;      // beside them, of the search for references without end
+    uint16_t *marks;     // beside them, of the search for references without end
     uint32_t place_count, place_capacity;
     tc_schema_rule rules[TC_GRAMMAR_RULES_MAX];
     uint32_t rule_count, compiled;

@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { REFERENCES_MAX = 256 }; // $ref, allOf, anyOf, oneOf from one to the next
-
 typedef enum shape {
     ANNOTATION, // says nothing about values
     SCHEMA,
@@ -310,31 +308,33 @@ yyjson_val *tc_schema_resolve(tc_schema *s, yyjson_val *schema, yyjson_val *ref)
 
 // ---- references that never arrive ----
 
-enum { UNSEEN, OPEN, CLOSED };
+// A place's mark: the references in a row behind it, and 1; or one of these.
+enum { UNSEEN = 0, OPEN = UINT16_MAX };
 
-// What holds at the same place: a schema must not come back to itself that way.
-static void follow(tc_schema *s, yyjson_val *schema, uint32_t depth)
+// What holds at the same place: a schema must not come back to itself that way. Returns the mark.
+static uint32_t follow(tc_schema *s, yyjson_val *schema, uint32_t depth)
 {
     static const char *const lists[] = {"allOf", "anyOf", "oneOf"};
     size_t slot = slot_of(s, schema), i, n;
+    uint32_t longest = 0, each;
     yyjson_val *child, *ref = yyjson_obj_get(schema, "$ref");
-    if (s->b->status != TC_OK || s->marks[slot] == CLOSED) return;
-    if (s->marks[slot] == OPEN) {
-        tc_schema_fail(s, TC_ARGUMENT, schema, "the schema refers to itself without end");
-        return;
-    }
-    if (depth > REFERENCES_MAX) {
-        tc_schema_fail(s, TC_LIMIT, schema, "more than %d references in a row", REFERENCES_MAX);
-        return;
-    }
+    if (s->b->status != TC_OK) return UNSEEN;
+    if (s->marks[slot] == OPEN)
+        return tc_schema_fail(s, TC_ARGUMENT, schema, "the schema refers to itself without end"), UNSEEN;
+    if (s->marks[slot] != UNSEEN) return s->marks[slot];
     s->marks[slot] = OPEN;
     yyjson_val *target = ref ? tc_schema_resolve(s, schema, ref) : NULL;
-    if (target) follow(s, target, depth + 1);
+    if (target && depth <= TC_GRAMMAR_REFERENCES_MAX) longest = follow(s, target, depth + 1);
     for (int k = 0; k < 3; k++) {
         yyjson_val *list = yyjson_obj_get(schema, lists[k]);
-        if (list) yyjson_arr_foreach(list, i, n, child) follow(s, child, depth + 1);
+        if (!list || depth > TC_GRAMMAR_REFERENCES_MAX) continue;
+        yyjson_arr_foreach(list, i, n, child) if ((each = follow(s, child, depth + 1)) > longest) longest =
+            each;
     }
-    s->marks[slot] = CLOSED;
+    s->marks[slot] = (uint16_t)(longest + 1);
+    if (longest > TC_GRAMMAR_REFERENCES_MAX)
+        tc_schema_fail(s, TC_LIMIT, schema, "more than %d references in a row", TC_GRAMMAR_REFERENCES_MAX);
+    return longest + 1;
 }
 
 bool tc_schema_check(tc_schema *s)

@@ -8,7 +8,6 @@
 #include <string.h>
 
 enum {
-    RANGES_MAX = 1 << 16,
     INLINE_COPIES_MAX = 16, // a repeat of one character up to so often is written out: no frames
 };
 
@@ -46,8 +45,9 @@ uint32_t tc_tree_repeat(tc_builder *b, uint32_t child, uint32_t min, uint32_t ma
 
 static bool add_range(tc_builder *b, uint32_t low, uint32_t high)
 {
-    if (b->range_count >= RANGES_MAX)
-        return tc_builder_fail(b, TC_LIMIT, "the constraint has more than %d character ranges", RANGES_MAX),
+    if (b->range_count >= TC_GRAMMAR_RANGES_MAX)
+        return tc_builder_fail(b, TC_LIMIT, "the constraint has more than %d character ranges",
+                               TC_GRAMMAR_RANGES_MAX),
                false;
     if (!tc_builder_grow(b, (void **)&b->ranges, b->range_count, &b->range_capacity, sizeof *b->ranges))
         return false;

@@ -3,6 +3,7 @@
 nothing of conversations, so calls and schemas are forced by constraints; what is looked at is shape and counting."""
 import asyncio
 import json
+import re
 import shutil
 import subprocess
 import unittest
@@ -86,6 +87,45 @@ class Clients(unittest.TestCase):
         answer = self.openai.chat.completions.parse(model=self.model, messages=HI, response_format=Choice, max_tokens=400, seed=3,
                                                     temperature=0.5)
         self.assertIsInstance(answer.choices[0].message.parsed, Choice)
+
+    def test_constrained_fields(self):
+        """Each field that constrains an answer, in each dialect that has it: the answer is of its language."""
+        grammar = 'root ::= "sea" (" " word){2}\nword ::= "of" | "salt"'
+        schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+        is_word, is_sea = re.compile("(red|blue)-[0-9]{3}"), re.compile("sea( (of|salt)){2}")
+        judges = {"regex": is_word.fullmatch, "grammar": is_sea.fullmatch, "choice": ("a.b", "c|d").__contains__,
+                  "json": lambda text: json.loads(text) in ({"n": 1}, {"n": 2}),
+                  "json_object": lambda text: isinstance(json.loads(text), dict)}
+        values = {"regex": is_word.pattern, "grammar": grammar, "choice": ["a.b", "c|d"], "json": schema}
+        cases = [({name: values[name]}, name) for name in ("regex", "grammar")]
+        cases += [({"guided_" + name: value}, name) for name, value in values.items()]
+        cases += [({"guided_json": json.dumps(schema)}, "json")]
+        cases += [({"structured_outputs": {name: value}}, name) for name, value in values.items()]
+        cases += [({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}}, "json")]
+        for path, prompt, text_of in (("/v1/chat/completions", {"messages": HI}, lambda a: a["choices"][0]["message"]["content"]),
+                                      ("/v1/completions", {"prompt": "In the"}, lambda a: a["choices"][0]["text"]),
+                                      ("/api/v1/generate", {"prompt": "In the"}, lambda a: a["text"])):
+            for fields, kind in cases:
+                with self.subTest(path, **fields):
+                    status, answer = self.server.post(path, {**prompt, **fields, "max_tokens": 80, "seed": 5, "temperature": 1})
+                    self.assertEqual(status, 200, answer)
+                    self.assertTrue(judges[kind](text_of(answer)), text_of(answer))
+        many = self.server.post("/v1/completions", {"prompt": "x", "regex": is_word.pattern, "n": 4, "max_tokens": 40, "temperature": 2})[1]
+        texts = [c["text"] for c in many["choices"]]
+        self.assertTrue(all(map(is_word.fullmatch, texts)) and len(set(texts)) > 1, texts)
+
+    def test_constraints_that_cannot_be_held_are_refused(self):
+        for fields, says in (({"regex": "a("}, "regex"), ({"guided_regex": "(?=a)b"}, "guided_regex"), ({"grammar": "root ::= x"}, "grammar"),
+                             ({"guided_grammar": ""}, "guided_grammar"), ({"guided_choice": [1]}, "guided_choice"),
+                             ({"guided_json": {"not": {}}}, '"not"'), ({"guided_json": "{"}, "guided_json"),
+                             ({"structured_outputs": {"regex": 1}}, "structured_outputs.regex"),
+                             ({"regex": "a", "grammar": 'root ::= "a"'}, "exclude each other"),
+                             ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"if": {}}}}}, '"if"'),
+                             ({"response_format": {"type": "yaml"}}, "response_format.type")):
+            with self.subTest(**fields):
+                status, answer = self.server.post("/v1/chat/completions", {"messages": HI, "max_tokens": 4, **fields})
+                self.assertEqual(status, 400, answer)
+                self.assertIn(says, answer["error"]["message"])
 
     def test_reasoning(self):
         extra = {"regex": "because it is[.]\\n</think>\\n\\nYes[.]", "chat_template_kwargs": {"enable_thinking": True}}

@@ -189,6 +189,75 @@ static void test_bias_and_forbidden(void **state)
     tc_sampler_free(s);
 }
 
+// What a mask allows: only that is drawn, whatever the logits say; penalties, biases and truncations act
+// within it.
+static void test_mask(void **state)
+{
+    (void)state;
+    tc_sampler *s = sampler_of(40);
+    float logits[40];
+    for (int i = 0; i < 40; i++) logits[i] = (float)i;
+    uint32_t allowed[2] = {1u << 3 | 1u << 5 | 1u << 31, 1u << 1}; // 3, 5, 31, 33
+    tc_sample_params p = neutral;
+    p.allowed = allowed;
+    p.temperature = 0;
+    float gap;
+    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, &gap), 33);
+    assert_true(fabsf(gap - 1) < 1e-6f); // of the model's own logits
+    p.temperature = 50;
+    uint32_t seen[40] = {0};
+    for (p.seed = 0; p.seed < 2000; p.seed++) seen[tc_sample(s, logits, &p, NULL, 0, 0, NULL)]++;
+    for (uint32_t i = 0; i < 40; i++) assert_int_equal(seen[i] > 0, i == 3 || i == 5 || i == 31 || i == 33);
+    p.top_k = 2; // the two best of those allowed, not of all
+    for (p.seed = 0; p.seed < 300; p.seed++) assert_true(tc_sample(s, logits, &p, NULL, 0, 0, NULL) >= 31);
+    p.top_k = 39; // more than are allowed
+    for (p.seed = 0; p.seed < 300; p.seed++) {
+        uint32_t id = tc_sample(s, logits, &p, NULL, 0, 0, NULL);
+        assert_true(id == 3 || id == 5 || id == 31 || id == 33);
+    }
+    p.top_k = 0;
+    p.top_p = 0.01f;
+    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 33);
+    p.top_p = 1;
+    p.min_p = 0.999f;
+    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 33);
+    p.min_p = 0;
+    tc_token_value bias[] = {{3, 100}, {39, 1000}}; // the second is not allowed
+    p.bias = bias, p.bias_count = 2;
+    p.temperature = 0;
+    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 3);
+    p.bias_count = 0;
+    p.repetition_penalty = 20;
+    const uint32_t history[] = {33};
+    assert_int_equal(tc_sample(s, logits, &p, history, 0, 1, NULL), 31);
+    tc_sampler_free(s);
+}
+
+// Where mask and the rest leave nothing: an allowed token even so, one that is not forbidden if there is one.
+static void test_mask_against_the_rest(void **state)
+{
+    (void)state;
+    tc_sampler *s = sampler_of(VOCAB);
+    const float logits[VOCAB] = {0, 5, NAN, NAN, -INFINITY, 1, 1, 1};
+    const uint32_t one = 1u << 4, bad = 1u << 2 | 1u << 3, both = 1u << 1 | 1u << 5, forbidden[] = {1},
+                   pair[] = {2, 3};
+    tc_sample_params p = neutral;
+    for (int hot = 0; hot < 2; hot++) {
+        p.temperature = (float)hot;
+        p.allowed = &one, p.forbidden_count = 0;
+        assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 4); // its logit is -inf
+        p.allowed = &both, p.forbidden = forbidden, p.forbidden_count = 1;
+        assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 5);
+        p.allowed = &bad;
+        assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 2); // both are NaN: the first
+        p.forbidden = pair;
+        assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 3);
+        p.forbidden_count = 2;
+        assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 2); // the constraint holds above all
+    }
+    tc_sampler_free(s);
+}
+
 static void test_logprobs(void **state)
 {
     (void)state;
@@ -212,6 +281,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bias_and_forbidden),
+        cmocka_unit_test(test_mask),
+        cmocka_unit_test(test_mask_against_the_rest),
         cmocka_unit_test(test_logprobs),
         cmocka_unit_test(test_greedy_and_gap),
         cmocka_unit_test(test_penalties),

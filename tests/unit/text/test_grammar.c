@@ -407,6 +407,73 @@ static void limits(void **state)
                  repeated("{\"allOf\":[{\"type\":\"integer\"}", either, 10, "]}"));
 }
 
+// One class of so many ranges; then so many classes that their ranges together are what is counted.
+static void range_limits(void **state)
+{
+    (void)state;
+    const size_t most = TC_GRAMMAR_CLASS_RANGES_MAX;
+    expect_limit(TC_CONSTRAINT_REGEX, repeated("[", "a", most, "]"), repeated("[", "a", most + 1, "]"));
+    expect_limit(TC_CONSTRAINT_GRAMMAR, repeated("root ::= [", "a", most, "]"),
+                 repeated("root ::= [", "a", most + 1, "]"));
+    for (uint32_t extra = 0; extra < 2; extra++) {
+        tc_builder b;
+        assert_int_equal(tc_builder_init(&b, &error), TC_OK);
+        uint32_t ranges = b.range_count; // what every builder begins with
+        for (uint32_t i = ranges; i < TC_GRAMMAR_RANGES_MAX + extra; i++) {
+            const tc_char_range one = {i, i};
+            tc_tree_chars(&b, &one, 1, false);
+        }
+        assert_int_equal(b.status, extra ? TC_LIMIT : TC_OK);
+        tc_builder_free(&b);
+    }
+}
+
+// A row of n - 1 $defs, each of them `open` and then a reference to the next; then `last`.
+static char *reference_chain(size_t n, const char *open, const char *close, const char *last)
+{
+    char *text = malloc(256 + n * 80);
+    if (!text) abort();
+    size_t at = (size_t)sprintf(text, "{\"$ref\":\"#/$defs/r1\",\"$defs\":{");
+    for (size_t i = 1; i < n; i++)
+        at += (size_t)sprintf(text + at, "\"r%zu\":%s{\"$ref\":\"#/$defs/r%zu\"}%s,", i, open, i + 1, close);
+    sprintf(text + at, "\"r%zu\":%s}}", n, last);
+    return text;
+}
+
+static void schema_limits(void **state)
+{
+    (void)state;
+    // each step is an anyOf and a $ref
+    const char *open = "{\"anyOf\":[{\"type\":\"null\"},", *either = "{\"anyOf\":[{\"type\":\"integer\"}]}";
+    const size_t steps = TC_GRAMMAR_REFERENCES_MAX / 2;
+    expect_limit(TC_CONSTRAINT_JSON_SCHEMA, reference_chain(steps, open, "]}", either),
+                 reference_chain(steps + 1, open, "]}", "{\"type\":\"integer\"}"));
+    // $refs alone: all of them describe the one value
+    expect_limit(TC_CONSTRAINT_JSON_SCHEMA,
+                 reference_chain(TC_GRAMMAR_CONJUNCTION_MAX, "", "", "{\"type\":\"integer\"}"),
+                 reference_chain(TC_GRAMMAR_CONJUNCTION_MAX + 1, "", "", "{\"type\":\"integer\"}"));
+    // the place itself is one of the schemas that describe it
+    expect_limit(TC_CONSTRAINT_JSON_SCHEMA,
+                 repeated("{\"allOf\":[{\"type\":\"integer\"}", ",{\"minimum\":0}",
+                          TC_GRAMMAR_CONJUNCTION_MAX - 2, "]}"),
+                 repeated("{\"allOf\":[{\"type\":\"integer\"}", ",{\"minimum\":0}",
+                          TC_GRAMMAR_CONJUNCTION_MAX - 1, "]}"));
+}
+
+static void call_limit(void **state)
+{
+    (void)state;
+    const char *tools = "{\"tools\":[{\"function\":{\"name\":\"f\"}}]}",
+               *call = "<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>",
+               *again = "\n<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>";
+    char *most = repeated(call, again, TC_GRAMMAR_CALLS_MAX - 1, ""),
+         *more = repeated(call, again, TC_GRAMMAR_CALLS_MAX, "");
+    assert_true(matches(TC_CONSTRAINT_TOOL_CALLS, tools, most));
+    assert_false(matches(TC_CONSTRAINT_TOOL_CALLS, tools, more));
+    free(most);
+    free(more);
+}
+
 static void rule_limit(void **state)
 {
     (void)state;
@@ -477,7 +544,8 @@ int main(void)
         cmocka_unit_test(integers),        cmocka_unit_test(tools),
         cmocka_unit_test(limits),          cmocka_unit_test(rule_limit),
         cmocka_unit_test(node_limit),      cmocka_unit_test(stack_limit),
-        cmocka_unit_test(compile_steps),
+        cmocka_unit_test(compile_steps),   cmocka_unit_test(range_limits),
+        cmocka_unit_test(schema_limits),   cmocka_unit_test(call_limit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
