@@ -108,29 +108,30 @@ static tc_status plan_memory(core *c, tc_dev_geometry *g, tc_error *e)
     if (c->desc->tied_embeddings && c->o.head != TC_OUTPUT_KEEP) // a matrix of its own then
         weights += (uint64_t)c->desc->vocab * c->desc->hidden * 2;
     uint64_t scratch = tc_forward_scratch_bytes(c->desc) + tc_dev_scratch_bytes(g, c->o.threads),
-             sum = weights + c->kv_bytes + c->state_bytes + scratch;
+             constraints = tc_constraints_budget_bytes(c->desc->vocab),
+             sum = weights + c->kv_bytes + c->state_bytes + scratch + constraints;
     c->cache_bytes = c->o.cache_bytes;
     if (c->cache_bytes == TC_CACHE_AUTO) {
         uint64_t left = available > sum ? available - sum : 0;
         c->cache_bytes = left / 4 < TC_CACHE_DEFAULT_MAX ? left / 4 : TC_CACHE_DEFAULT_MAX;
     }
     sum += c->cache_bytes;
-    tc_info(
-        "memory: dense weights %llu MiB, KV %llu MiB, states %llu MiB, scratch %llu MiB, prefix cache up to "
-        "%llu MiB",
-        (unsigned long long)(weights >> 20), (unsigned long long)(c->kv_bytes >> 20),
-        (unsigned long long)(c->state_bytes >> 20), (unsigned long long)(scratch >> 20),
-        (unsigned long long)(c->cache_bytes >> 20));
-    if (sum > available)
-        return tc_fail(
-            e, TC_BUDGET,
-            "dense weights %llu + KV %llu + states %llu + scratch %llu + prefix cache %llu MiB = %llu "
-            "MiB, available are %llu MiB; "
-            "lower --context, --sessions, --kv-budget or --prefix-cache",
+    tc_info("memory: dense weights %llu MiB, KV %llu MiB, states %llu MiB, scratch %llu MiB, constraints up "
+            "to %llu "
+            "MiB, prefix cache up to %llu MiB",
             (unsigned long long)(weights >> 20), (unsigned long long)(c->kv_bytes >> 20),
             (unsigned long long)(c->state_bytes >> 20), (unsigned long long)(scratch >> 20),
-            (unsigned long long)(c->cache_bytes >> 20), (unsigned long long)(sum >> 20),
-            (unsigned long long)(available >> 20));
+            (unsigned long long)(constraints >> 20), (unsigned long long)(c->cache_bytes >> 20));
+    if (sum > available)
+        return tc_fail(e, TC_BUDGET,
+                       "dense weights %llu + KV %llu + states %llu + scratch %llu + constraints %llu + "
+                       "prefix cache %llu MiB = %llu "
+                       "MiB, available are %llu MiB; "
+                       "lower --context, --sessions, --kv-budget or --prefix-cache",
+                       (unsigned long long)(weights >> 20), (unsigned long long)(c->kv_bytes >> 20),
+                       (unsigned long long)(c->state_bytes >> 20), (unsigned long long)(scratch >> 20),
+                       (unsigned long long)(constraints >> 20), (unsigned long long)(c->cache_bytes >> 20),
+                       (unsigned long long)(sum >> 20), (unsigned long long)(available >> 20));
     return TC_OK;
 }
 

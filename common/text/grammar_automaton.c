@@ -69,8 +69,32 @@ static void space_release(tc_space *s, const tc_grammar *g)
     release(s->state_table, STATE_TABLE * sizeof *s->state_table);
 }
 
+static size_t least(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+// Memory that was written to, now or before: tables are written all over, the rest from the front.
+static size_t space_bytes(tc_space *s, const tc_grammar *g)
+{
+    const size_t page = 4096;
+    size_t bytes = s->frame_count * sizeof *s->frames + s->item_count * sizeof *s->items +
+                   s->state_count * (sizeof *s->states + g->class_count * sizeof *s->steps) +
+                   least(s->frame_count * page, FRAME_TABLE * sizeof *s->frame_table) +
+                   least(s->state_count * page, STATE_TABLE * sizeof *s->state_table);
+    if (bytes > s->touched_bytes) s->touched_bytes = bytes;
+    return s->touched_bytes;
+}
+
+size_t tc_automaton_bytes(tc_automaton *a)
+{
+    return sizeof *a + sizeof *a->walker + space_bytes(&a->spaces[0], a->grammar) +
+           space_bytes(&a->spaces[1], a->grammar);
+}
+
 static void space_clear(tc_space *s, const tc_grammar *g)
 {
+    space_bytes(s, g); // remembered
     memset(s->steps, 0, (size_t)s->state_count * g->class_count * sizeof *s->steps);
     memset(s->states, 0, (size_t)s->state_count * sizeof *s->states);
     memset(s->frame_table, 0, FRAME_TABLE * sizeof *s->frame_table);

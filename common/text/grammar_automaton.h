@@ -51,6 +51,7 @@ typedef struct tc_space {
     uint32_t *steps; // [states][classes]
     uint32_t *frame_table, *state_table;
     uint32_t frame_count, item_count, state_count;
+    size_t touched_bytes; // most that was ever in use
 } tc_space;
 
 typedef struct tc_walker tc_walker; // scratch of one closure
@@ -66,6 +67,7 @@ typedef struct tc_automaton {
 
 tc_status tc_automaton_create(const tc_grammar *grammar, tc_automaton **ret, tc_error *e);
 void tc_automaton_free(tc_automaton *a);
+size_t tc_automaton_bytes(tc_automaton *a);   // memory written to so far
 uint32_t tc_automaton_start(tc_automaton *a); // UNKNOWN: see below
 // UNKNOWN: no room (a->full), or too many ways to read the text (not full).
 uint32_t tc_automaton_step_slow(tc_automaton *a, uint32_t state, uint32_t class);

@@ -327,3 +327,13 @@ tc_acceptor_stats tc_acceptor_get_stats(tc_acceptor *a)
     pthread_mutex_unlock(&a->mutex);
     return stats;
 }
+
+size_t tc_acceptor_bytes(tc_acceptor *a)
+{
+    pthread_mutex_lock(&a->mutex);
+    uint64_t masks = a->stats.computed < MASK_SLOTS ? a->stats.computed : MASK_SLOTS;
+    size_t bytes = sizeof *a + tc_automaton_bytes(a->automaton) +
+                   (size_t)masks * a->vocabulary->words * sizeof(uint32_t);
+    pthread_mutex_unlock(&a->mutex);
+    return bytes;
+}

@@ -40,3 +40,4 @@ typedef struct tc_acceptor_stats {
     uint64_t states, collections;
 } tc_acceptor_stats;
 tc_acceptor_stats tc_acceptor_get_stats(tc_acceptor *acceptor);
+size_t tc_acceptor_bytes(tc_acceptor *acceptor); // memory written to so far: tables and masks

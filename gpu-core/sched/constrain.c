@@ -21,6 +21,7 @@ typedef struct entry {
     tc_status status;
     tc_error error;
     bool compiled;
+    size_t bytes; // of its tables, as the helper saw them last; the mutex guards it
 } entry;
 
 struct tc_constrained {
@@ -49,7 +50,7 @@ struct tc_constrainer {
     tc_constrained *first, *last;
     entry *entries;
     uint32_t entry_count;
-    uint64_t uses;
+    uint64_t uses, bytes_max;
     bool stopping, started;
     tc_constrainer_stats stats;
 };
@@ -128,7 +129,10 @@ static void *help(void *arg)
         uint64_t start = tc_now_us();
         tc_status status = make_mask(c, r);
         uint64_t took = tc_now_us() - start;
+        size_t bytes = r->entry->acceptor ? tc_acceptor_bytes(r->entry->acceptor) : 0;
         pthread_mutex_lock(&c->mutex);
+        c->stats.bytes += bytes - r->entry->bytes;
+        r->entry->bytes = bytes;
         r->status = status;
         r->queued = false;
         r->begun = true;
@@ -166,7 +170,7 @@ static void free_entry(entry *n)
     free(n);
 }
 
-// Those not in use, the longest unused first, until no more than so many are kept.
+// Those not in use, the longest unused first, until no more than so many are kept and all of them have room.
 static void forget_entries(tc_constrainer *c, uint32_t kept)
 {
     for (;;) {
@@ -177,10 +181,11 @@ static void forget_entries(tc_constrainer *c, uint32_t kept)
             unused++;
             if (!oldest || (*at)->last_used < (*oldest)->last_used) oldest = at;
         }
-        if (unused <= kept) return;
+        if (unused == 0 || (unused <= kept && c->stats.bytes <= c->bytes_max)) return;
         entry *gone = *oldest;
         *oldest = gone->next;
         c->entry_count--;
+        c->stats.bytes -= gone->bytes;
         free_entry(gone);
     }
 }
@@ -197,6 +202,10 @@ static tc_status entry_of(tc_constrainer *c, const tc_constraint *text, entry **
     if (in_use >= TC_CONSTRAINTS_MAX)
         return tc_fail(e, TC_BUSY, "%u different constraints are in use, at most %d may be", in_use,
                        TC_CONSTRAINTS_MAX);
+    forget_entries(c, TC_CONSTRAINTS_KEPT_MAX);
+    if (c->stats.bytes > c->bytes_max)
+        return tc_fail(e, TC_BUSY, "the constraints in use fill %llu MiB, at most %llu may be",
+                       (unsigned long long)(c->stats.bytes >> 20), (unsigned long long)(c->bytes_max >> 20));
     entry *n = calloc(1, sizeof *n);
     char *copy = malloc(text->bytes + 1);
     if (!n || !copy) {
@@ -220,6 +229,7 @@ tc_status tc_constrainer_create(const char *tokenizer_path, uint32_t vocab, tc_c
     if (!c) return tc_fail(e, TC_NOMEM, "out of memory for constraints");
     c->vocab = vocab;
     c->words = (vocab + 31) / 32;
+    c->bytes_max = TC_CONSTRAINTS_BYTES_MAX;
     c->tokenizer_path = strdup(tokenizer_path);
     pthread_mutex_init(&c->mutex, NULL);
     pthread_cond_init(&c->work, NULL);
@@ -248,6 +258,13 @@ void tc_constrainer_free(tc_constrainer *c)
     pthread_cond_destroy(&c->done);
     free(c->tokenizer_path);
     free(c);
+}
+
+void tc_constrainer_set_bytes_max(tc_constrainer *c, uint64_t bytes)
+{
+    pthread_mutex_lock(&c->mutex);
+    c->bytes_max = bytes;
+    pthread_mutex_unlock(&c->mutex);
 }
 
 tc_status tc_constrained_begin(tc_constrainer *c, const tc_constraint *constraint, uint32_t after,

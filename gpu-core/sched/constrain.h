@@ -13,7 +13,16 @@
 enum {
     TC_CONSTRAINTS_MAX = 64,      // different ones in use at once
     TC_CONSTRAINTS_KEPT_MAX = 16, // compiled ones kept for later, beyond those in use
+    // Tables and masks of all of them: beyond it nothing is kept for later, and no further one begins.
+    TC_CONSTRAINTS_BYTES_MAX = 128 << 20,
+    TC_VOCABULARY_TOKEN_BYTES = 64, // what laying out the vocabulary takes for each of its tokens, about
 };
+
+// What constraints may hold altogether: for the budget at start-up.
+static inline uint64_t tc_constraints_budget_bytes(uint32_t vocab)
+{
+    return TC_CONSTRAINTS_BYTES_MAX + (uint64_t)vocab * TC_VOCABULARY_TOKEN_BYTES;
+}
 
 typedef struct tc_constrainer tc_constrainer;
 typedef struct tc_constrained tc_constrained; // of one request
@@ -22,10 +31,12 @@ typedef struct tc_constrained tc_constrained; // of one request
 // with the reason; nothing else is affected.
 tc_status tc_constrainer_create(const char *tokenizer_path, uint32_t vocab, tc_constrainer **ret,
                                 tc_error *e);
-void tc_constrainer_free(tc_constrainer *c); // every request has ended
+void tc_constrainer_free(tc_constrainer *c);                          // every request has ended
+void tc_constrainer_set_bytes_max(tc_constrainer *c, uint64_t bytes); // instead of TC_CONSTRAINTS_BYTES_MAX
 
 // end_tokens (copied): what may be drawn where the text may end. after: 0, or the id + 1 of the token behind
-// which the constraint begins. BUSY: too many different constraints are in use.
+// which the constraint begins. BUSY: too many different constraints are in use, or their tables are too
+// large.
 tc_status tc_constrained_begin(tc_constrainer *c, const tc_constraint *constraint, uint32_t after,
                                const uint32_t *end_tokens, uint32_t end_count, tc_constrained **ret,
                                tc_error *e);
@@ -42,5 +53,6 @@ typedef struct tc_constrainer_stats {
     uint64_t masks, mask_us, mask_us_most; // made by the thread
     uint64_t waits, wait_us;               // of the inference thread for a mask
     uint64_t compiled, compile_us;
+    uint64_t bytes; // tables and masks of all of them
 } tc_constrainer_stats;
 tc_constrainer_stats tc_constrainer_get_stats(tc_constrainer *c);

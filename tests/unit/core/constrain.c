@@ -188,6 +188,35 @@ static void limit(void **state)
     tc_constrainer_free(c);
 }
 
+// Memory of the tables: full is not too full, a byte more is; what runs goes on; what is not in use makes
+// room.
+static void bytes_limit(void **state)
+{
+    (void)state;
+    tc_constrainer *c = start();
+    tc_constrained *first = NULL, *second = NULL;
+    const uint32_t *mask;
+    assert_int_equal(begin(c, TC_CONSTRAINT_REGEX, "[a-z]{1,9}", 0, &first), TC_OK);
+    assert_int_equal(wait_ready(first), TC_OK);
+    uint64_t bytes = tc_constrainer_get_stats(c).bytes;
+    assert_true(bytes > 0 && bytes < 4 << 20);
+    tc_constrainer_set_bytes_max(c, bytes);
+    assert_int_equal(begin(c, TC_CONSTRAINT_REGEX, "[0-9]+", 0, &second), TC_OK);
+    assert_int_equal(wait_ready(second), TC_OK);
+    tc_constrained_end(second);
+    assert_true(tc_constrainer_get_stats(c).bytes == bytes); // the second was not kept
+    tc_constrainer_set_bytes_max(c, bytes - 1);
+    assert_int_equal(begin(c, TC_CONSTRAINT_REGEX, "[0-9]+", 0, &second), TC_BUSY);
+    assert_int_equal(begin(c, TC_CONSTRAINT_REGEX, "[a-z]{1,9}", 0, &second), TC_OK); // is there already
+    tc_constrained_end(second);
+    assert_int_equal(tc_constrained_mask(first, &mask, &error), TC_OK);
+    tc_constrained_end(first);
+    assert_true(tc_constrainer_get_stats(c).bytes == 0);
+    assert_int_equal(begin(c, TC_CONSTRAINT_REGEX, "[0-9]+", 0, &second), TC_OK);
+    tc_constrained_end(second);
+    tc_constrainer_free(c);
+}
+
 static void no_tokenizer(void **state)
 {
     (void)state;
@@ -219,7 +248,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(many_at_once),          cmocka_unit_test(bad_ones),
         cmocka_unit_test(begins_behind_a_token), cmocka_unit_test(limit),
-        cmocka_unit_test(no_tokenizer),
+        cmocka_unit_test(bytes_limit),           cmocka_unit_test(no_tokenizer),
     };
     return cmocka_run_group_tests(tests, load, unload);
 }
