@@ -21,13 +21,13 @@ tc_route_spec tc_route_spec_default(void)
     return (tc_route_spec){.layers = 48,
                            .experts = 512,
                            .top_k = 10,
-                           .tokens = 8192,
+                           .tokens = 16384,
                            .seed = 1,
                            .topics = 8,
-                           .topic_tokens = 1024,
-                           .spread = 40,
-                           .common = 0.3,
-                           .repeat = 0.15,
+                           .topic_tokens = 2048,
+                           .spread = 32,
+                           .common = 0.5,
+                           .repeat = 0.1,
                            .stray = 0.08,
                            .expert_bytes = 1622016};
 }

@@ -95,6 +95,7 @@ typedef struct tc_cache_stats {
     uint64_t held_back;                 // misses let in that had to wait for the link or for fills in flight
     uint64_t prefetches, prefetch_hits; // fills by announcement; those of them that were used
     uint64_t latency[TC_FILL_BUCKETS], latency_us_total, latency_us_max; // of fills done
+    uint64_t topic_changes; // seen by DECAYED: what was learned before weighs little since
     uint32_t slots, ready, filling, pinned;
 } tc_cache_stats;
 

@@ -55,8 +55,10 @@ struct tc_hot_cache {
     bool victims_stale;
     uint32_t victims_built; // `now`
     double fast_scale, slow_scale;
-    float fast_gain, slow_gain; // what scaled uses are worth, beside each other
-    uint32_t epoch;             // of LRU's keys
+    float fast_gain, slow_gain;  // what scaled uses are worth, beside each other
+    uint32_t epoch;              // of LRU's keys
+    double fast_hits, slow_hits; // hit rates, to see a change of topic
+    uint64_t quiet_tokens;       // since the last one
     double credit_bytes;
     uint64_t last_us;
     tc_table_change *changes;

@@ -9,6 +9,9 @@
 #include <math.h>
 
 static const double SCALE_MAX = 1e15;
+// Half-lives of the hit rates that are compared, the drop that means something, and what is kept then.
+static const double WATCH_TOKENS = 3, STEADY_TOKENS = 128, CHANCES = 4, DROP_MIN = 0.04, FORGET = 0.02;
+enum { QUIET_TOKENS = 24 }; // between two changes
 
 enum { LRU_SPAN = 1 << 23 };
 
@@ -57,6 +60,25 @@ void tc_cache_add_use(tc_hot_cache *c, uint32_t index, float uses)
     c->victims_stale = true;
 }
 
+// A change of topic shows as a drop of the hit rate beyond what chance makes of so many lookups. What was
+// learned before it then weighs little, at once, instead of fading over its half-life.
+static void watch_topic(tc_hot_cache *c, uint64_t hits, uint64_t lookups, uint32_t tokens)
+{
+    if (!lookups || !tokens || c->o.policy < TC_POLICY_DECAYED) return;
+    double rate = (double)hits / (double)lookups, per_token = (double)lookups / tokens;
+    c->fast_hits += (rate - c->fast_hits) * (1 - exp2(-(double)tokens / WATCH_TOKENS));
+    c->slow_hits += (rate - c->slow_hits) * (1 - exp2(-(double)tokens / STEADY_TOKENS));
+    c->quiet_tokens += tokens;
+    double chance = sqrt(c->slow_hits * (1 - c->slow_hits) / (per_token * WATCH_TOKENS * 2));
+    double drop = CHANCES * chance > DROP_MIN ? CHANCES * chance : DROP_MIN;
+    if (c->quiet_tokens < QUIET_TOKENS || c->slow_hits - c->fast_hits < drop) return;
+    for (uint32_t i = 0; i < c->count; i++) c->scores[i].slow *= (float)FORGET;
+    c->slow_hits = c->fast_hits;
+    c->quiet_tokens = 0;
+    c->victims_stale = true;
+    c->stats.topic_changes++;
+}
+
 // Whether a miss may be let in; `before`: when it was used before this time.
 static bool admissible(const tc_hot_cache *c, uint32_t index, uint32_t before)
 {
@@ -69,6 +91,7 @@ void tc_cache_learn(tc_hot_cache *c, const tc_cache_input *input)
 {
     tc_cache_pass_time(c, input->tokens);
     c->candidate_count = 0;
+    uint64_t hits = c->stats.pair_hits, misses = c->stats.pair_misses;
     for (uint32_t i = 0; i < input->count; i++) {
         const tc_expert_use *use = &input->uses[i];
         if (use->layer >= c->o.layers || use->expert >= c->o.experts) continue;
@@ -90,4 +113,6 @@ void tc_cache_learn(tc_hot_cache *c, const tc_cache_input *input)
         else if (!(c->flags[index] & FLAG_FILLING))
             c->stats.rejected++;
     }
+    hits = c->stats.pair_hits - hits;
+    watch_topic(c, hits, hits + c->stats.pair_misses - misses, input->tokens);
 }
