@@ -50,6 +50,7 @@ static tc_status start_request(tc_local *local, uint64_t id, uint32_t prompt_tok
         .max_tokens = max_tokens,
         .sampling = {.top_p = 1, .repetition_penalty = 1},
         .ignore_eos = true,
+        .optimize_experts = true,
         .want_experts = experts,
         .no_cache = true,
     };

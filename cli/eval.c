@@ -136,6 +136,7 @@ static tc_status run_prompt(evaluation *v, tc_local *local, uint64_t id, uint64_
         .max_tokens = (uint32_t)v->greedy,
         .sampling = {.top_p = 1, .repetition_penalty = 1},
         .ignore_eos = true,
+        .optimize_experts = true,
         .want_logits = v->logits_path != NULL,
         .want_experts = v->experts_path != NULL,
         .want_gaps = true,

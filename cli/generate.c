@@ -76,6 +76,7 @@ static tc_status run(const tc_tokenizer *tokenizer, const tc_ids *prompt, const 
         .prompt_count = (uint32_t)prompt->count,
         .max_tokens = (uint32_t)s->max_tokens,
         .ignore_eos = s->ignore_eos,
+        .optimize_experts = true,
     };
     fill_sampling(s, &local.info, &request.sampling);
     TC_GOTO(tc_engine_client_generate(local.client, &request, e));

@@ -70,6 +70,7 @@ static tc_status run_prompt(tc_local *local, const tc_ids *ids, uint32_t *tokens
         .max_tokens = TOKENS,
         .sampling = {.top_p = 1, .repetition_penalty = 1},
         .ignore_eos = true,
+        .optimize_experts = true,
         .want_gaps = true,
     };
     TC_TRY(tc_engine_client_generate(local->client, &request, e));

@@ -176,6 +176,12 @@ static tc_status start_core(tc_supervisor *s, const tc_run_options *o, const cha
         put(&c, "--prefix-cache");
         put(&c, "%llu", (unsigned long long)o->prefix_cache);
     }
+    put_number(&c, "--hot-budget", o->hot_budget);
+    put_text(&c, "--hot-policy", o->hot_policy);
+    put_text(&c, "--hot-scope", o->hot_scope);
+    put_number(&c, "--hot-link-percent", o->hot_link_percent);
+    put_text(&c, "--profile", o->profile);
+    put_text(&c, "--trace-routing", o->trace_routing);
     put_number(&c, "--queue-requests", o->queue_requests);
     put_number(&c, "--queue-tokens", o->queue_tokens);
     put_number(&c, "--chunk-ms", o->chunk_ms);

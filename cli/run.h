@@ -11,12 +11,14 @@
 typedef struct tc_run_options {
     const char *shard, *data_plane, *precision, *kv, *head, *isa, *cache_dir, *quantise, *device, *log_level;
     const char *log_format, *trace;
-    const char *config; // read by each program before what is told here; NULL: none
+    const char *config;                    // read by each program before what is told here; NULL: none
     const char *arena_dir;                 // NULL: $THERMOCLINE_ARENA_DIR, else the default
     char store_hash[33];                   // filled by tc_run_load
     const char *model_name, *api_key_file; // of the gateway
     uint64_t drain_s;
     uint64_t workers, threads, worker_threads, context, sessions, kv_budget;
+    const char *hot_policy, *hot_scope, *profile, *trace_routing;
+    uint64_t hot_budget, hot_link_percent;
     uint64_t prefix_cache, queue_requests, queue_tokens, chunk_ms;
     bool prefix_cache_given;
     bool workers_given; // workers 0: the core computes experts itself (the oracle)
@@ -36,6 +38,12 @@ typedef struct tc_run_options {
         {.setting = TC_OPT_QUEUE_REQUESTS, .target = &(o).queue_requests},                                   \
         {.setting = TC_OPT_QUEUE_TOKENS, .target = &(o).queue_tokens},                                       \
         {.setting = TC_OPT_CHUNK_MS, .target = &(o).chunk_ms},                                               \
+        {.setting = TC_OPT_HOT_BUDGET, .target = &(o).hot_budget},                                           \
+        {.setting = TC_OPT_HOT_POLICY, .target = &(o).hot_policy},                                           \
+        {.setting = TC_OPT_HOT_SCOPE, .target = &(o).hot_scope},                                             \
+        {.setting = TC_OPT_HOT_LINK_PERCENT, .target = &(o).hot_link_percent},                               \
+        {.setting = TC_OPT_PROFILE, .target = &(o).profile},                                                 \
+        {.setting = TC_OPT_TRACE_ROUTING, .target = &(o).trace_routing},                                     \
         {.setting = TC_OPT_PRECISION, .target = &(o).precision}, {.setting = TC_OPT_KV, .target = &(o).kv},  \
         {.setting = TC_OPT_HEAD, .target = &(o).head}, {.setting = TC_OPT_ISA, .target = &(o).isa},          \
         {.setting = TC_OPT_DEVICE, .target = &(o).device},                                                   \

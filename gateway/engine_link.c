@@ -20,6 +20,15 @@ typedef struct slot {
     uint64_t scope;
 } slot;
 
+// An operator's question under way.
+typedef struct asked {
+    uint64_t id; // 0: free
+    tc_core_answered *answered;
+    void *arg; // NULL: nobody waits any more
+} asked;
+
+enum { ASKED_MAX = 64 };
+
 struct tc_core_link {
     tc_gateway *gateway;
     tc_engine_client *client;
@@ -41,6 +50,7 @@ struct tc_core_link {
     uint64_t ended_ms;    // when the last one ended
     double every_ms;      // between two ends, moving average; 0: not known
     uint32_t first_free;  // where to look for a free slot
+    asked asked[ASKED_MAX];
     slot slots[TC_LIVE_GENERATIONS_MAX];
 };
 
@@ -68,6 +78,13 @@ static void note_end(tc_core_link *link)
     link->ended_ms = now;
 }
 
+static void answer(tc_core_link *link, asked *a, const tc_engine_event *event)
+{
+    asked was = *a;
+    *a = (asked){0};
+    if (was.arg) was.answered(was.arg, event);
+}
+
 static void go_down(tc_core_link *link, const char *reason)
 {
     if (link->up) tc_warn("the core is gone: %s", reason);
@@ -75,6 +92,8 @@ static void go_down(tc_core_link *link, const char *reason)
     link->ended_ms = 0;
     snprintf(link->reason, sizeof link->reason, "the core is not connected: %s",
              *reason ? reason : "no reason given");
+    for (size_t i = 0; i < ASKED_MAX; i++)
+        if (link->asked[i].id) answer(link, &link->asked[i], NULL);
     for (size_t i = 0; i < TC_LIVE_GENERATIONS_MAX; i++) {
         if (link->slots[i].id == 0) continue;
         tc_request *request = release(link, &link->slots[i]);
@@ -106,6 +125,10 @@ static void dispatch(tc_core_link *link, const tc_engine_event *event)
         link->status.reason[sizeof link->status.reason - 1] = 0;
         link->has_status = true;
         link->status_ms = uv_now(link->gateway->loop);
+        break;
+    case TC_ENGINE_ANSWER:
+        for (size_t i = 0; i < ASKED_MAX; i++)
+            if (link->asked[i].id == event->id) answer(link, &link->asked[i], event);
         break;
     case TC_ENGINE_TOKEN:
     case TC_ENGINE_LOGPROBS:
@@ -311,6 +334,30 @@ void tc_core_link_cancel(tc_core_link *link, uint64_t id)
         tc_core_link_stop(link, id);
     else
         release(link, s);
+}
+
+bool tc_core_link_ask(tc_core_link *link, tc_question question, const char *text, size_t bytes,
+                      tc_core_answered *answered, void *arg, tc_http_error *error)
+{
+    asked *spare = NULL;
+    if (!link || !link->up)
+        return tc_http_refuse_for_now(error, "%s", link ? link->reason : "the server is stopping");
+    if (bytes > TC_QUESTION_BYTES_MAX)
+        return tc_http_refuse(error, 413, "request_too_large", NULL, "at most %d bytes may be sent here",
+                              TC_QUESTION_BYTES_MAX);
+    for (size_t i = 0; i < ASKED_MAX && !spare; i++)
+        if (!link->asked[i].id) spare = &link->asked[i];
+    uint64_t id = ++link->serial << SLOT_BITS;
+    if (!spare || tc_engine_client_ask(link->client, id, question, text, bytes) != TC_OK)
+        return tc_http_refuse_for_now(error, "too many questions are on their way to the core");
+    *spare = (asked){id, answered, arg};
+    return true;
+}
+
+void tc_core_link_forget(tc_core_link *link, void *arg)
+{
+    for (size_t i = 0; link && i < ASKED_MAX; i++)
+        if (link->asked[i].arg == arg) link->asked[i].arg = NULL;
 }
 
 bool tc_core_link_is_up(const tc_core_link *link)

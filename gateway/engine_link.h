@@ -34,6 +34,13 @@ void tc_core_link_cancel(tc_core_link *link, uint64_t id); // the core should en
 // While it is held the core computes nothing for it.
 void tc_core_link_hold(tc_core_link *link, uint64_t id, bool held);
 
+// An operator's question; `answered` is called once, with the event (TC_ENGINE_ANSWER) or, where the core
+// went away, NULL. False: not asked, *error says why. `forget`: nobody waits any more.
+typedef void tc_core_answered(void *arg, const tc_engine_event *event);
+bool tc_core_link_ask(tc_core_link *link, tc_question question, const char *text, size_t bytes,
+                      tc_core_answered *answered, void *arg, tc_http_error *error);
+void tc_core_link_forget(tc_core_link *link, void *arg);
+
 bool tc_core_link_is_up(const tc_core_link *link);
 const tc_model_info *tc_core_link_info(const tc_core_link *link); // NULL while the core is down
 // What the core last said; false with why where there is no fresh word of it.

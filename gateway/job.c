@@ -273,6 +273,12 @@ static void fill_generate(const tc_job *job, tc_generate *ret)
     uint32_t think_end;
     ret->sampling = p->sampling;
     ret->optimize_experts = p->optimize_experts;
+    ret->hints = p->hints;
+    ret->hint_count = p->hint_count;
+    const char *conversation = p->hint_conversation ? p->hint_conversation : job->conversation;
+    if (*conversation) ret->conversation = tc_footprint_id(job->identity.scope, "conversation", conversation);
+    if (p->hint_profile)
+        ret->expert_profile = tc_footprint_id(job->identity.scope, "profile", p->hint_profile);
     memcpy(ret->stop_tokens, p->stop_tokens, p->stop_token_count * sizeof *p->stop_tokens);
     ret->stop_token_count = p->stop_token_count;
     add_turn_ends(job, ret);

@@ -147,6 +147,7 @@ static bool read_shared(tc_params *p, yyjson_val *root, uint32_t vocab, tc_http_
            tc_field_bool(root, "ignore_eos", &p->ignore_eos, error) &&
            tc_field_bool(root, "stream", &p->stream, error) &&
            tc_field_bool(root, "optimize_experts", &p->optimize_experts, error) &&
+           tc_params_read_hints(p, root, error) &&
            tc_field_bool(root, "return_routed_experts", &p->return_experts, error) &&
            tc_field_bool(root, "return_token_ids", &p->return_token_ids, error) &&
            tc_params_read_constraint(p, root, error);
@@ -341,6 +342,7 @@ void tc_params_free(tc_params *p)
     for (uint32_t i = 0; i < p->prompt_count; i++) free(p->prompts[i].ids);
     free(p->prompts);
     free(p->logit_bias);
+    free(p->hints);
     free(p->constraint_text);
     tc_chat_free(&p->chat);
     if (p->doc) yyjson_doc_free(p->doc);

@@ -46,6 +46,9 @@ typedef struct tc_params {
     uint32_t stop_tokens[TC_STOP_TOKENS_MAX], stop_token_count;
     tc_token_value *logit_bias; // owner: params
     uint32_t logit_bias_count;
+    tc_expert_hint *hints; // owner: params
+    uint32_t hint_count;
+    const char *hint_profile, *hint_conversation; // in doc; NULL: none
     bool ignore_eos;
     bool stream, include_usage, echo, optimize_experts;
     bool logprobs, return_experts, return_token_ids;
@@ -65,6 +68,10 @@ bool tc_params_read_model(yyjson_val *root, const tc_gateway_model *model, tc_ht
 bool tc_params_add_stop(tc_params *p, const char *field, yyjson_val *value, tc_http_error *error);
 bool tc_params_read_penalties(tc_sampling *s, yyjson_val *root, tc_http_error *error);
 bool tc_params_read_basics(tc_sampling *s, yyjson_val *root, float temperature_max, tc_http_error *error);
+
+// expert_hints.c. The number of a named footprint under a scope, never 0.
+bool tc_params_read_hints(tc_params *p, yyjson_val *root, tc_http_error *error);
+uint64_t tc_footprint_id(uint64_t scope, const char *kind, const char *name);
 
 // constraint.c. A schema at `field`; a format as response_format has it (`nested`: the schema in
 // json_schema).

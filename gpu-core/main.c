@@ -8,7 +8,9 @@
 #include "common/base/team.h"
 #include "common/base/trace.h"
 #include "common/model/arena.h"
+#include "gpu-core/memory.h"
 #include "gpu-core/options.h"
+#include "gpu-core/placed.h"
 #include "gpu-core/sched/sched.h"
 #include "proto/expert.h"
 
@@ -47,6 +49,9 @@ typedef struct core {
     tc_engine_server *server;
     tc_constrainer *constrainer;
     tc_sched *sched;
+    tc_placed placed;
+    tc_memory_purposes planned;
+    tc_memory memory;
     uint64_t kv_bytes, state_bytes, cache_bytes;
     int signals;
 } core;
@@ -115,7 +120,9 @@ static tc_status plan_memory(core *c, tc_dev_geometry *g, tc_error *e)
         uint64_t left = available > sum ? available - sum : 0;
         c->cache_bytes = left / 4 < TC_CACHE_DEFAULT_MAX ? left / 4 : TC_CACHE_DEFAULT_MAX;
     }
-    sum += c->cache_bytes;
+    sum += c->cache_bytes + c->o.hot_budget_bytes;
+    c->planned = (tc_memory_purposes){weights, c->kv_bytes,           c->state_bytes,
+                                      scratch, c->o.hot_budget_bytes, c->cache_bytes};
     tc_info("memory: dense weights %llu MiB, KV %llu MiB, states %llu MiB, scratch %llu MiB, constraints up "
             "to %llu "
             "MiB, prefix cache up to %llu MiB",
@@ -125,13 +132,14 @@ static tc_status plan_memory(core *c, tc_dev_geometry *g, tc_error *e)
     if (sum > available)
         return tc_fail(e, TC_BUDGET,
                        "dense weights %llu + KV %llu + states %llu + scratch %llu + constraints %llu + "
-                       "prefix cache %llu MiB = %llu "
+                       "prefix cache %llu + hot experts %llu MiB = %llu "
                        "MiB, available are %llu MiB; "
-                       "lower --context, --sessions, --kv-budget or --prefix-cache",
+                       "lower --context, --sessions, --kv-budget, --prefix-cache or --hot-budget",
                        (unsigned long long)(weights >> 20), (unsigned long long)(c->kv_bytes >> 20),
                        (unsigned long long)(c->state_bytes >> 20), (unsigned long long)(scratch >> 20),
                        (unsigned long long)(constraints >> 20), (unsigned long long)(c->cache_bytes >> 20),
-                       (unsigned long long)(sum >> 20), (unsigned long long)(available >> 20));
+                       (unsigned long long)(c->o.hot_budget_bytes >> 20), (unsigned long long)(sum >> 20),
+                       (unsigned long long)(available >> 20));
     return TC_OK;
 }
 
@@ -268,6 +276,16 @@ static tc_status open_constrainer(core *c, tc_error *e)
     return tc_constrainer_create(path, c->desc->vocab, &c->constrainer, e);
 }
 
+static size_t report_memory(void *arg, char *out, size_t room)
+{
+    return tc_memory_report(arg, out, room);
+}
+
+static tc_status memory_room(void *arg, uint64_t bytes, tc_error *e)
+{
+    return tc_memory_room(arg, bytes, e);
+}
+
 static tc_status start(core *c, tc_error *e)
 {
     uint64_t begin = tc_now_us(), last_line = begin;
@@ -282,6 +300,8 @@ static tc_status start(core *c, tc_error *e)
     TC_TRY(tc_team_create(&team, &c->team, e));
     TC_TRY(tc_dev_cpu_create(&geometry, c->team, c->kernels, &c->dev, e));
     TC_TRY(open_experts(c, e));
+    TC_TRY(tc_placed_open(&c->o, c->desc, tc_checkpoint_hash(c->checkpoint), c->store, c->team, &c->source,
+                          &c->placed, e));
     TC_TRY(tc_weights_load(c->checkpoint, c->dev, c->team, (tc_output)c->o.head, log_progress, &last_line,
                            &c->weights, e));
     TC_TRY(tc_forward_create(c->weights, c->dev, c->source, c->o.precision, &c->forward, e));
@@ -291,6 +311,7 @@ static tc_status start(core *c, tc_error *e)
     describe(c, &info);
     TC_TRY(tc_engine_server_open(c->o.engine_url, &info, &c->server, e));
     TC_TRY(open_constrainer(c, e));
+    tc_memory_begin(&c->memory, &c->planned, c->placed.placement, c->placed.cache, c->cache);
     const tc_sched_options sched = {
         .desc = c->desc,
         .forward = c->forward,
@@ -304,7 +325,11 @@ static tc_status start(core *c, tc_error *e)
         .queue_requests = c->o.queue_requests,
         .queue_tokens = c->o.queue_tokens,
         .chunk_us = c->o.chunk_us,
-        .experts_are_hot = c->o.local_experts,
+        .experts_are_hot = c->o.local_experts && !c->placed.cache,
+        .placement = c->placed.placement,
+        .memory = report_memory,
+        .memory_room = memory_room,
+        .memory_arg = &c->memory,
         .log = log_request,
     };
     TC_TRY(tc_sched_create(&sched, &c->sched, e));
@@ -323,7 +348,9 @@ static void stop(core *c)
     tc_prefix_cache_free(c->cache);
     tc_session_pool_free(c->pool);
     tc_forward_free(c->forward);
+    tc_placed_stop(&c->placed);
     if (c->source) c->source->ops->free(c->source);
+    tc_placed_close(&c->placed);
     tc_expert_hub_close(c->hub);
     tc_weights_free(c->weights);
     tc_dev_free(c->dev);
@@ -409,6 +436,7 @@ static void serve(core *c)
     while (wait_for_work(c, idle)) {
         while (tc_engine_server_next(c->server, 0, &command) == TC_OK) tc_sched_command(c->sched, &command);
         c->source->ops->poll(c->source);
+        tc_memory_poll(&c->memory, tc_now_us());
         tell_manager(c);
         idle = !tc_sched_step(c->sched);
         if (idle && tc_trace_on) tc_trace_flush();

@@ -33,6 +33,12 @@ static bool apply_number(tc_setting_id id, uint64_t v, tc_core_options *o)
     case TC_OPT_KV_BUDGET:
         o->kv_budget_bytes = v;
         return true;
+    case TC_OPT_HOT_BUDGET:
+        o->hot_budget_bytes = v;
+        return true;
+    case TC_OPT_HOT_LINK_PERCENT:
+        o->hot_link_share = (double)v / 100;
+        return true;
     case TC_OPT_PREFIX_CACHE:
         o->cache_bytes = v;
         return true;
@@ -75,6 +81,12 @@ static bool apply_choice(tc_setting_id id, int choice, tc_core_options *o)
     case TC_OPT_DATA_PLANE:
         o->by_nng = choice == 1;
         return true;
+    case TC_OPT_HOT_POLICY:
+        o->hot_policy = (tc_cache_policy)choice;
+        return true;
+    case TC_OPT_HOT_SCOPE:
+        o->hot_per_layer = choice == 1;
+        return true;
     case TC_OPT_PRECISION:
         o->precision = (tc_precision)choice;
         return true;
@@ -113,7 +125,9 @@ static bool apply_text(tc_setting_id id, const char *text, tc_core_options *o)
                  {TC_OPT_EXPERTS, &o->experts_url},
                  {TC_OPT_ISA, &o->isa},
                  {TC_OPT_CACHE_DIR, &o->cache_dir},
-                 {TC_OPT_TRACE, &o->trace}};
+                 {TC_OPT_TRACE, &o->trace},
+                 {TC_OPT_PROFILE, &o->profile},
+                 {TC_OPT_TRACE_ROUTING, &o->trace_routing}};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (texts[i].id == id) {
             *texts[i].target = text;
@@ -164,6 +178,8 @@ tc_status tc_core_options_read(int argc, char *const *argv, tc_core_options *ret
         .context = TC_CONTEXT_DEFAULT,
         .sessions = TC_SESSIONS_DEFAULT,
         .cache_bytes = TC_CACHE_AUTO,
+        .hot_link_share = 0.1,
+        .hot_policy = TC_POLICY_DECAYED,
         .queue_requests = TC_QUEUE_REQUESTS_DEFAULT,
         .queue_tokens = TC_QUEUE_TOKENS_DEFAULT,
         .chunk_us = TC_CHUNK_US_DEFAULT,

@@ -6,6 +6,7 @@
 #include "common/base/log.h"
 #include "common/base/settings.h"
 #include "common/kernels/kernels.h"
+#include "common/placement/hot_cache.h"
 
 enum { TC_CONTEXT_DEFAULT = 4096, TC_SESSIONS_DEFAULT = 8, TC_SESSIONS_MAX = 64, TC_CONTEXT_MAX = 1 << 20 };
 
@@ -32,7 +33,12 @@ typedef struct tc_core_options {
     int kv;        // tc_kv_type; TC_KV_BY_PRECISION: f32 for exact, else f16
     uint32_t head; // tc_output
     uint32_t context, sessions;
-    uint64_t cache_bytes; // prefix cache; TC_CACHE_AUTO: a part of what is left, 0: none
+    uint64_t cache_bytes;      // prefix cache; TC_CACHE_AUTO: a part of what is left, 0: none
+    uint64_t hot_budget_bytes; // hot tier; 0: none
+    double hot_link_share;
+    tc_cache_policy hot_policy;
+    bool hot_per_layer;
+    const char *profile, *trace_routing; // NULL: none
     uint32_t queue_requests;
     uint64_t queue_tokens, chunk_us;
     uint64_t kv_budget_bytes; // 0: what sessions x context needs, at most TC_KV_BUDGET_DEFAULT_MAX

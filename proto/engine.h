@@ -27,6 +27,9 @@ enum {
     TC_REQUEST_ID_BYTES_MAX = 64,
     TC_DETAIL_WORKERS_MAX = 64,
     TC_DETAIL_LAYERS_MAX = 256,
+    TC_EXPERT_HINTS_MAX = 1024, // experts that one request names
+    TC_QUESTION_BYTES_MAX = 1 << 16,
+    TC_ANSWER_BYTES_MAX = 1 << 18,
 };
 
 // Letters, digits and . _ : - only, so that it can stand in logs and traces as it is.
@@ -61,6 +64,20 @@ typedef struct tc_token_value {
     float value;
 } tc_token_value;
 
+// An expert that a request names: to be fetched, or to be held as long as the request runs. Travels as it is.
+typedef struct tc_expert_hint {
+    uint16_t layer, expert;
+    uint32_t pin; // 0 or 1
+} tc_expert_hint;
+
+// What an operator asks the core; question and answer are JSON.
+typedef enum tc_question {
+    TC_ASK_EXPERT_STATS,        // no text
+    TC_ASK_EXPERT_OPTIMIZATION, // the settings; answered as EXPERT_STATS
+    TC_ASK_MEMORY,              // no text
+    TC_QUESTIONS
+} tc_question;
+
 typedef struct tc_generate {
     uint64_t id; // chosen by the client, unique among its live requests, not 0
     char request_id[TC_REQUEST_ID_BYTES_MAX + 1]; // what logs and traces call it; "": its id
@@ -94,6 +111,9 @@ typedef struct tc_generate {
     // token (the end of a reasoning part).
     tc_constraint constraint;
     uint32_t constraint_after;
+    uint64_t conversation, expert_profile; // whose experts are remembered together; 0: none
+    const tc_expert_hint *hints;           // borrowed for the call
+    uint32_t hint_count;
 } tc_generate;
 
 typedef enum tc_finish { TC_FINISH_STOP, TC_FINISH_LENGTH, TC_FINISH_CANCELLED } tc_finish;
@@ -149,6 +169,7 @@ typedef struct tc_engine_status {
     uint64_t cached_tokens, cache_bytes, cache_evictions; // prefix cache
     uint64_t refused, expired;      // requests: no room in the queue; past their deadline
     uint64_t sched_us;              // the scheduler's own time since start; in step_us_total too
+    uint64_t placement_us;          // profile and policy of the hot experts; in sched_us too
     char reason[256];               // why not ready
     const tc_engine_detail *detail; // borrowed; NULL: none
 } tc_engine_status;
@@ -172,6 +193,7 @@ typedef enum tc_engine_event_kind {
     TC_ENGINE_FINISHED,  // `id`, `finish`, `usage`
     TC_ENGINE_FAILED,    // `id`, `status`, `reason`
     TC_ENGINE_STATUS,    // `engine`
+    TC_ENGINE_ANSWER,    // `id`, `status`, `text` (JSON), or `reason`
 } tc_engine_event_kind;
 
 typedef struct tc_engine_event {
@@ -189,6 +211,8 @@ typedef struct tc_engine_event {
     tc_status status;
     const tc_model_info *info;
     const tc_engine_status *engine;
+    const char *text; // text_bytes of it, no NUL
+    size_t text_bytes;
     char reason[256];
 } tc_engine_event; // pointers are valid until the next tc_engine_client_next
 
@@ -205,6 +229,9 @@ tc_status tc_engine_client_generate(tc_engine_client *client, const tc_generate 
 tc_status tc_engine_client_cancel(tc_engine_client *client, uint64_t id);
 tc_status tc_engine_client_hold(tc_engine_client *client, uint64_t id, bool held); // see TC_COMMAND_HOLD
 tc_status tc_engine_client_ask_status(tc_engine_client *client);
+// id: the caller's, comes back with the answer. text: at most TC_QUESTION_BYTES_MAX.
+tc_status tc_engine_client_ask(tc_engine_client *client, uint64_t id, tc_question question, const char *text,
+                               size_t bytes);
 
 // ---- server (core) ----
 typedef enum tc_command_kind {
@@ -212,6 +239,7 @@ typedef enum tc_command_kind {
     TC_COMMAND_CANCEL,
     TC_COMMAND_HOLD, // `held`: takes no part in steps until it is held no more
     TC_COMMAND_STATUS,
+    TC_COMMAND_ASK, // `question`, `text`
     TC_COMMAND_CLIENT_GONE
 } tc_command_kind;
 
@@ -220,6 +248,9 @@ typedef struct tc_command {
     uint64_t id;
     bool held;
     tc_generate generate; // prompt valid until the next tc_engine_server_next
+    tc_question question;
+    const char *text; // text_bytes of it, valid as the prompt is
+    size_t text_bytes;
 } tc_command;
 
 typedef struct tc_engine_server tc_engine_server;
@@ -243,4 +274,7 @@ void tc_engine_server_finished(tc_engine_server *server, uint64_t id, tc_finish 
                                const tc_usage *usage);
 void tc_engine_server_failed(tc_engine_server *server, uint64_t id, tc_status status, const char *reason);
 void tc_engine_server_status(tc_engine_server *server, const tc_engine_status *status);
+// status other than TC_OK: text is the reason. At most TC_ANSWER_BYTES_MAX.
+void tc_engine_server_answer(tc_engine_server *server, uint64_t id, tc_status status, const char *text,
+                             size_t bytes);
 void tc_engine_server_flush(tc_engine_server *server);

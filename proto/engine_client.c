@@ -97,9 +97,10 @@ tc_status tc_engine_client_generate(tc_engine_client *client, const tc_generate 
     const piece pieces[] = {
         {request->prompt, (size_t)request->prompt_count * sizeof *request->prompt},
         {request->logit_bias, request->logit_bias_count * sizeof *request->logit_bias},
+        {request->hints, request->hint_count * sizeof *request->hints},
         {request->constraint.text, request->constraint.bytes},
     };
-    tc_status status = send_pieces(client, &header, pieces, 3);
+    tc_status status = send_pieces(client, &header, pieces, 4);
     return status == TC_OK ? TC_OK : tc_fail(e, status, "request to the core: %s", tc_status_text(status));
 }
 
@@ -117,6 +118,17 @@ tc_status tc_engine_client_hold(tc_engine_client *client, uint64_t id, bool held
     if (!client->up) return TC_CLOSED;
     TC_TRY(tc_engine_pack_hold(client->session, id, held, &header, NULL));
     return send_empty(client, &header);
+}
+
+tc_status tc_engine_client_ask(tc_engine_client *client, uint64_t id, tc_question question, const char *text,
+                               size_t bytes)
+{
+    tc_wire_header header;
+    const piece pieces[] = {{text, bytes}};
+    if (!client->up) return TC_CLOSED;
+    if (bytes > TC_QUESTION_BYTES_MAX) return TC_LIMIT;
+    TC_TRY(tc_engine_pack_question(client->session, id, question, &header, NULL));
+    return send_pieces(client, &header, pieces, 1);
 }
 
 tc_status tc_engine_client_ask_status(tc_engine_client *client)
@@ -248,6 +260,15 @@ static bool take_up_message(tc_engine_client *client, tc_engine_event *ret)
         if (m->detail) tc_engine_detail_read(m, &client->detail);
         client->message.engine.detail = m->detail ? &client->detail : NULL;
         ret->engine = &m->engine;
+        return true;
+    case TC_ENGINE_M_ANSWER:
+        ret->kind = TC_ENGINE_ANSWER;
+        ret->status = m->status;
+        ret->text = m->text;
+        ret->text_bytes = m->text_bytes;
+        snprintf(ret->reason, sizeof ret->reason, "%.*s", (int)(m->text_bytes < 255 ? m->text_bytes : 255),
+                 m->text);
+        if (m->status == TC_OK) ret->reason[0] = 0;
         return true;
     default:
         cut(client, "the core sent a message out of place");

@@ -201,6 +201,21 @@ void tc_engine_server_status(tc_engine_server *server, const tc_engine_status *s
     queue(server, message);
 }
 
+void tc_engine_server_answer(tc_engine_server *server, uint64_t id, tc_status status, const char *text,
+                             size_t bytes)
+{
+    tc_wire_header header;
+    tc_link_message *message;
+    uint8_t *payload;
+    if (bytes > TC_ANSWER_BYTES_MAX) bytes = TC_ANSWER_BYTES_MAX;
+    if (!connected(server)) return;
+    if (tc_engine_pack_answer(server->session, id, status, &header, NULL) != TC_OK ||
+        tc_link_message_new(&header, bytes, &message, &payload, NULL) != TC_OK)
+        return; // the one who asked asks again
+    memcpy(payload, text, bytes);
+    queue(server, message);
+}
+
 // ---- receiving ----
 static void turn_away(tc_engine_server *server, uint32_t pipe, uint64_t session, const char *reason)
 {
@@ -297,6 +312,12 @@ static bool take_message(tc_engine_server *server, uint32_t pipe, tc_command *re
         return true;
     case TC_ENGINE_M_ASK:
         ret->kind = TC_COMMAND_STATUS;
+        return true;
+    case TC_ENGINE_M_QUESTION:
+        ret->kind = TC_COMMAND_ASK;
+        ret->question = m->question;
+        ret->text = m->text;
+        ret->text_bytes = m->text_bytes;
         return true;
     default:
         cut(server);

@@ -68,6 +68,12 @@ static tc_status check_extras(const tc_generate *g, tc_error *e)
     if (g->sampling.min_tokens > TC_GENERATE_TOKENS_MAX)
         return tc_fail(e, TC_ARGUMENT, "min_tokens is %u, allowed are 0..%d", g->sampling.min_tokens,
                        TC_GENERATE_TOKENS_MAX);
+    if (g->hint_count > TC_EXPERT_HINTS_MAX)
+        return tc_fail(e, TC_ARGUMENT, "expert_hints name %u experts, allowed are %d", g->hint_count,
+                       TC_EXPERT_HINTS_MAX);
+    for (uint32_t i = 0; i < g->hint_count && g->hints; i++)
+        if (g->hints[i].pin > 1)
+            return tc_fail(e, TC_ARGUMENT, "expert hint %u is neither pinned nor not", i);
     for (uint32_t i = 0; i < g->logit_bias_count && g->logit_bias; i++)
         if (!(fabsf(g->logit_bias[i].value) <= 1000))
             return tc_fail(e, TC_ARGUMENT, "logit_bias of token %u is %g, allowed are -1000..1000",
@@ -147,6 +153,9 @@ tc_status tc_engine_pack_generate(uint64_t session, const tc_generate *g, tc_wir
     m.constraint_kind = g->constraint.kind;
     m.constraint_bytes = (uint32_t)g->constraint.bytes;
     m.constraint_after = g->constraint_after;
+    m.conversation = g->conversation;
+    m.expert_profile = g->expert_profile;
+    m.hint_count = g->hint_count;
     return pack_client(session, TC_PB__CLIENT_MESSAGE__KIND_GENERATE, &m, ret, e);
 }
 
@@ -163,6 +172,24 @@ tc_status tc_engine_pack_hold(uint64_t session, uint64_t id, bool held, tc_wire_
     m.id = id;
     m.held = held;
     return pack_client(session, TC_PB__CLIENT_MESSAGE__KIND_HOLD, &m, ret, e);
+}
+
+tc_status tc_engine_pack_question(uint64_t session, uint64_t id, tc_question question, tc_wire_header *ret,
+                                  tc_error *e)
+{
+    TcPb__Question m = TC_PB__QUESTION__INIT;
+    m.id = id;
+    m.question = question;
+    return pack_client(session, TC_PB__CLIENT_MESSAGE__KIND_QUESTION, &m, ret, e);
+}
+
+tc_status tc_engine_pack_answer(uint64_t session, uint64_t id, tc_status status, tc_wire_header *ret,
+                                tc_error *e)
+{
+    TcPb__Answer m = TC_PB__ANSWER__INIT;
+    m.id = id;
+    m.status = status;
+    return pack_core(session, TC_PB__CORE_MESSAGE__KIND_ANSWER, &m, ret, e);
 }
 
 tc_status tc_engine_pack_ask(uint64_t session, tc_wire_header *ret, tc_error *e)
@@ -183,7 +210,7 @@ tc_status tc_engine_pack_ask(uint64_t session, tc_wire_header *ret, tc_error *e)
     X(expert_calls) X(expert_retries) X(workers_lost) X(expert_hits) X(expert_misses) X(uptime_us) \
     X(step_us_total) X(steps) X(attention_us) X(router_us) X(expert_us) X(wait_us) X(head_us) \
     X(decode_allocations) X(held) X(queue_tokens) X(kv_pages) X(kv_pages_free) X(cached_tokens) X(cache_bytes) \
-    X(cache_evictions) X(refused) X(expired) X(sched_us) X(expert_reads)
+    X(cache_evictions) X(refused) X(expired) X(sched_us) X(expert_reads) X(placement_us)
 #define USAGE_NUMBERS(X) \
     X(prompt_tokens) X(generated_tokens) X(queue_us) X(prefill_us) X(decode_us) X(expert_hits) X(expert_misses) \
     X(cached_tokens) X(stopped_by)
@@ -382,14 +409,19 @@ static tc_status unpack_generate(const TcPb__Generate *m, const tc_frame *frame,
     g->constraint.kind = (tc_constraint_kind)m->constraint_kind;
     g->constraint.bytes = m->constraint_bytes;
     g->constraint_after = m->constraint_after;
+    g->conversation = m->conversation;
+    g->expert_profile = m->expert_profile;
+    g->hint_count = m->hint_count;
     tc_status status = check_generate(g, e);
     if (status != TC_OK) return e ? e->status = TC_FORMAT : TC_FORMAT;
     size_t prompt_bytes = (size_t)g->prompt_count * sizeof(uint32_t);
     size_t bias_bytes = g->logit_bias_count * sizeof *g->logit_bias;
-    TC_TRY(payload_is(frame, prompt_bytes + bias_bytes + g->constraint.bytes, "generate", e));
+    size_t hint_bytes = g->hint_count * sizeof *g->hints;
+    TC_TRY(payload_is(frame, prompt_bytes + bias_bytes + hint_bytes + g->constraint.bytes, "generate", e));
     g->prompt = (const uint32_t *)(const void *)frame->payload;
     g->logit_bias = (const tc_token_value *)(const void *)(frame->payload + prompt_bytes);
-    g->constraint.text = (const char *)frame->payload + prompt_bytes + bias_bytes;
+    g->hints = (const tc_expert_hint *)(const void *)(frame->payload + prompt_bytes + bias_bytes);
+    g->constraint.text = (const char *)frame->payload + prompt_bytes + bias_bytes + hint_bytes;
     status = check_extras(g, e);
     if (status != TC_OK) return e ? e->status = TC_FORMAT : TC_FORMAT;
     return TC_OK;
@@ -422,6 +454,16 @@ static tc_status unpack_from_client(const tc_frame *frame, tc_wire_arena *arena,
     case TC_PB__CLIENT_MESSAGE__KIND_STATUS:
         ret->kind = TC_ENGINE_M_ASK;
         return payload_is(frame, 0, "status request", e);
+    case TC_PB__CLIENT_MESSAGE__KIND_QUESTION:
+        ret->kind = TC_ENGINE_M_QUESTION;
+        ret->id = m->question->id;
+        if (m->question->question >= TC_QUESTIONS || frame->payload_bytes > TC_QUESTION_BYTES_MAX)
+            return tc_fail(e, TC_FORMAT, "question %u of %zu bytes", m->question->question,
+                           frame->payload_bytes);
+        ret->question = (tc_question)m->question->question;
+        ret->text = (const char *)frame->payload;
+        ret->text_bytes = frame->payload_bytes;
+        return TC_OK;
     default:
         return tc_fail(e, TC_FORMAT, "not a message of a client");
     }
@@ -574,6 +616,15 @@ static tc_status unpack_from_core(const tc_frame *frame, tc_wire_arena *arena, t
         ret->kind = TC_ENGINE_M_STATUS;
         unpack_status(m->status, ret);
         return unpack_detail(m->status, frame, ret, e);
+    case TC_PB__CORE_MESSAGE__KIND_ANSWER:
+        ret->kind = TC_ENGINE_M_ANSWER;
+        ret->id = m->answer->id;
+        ret->status = m->answer->status < TC_STATUS_COUNT ? (tc_status)m->answer->status : TC_INTERNAL;
+        if (frame->payload_bytes > TC_ANSWER_BYTES_MAX)
+            return tc_fail(e, TC_FORMAT, "answer of %zu bytes", frame->payload_bytes);
+        ret->text = (const char *)frame->payload;
+        ret->text_bytes = frame->payload_bytes;
+        return TC_OK;
     default:
         return tc_fail(e, TC_FORMAT, "not a message of a core");
     }

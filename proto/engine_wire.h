@@ -14,7 +14,8 @@ typedef enum tc_engine_message_kind {
     TC_ENGINE_M_GENERATE,
     TC_ENGINE_M_CANCEL,
     TC_ENGINE_M_HOLD,
-    TC_ENGINE_M_ASK, // client -> core
+    TC_ENGINE_M_ASK,
+    TC_ENGINE_M_QUESTION, // client -> core
     TC_ENGINE_M_WELCOME,
     TC_ENGINE_M_REJECT,
     TC_ENGINE_M_TOKENS,
@@ -22,7 +23,8 @@ typedef enum tc_engine_message_kind {
     TC_ENGINE_M_LOGPROBS,
     TC_ENGINE_M_FINISHED,
     TC_ENGINE_M_FAILED,
-    TC_ENGINE_M_STATUS, // core -> client
+    TC_ENGINE_M_STATUS,
+    TC_ENGINE_M_ANSWER, // core -> client
 } tc_engine_message_kind;
 
 typedef struct tc_engine_message {
@@ -45,6 +47,9 @@ typedef struct tc_engine_message {
     tc_engine_status engine;
     const uint8_t *detail; // STATUS: borrowed, or NULL; tc_engine_detail_read
     uint32_t detail_layers, detail_workers;
+    tc_question question; // QUESTION
+    const char *text;     // borrowed: QUESTION, ANSWER
+    size_t text_bytes;
     char reason[TC_WIRE_REASON_BYTES];
 } tc_engine_message;
 
@@ -54,6 +59,10 @@ tc_status tc_engine_pack_generate(uint64_t session, const tc_generate *request, 
 tc_status tc_engine_pack_cancel(uint64_t session, uint64_t id, tc_wire_header *ret, tc_error *e);
 tc_status tc_engine_pack_hold(uint64_t session, uint64_t id, bool held, tc_wire_header *ret, tc_error *e);
 tc_status tc_engine_pack_ask(uint64_t session, tc_wire_header *ret, tc_error *e);
+tc_status tc_engine_pack_question(uint64_t session, uint64_t id, tc_question question, tc_wire_header *ret,
+                                  tc_error *e);
+tc_status tc_engine_pack_answer(uint64_t session, uint64_t id, tc_status status, tc_wire_header *ret,
+                                tc_error *e);
 tc_status tc_engine_pack_welcome(uint64_t session, const tc_model_info *info, tc_wire_header *ret,
                                  tc_error *e);
 tc_status tc_engine_pack_reject(uint64_t session, const char *reason, tc_wire_header *ret, tc_error *e);

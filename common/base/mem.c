@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: the block header (one cache line before each block) and the per-tag counters.
 #include "common/base/mem.h"
+#include "common/base/pressure.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -70,15 +71,7 @@ uint64_t tc_mem_guard_end(void)
 
 uint64_t tc_mem_available_bytes(void)
 {
-    char line[256];
-    unsigned long long kib = 0, limit = 0;
-    FILE *f = fopen("/proc/meminfo", "re");
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
-    if (f) fclose(f);
-    f = fopen("/sys/fs/cgroup/memory.max", "re");
-    if (f && fgets(line, sizeof line, f) && sscanf(line, "%llu", &limit) != 1) limit = 0;
-    if (f) fclose(f);
-    uint64_t bytes = kib ? (uint64_t)kib * 1024 : UINT64_MAX;
-    return limit && limit < bytes ? limit : bytes;
+    tc_pressure now;
+    tc_pressure_read("", &now);
+    return now.available_bytes;
 }

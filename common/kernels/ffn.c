@@ -24,6 +24,8 @@ typedef struct group {
 
 struct tc_ffn {
     const tc_store *store;
+    tc_ffn_unit *unit_of; // NULL: the store's
+    void *unit_arg;
     const tc_store_info *info;
     tc_team *team;
     const tc_kernels *kernels[3]; // by tc_precision
@@ -89,6 +91,12 @@ tc_status tc_ffn_create(const tc_store *store, tc_team *team, uint32_t tokens_ma
 out:
     tc_ffn_free(f);
     return status;
+}
+
+void tc_ffn_take_units(tc_ffn *f, tc_ffn_unit *unit_of, void *arg)
+{
+    f->unit_of = unit_of;
+    f->unit_arg = arg;
 }
 
 void tc_ffn_free(tc_ffn *f)
@@ -160,11 +168,19 @@ static const tc_kernels *kernels_of(const tc_ffn *f)
     return f->kernels[f->call->precision];
 }
 
+static void get_unit(const tc_ffn *f, uint32_t expert, uint32_t unit, tc_store_unit *ret)
+{
+    if (f->unit_of)
+        f->unit_of(f->unit_arg, f->call->layer, expert, unit, ret);
+    else
+        tc_store_get_unit(f->store, f->call->layer, expert, unit, ret);
+}
+
 // Whether the layer's matrices want their inputs rounded.
 static void wants_rounded(const tc_ffn *f, bool *ret_x, bool *ret_act)
 {
     tc_store_unit unit;
-    tc_store_get_unit(f->store, f->call->layer, 0, 0, &unit);
+    get_unit(f, f->call->pair_count ? f->call->pairs[0].expert : 0, 0, &unit);
     *ret_x = tc_wants_rounded(kernels_of(f), unit.gate.form.type) ||
              tc_wants_rounded(kernels_of(f), unit.up.form.type);
     *ret_act = tc_wants_rounded(kernels_of(f), unit.down.form.type);
@@ -266,7 +282,7 @@ static void fused_job(void *arg, uint32_t member)
     while (take_item(f, 0, f->group_count * units, &item)) {
         const group *g = &f->groups[item / units];
         tc_store_unit unit;
-        tc_store_get_unit(f->store, call->layer, g->expert, call->unit_begin + item % units, &unit);
+        get_unit(f, g->expert, call->unit_begin + item % units, &unit);
         for (uint32_t i = 0; i < g->count; i++) {
             sums[i] = own + (size_t)call->pairs[g->first + i].token * hidden;
             rounded[i] = act_rounded_row(f, g->first + i, item % units);
@@ -303,7 +319,7 @@ static void phased_job(void *arg, uint32_t member)
     }
     while (take_item(f, 0, f->group_count * units, &item)) {
         const group *g = &f->groups[item / units];
-        tc_store_get_unit(f->store, call->layer, g->expert, call->unit_begin + item % units, &unit);
+        get_unit(f, g->expert, call->unit_begin + item % units, &unit);
         for (uint32_t i = 0; i < g->count; i++) {
             act[i] = pair_act(f, g->first + i, item % units);
             rounded[i] = act_rounded_row(f, g->first + i, item % units);
@@ -318,7 +334,7 @@ static void phased_job(void *arg, uint32_t member)
             memset(f->sum + (size_t)t * hidden + begin, 0, (end - begin) * sizeof *f->sum);
         for (uint32_t n = 0; n < f->group_count * units; n++) {
             const group *g = &f->groups[n / units];
-            tc_store_get_unit(f->store, call->layer, g->expert, call->unit_begin + n % units, &unit);
+            get_unit(f, g->expert, call->unit_begin + n % units, &unit);
             for (uint32_t i = 0; i < g->count; i++) {
                 act[i] = pair_act(f, g->first + i, n % units);
                 rounded[i] = act_rounded_row(f, g->first + i, n % units);

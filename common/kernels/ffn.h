@@ -39,6 +39,10 @@ typedef struct tc_ffn tc_ffn;
 tc_status tc_ffn_create(const tc_store *store, tc_team *team, uint32_t tokens_max, const char *isa,
                         tc_ffn **ret, tc_error *e);
 void tc_ffn_free(tc_ffn *ffn);
+// From now on weights come from here instead of the store: of the same forms, and the same for every call.
+// Called by any member of the team.
+typedef void tc_ffn_unit(void *arg, uint32_t layer, uint32_t expert, uint32_t unit, tc_store_unit *ret);
+void tc_ffn_take_units(tc_ffn *ffn, tc_ffn_unit *unit_of, void *arg);
 
 // Checks every field of a call against the store (it may come from a peer): TC_ARGUMENT with the reason.
 tc_status tc_expert_call_check(const tc_store *store, const tc_expert_call *call, tc_error *e);

@@ -112,7 +112,7 @@ static void draw_token(generator *g, uint32_t token)
 static tc_status check_spec(const tc_route_spec *s, tc_error *e)
 {
     if (s->layers < 1 || s->layers > TC_CACHE_LAYERS_MAX || s->experts < 2 || s->experts > 4096 ||
-        s->top_k < 1 || s->top_k > TC_TRACE_TOP_K_MAX || s->top_k * 2 > s->experts)
+        s->top_k < 1 || s->top_k > TC_ROUTING_TOP_K_MAX || s->top_k * 2 > s->experts)
         return tc_fail(e, TC_ARGUMENT, "generated routes: %u layers, top %u of %u experts", s->layers,
                        s->top_k, s->experts);
     if (s->tokens < 1 || s->tokens > 1 << 24 || s->topics < 1 || s->topics > 256 || s->topic_tokens < 1)
@@ -130,7 +130,7 @@ tc_status tc_routes_generate(const tc_route_spec *s, tc_routes *ret, tc_error *e
     TC_TRY(check_spec(s, e));
     tc_status status;
     size_t chosen = (size_t)s->layers * s->top_k;
-    tc_trace_info info = {
+    tc_routing_info info = {
         .layers = s->layers, .experts = s->experts, .top_k = s->top_k, .expert_bytes = s->expert_bytes};
     for (uint32_t i = 0; i < s->layers; i++) info.moe[i / 8] |= (uint8_t)(1 << i % 8);
     generator g = {.spec = s, .state = s->seed * 0x2545f4914f6cdd1du};
@@ -145,7 +145,7 @@ tc_status tc_routes_generate(const tc_route_spec *s, tc_routes *ret, tc_error *e
     make_orders(&g);
     for (uint32_t token = 0; token < s->tokens; token++) {
         draw_token(&g, token);
-        TC_GOTO(tc_routes_add(ret, token / s->topic_tokens % s->topics, TC_TRACE_STEP, 1, g.chosen, e));
+        TC_GOTO(tc_routes_add(ret, token / s->topic_tokens % s->topics, TC_ROUTING_STEP, 1, g.chosen, e));
     }
 out:
     free(g.order);

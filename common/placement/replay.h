@@ -4,7 +4,7 @@
 // weights.
 #pragma once
 
-#include "common/placement/trace.h"
+#include "common/placement/routing.h"
 
 // What a step costs: the hot experts of a step are read beside the cold ones, everything else comes on top.
 typedef struct tc_cost {

@@ -64,6 +64,13 @@ static void hand_over(tc_sched *s, const request *leader)
     }
 }
 
+static void free_prompt(prompt_text *prompt)
+{
+    free(prompt->bias);
+    free(prompt->hints);
+    free(prompt);
+}
+
 void tc_sched_drop(tc_sched *s, request *r)
 {
     uint32_t i = 0;
@@ -77,8 +84,8 @@ void tc_sched_drop(tc_sched *s, request *r)
     r->account->requests--;
     if (--r->prompt->users == 0) {
         s->held_tokens -= r->prompt->count;
-        free(r->prompt->bias);
-        free(r->prompt);
+        tc_placement_left(s->o.placement, r->prompt->hints, r->prompt->hint_count);
+        free_prompt(r->prompt);
     }
     free(r);
 }
@@ -109,6 +116,35 @@ void tc_sched_expire(tc_sched *s)
 
 // ---- arrival ----
 
+tc_placement_request tc_sched_placed(const request *r)
+{
+    return (tc_placement_request){.conversation = r->ask.conversation,
+                                  .named = r->ask.expert_profile,
+                                  .learn = r->ask.optimize_experts,
+                                  .prompt = r->state == REQUEST_PREFILL};
+}
+
+// What requests may still make resident: the pages of their positions to come.
+static uint64_t pages_to_come(const tc_sched *s, uint32_t positions)
+{
+    uint64_t page = tc_dev_page_bytes(tc_session_geometry(s->o.pool));
+    return (positions + TC_KV_PAGE_POSITIONS - 1) / TC_KV_PAGE_POSITIONS * page;
+}
+
+static tc_status check_memory(const tc_sched *s, const tc_generate *g, tc_error *e)
+{
+    if (!s->o.memory_room) return TC_OK;
+    uint64_t bytes = pages_to_come(s, g->prompt_count + g->max_tokens) * (1 + g->more_count);
+    for (uint32_t i = 0; i < s->count; i++) {
+        const request *r = s->requests[i];
+        uint32_t done = r->session ? r->session->processed : 0, all = r->ask.prompt_count + r->ask.max_tokens;
+        bytes += pages_to_come(s, all > done ? all - done : 0);
+    }
+    // No more than the pool can hold, whoever waits for it.
+    uint64_t pool = tc_dev_page_bytes(tc_session_geometry(s->o.pool)) * s->kv_pages;
+    return s->o.memory_room(s->o.memory_arg, bytes < pool ? bytes : pool, e);
+}
+
 static tc_status check(const tc_sched *s, const tc_generate *g, tc_error *e)
 {
     if (g->more_count >= TC_CHOICES_MAX) return tc_fail(e, TC_ARGUMENT, "too many choices");
@@ -131,7 +167,7 @@ static tc_status check(const tc_sched *s, const tc_generate *g, tc_error *e)
                            s->o.desc->vocab);
     if (g->constraint.kind != TC_CONSTRAINT_NONE && !s->o.constrainer)
         return tc_fail(e, TC_UNSUPPORTED, "this core keeps no constraints");
-    return TC_OK;
+    return check_memory(s, g, e);
 }
 
 // What ends this request, in the order that finish() tells: the model's end tokens, then its own.
@@ -214,19 +250,25 @@ static void refuse(tc_sched *s, const tc_generate *g, uint32_t from, tc_status s
         tc_engine_server_failed(s->o.server, i ? g->more_ids[i - 1] : g->id, status, reason);
 }
 
+// A copy of `count` entries for as long as the prompt is held; none: NULL.
+static bool copy_list(const void *from, uint32_t count, size_t size, void *ret)
+{
+    void *copy = count ? malloc(count * size) : NULL;
+    if (copy) memcpy(copy, from, count * size);
+    *(void **)ret = copy;
+    return copy || !count;
+}
+
 static tc_status copy_prompt(const tc_generate *g, prompt_text **ret, tc_error *e)
 {
     prompt_text *p = malloc(sizeof *p + g->prompt_count * sizeof *g->prompt);
-    if (!p) return tc_fail(e, TC_NOMEM, "out of memory for the request");
-    *p = (prompt_text){.count = g->prompt_count};
+    if (!p) return tc_fail(e, TC_NOMEM, "out of memory for a prompt of %u tokens", g->prompt_count);
+    *p = (prompt_text){.count = g->prompt_count, .hint_count = g->hint_count};
     memcpy(p->tokens, g->prompt, g->prompt_count * sizeof *g->prompt);
-    if (g->logit_bias_count) {
-        p->bias = malloc(g->logit_bias_count * sizeof *p->bias);
-        if (!p->bias) {
-            free(p);
-            return tc_fail(e, TC_NOMEM, "out of memory for the request");
-        }
-        memcpy(p->bias, g->logit_bias, g->logit_bias_count * sizeof *p->bias);
+    if (!copy_list(g->logit_bias, g->logit_bias_count, sizeof *p->bias, &p->bias) ||
+        !copy_list(g->hints, g->hint_count, sizeof *p->hints, &p->hints)) {
+        free_prompt(p);
+        return tc_fail(e, TC_NOMEM, "out of memory for the request");
     }
     *ret = p;
     return TC_OK;
@@ -260,10 +302,11 @@ void tc_sched_accept(tc_sched *s, const tc_generate *g)
         s->requests[s->count++] = r;
     }
     if (first) {
+        const tc_placement_request who = tc_sched_placed(first);
         s->held_tokens += prompt->count;
+        tc_placement_arrived(s->o.placement, &who, prompt->hints, prompt->hint_count);
     } else {
-        free(prompt->bias);
-        free(prompt);
+        free_prompt(prompt);
     }
 }
 

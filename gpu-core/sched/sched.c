@@ -84,6 +84,28 @@ void tc_sched_fail_all(tc_sched *s, tc_status status, const char *reason)
     tc_engine_server_flush(s->o.server);
 }
 
+// An operator's question: between steps, so that it sees and changes whole states.
+static void answer(tc_sched *s, const tc_command *command)
+{
+    tc_error error = {TC_UNSUPPORTED, "this core does not know that"};
+    tc_status status = TC_UNSUPPORTED;
+    size_t bytes = 0;
+    char *out = malloc(TC_ANSWER_BYTES_MAX);
+    if (!out) return; // whoever asked asks again
+    if (command->question == TC_ASK_EXPERT_OPTIMIZATION && s->o.placement)
+        status = tc_placement_tune(s->o.placement, command->text, command->text_bytes, &error);
+    else if (command->question == TC_ASK_MEMORY ? s->o.memory != NULL : s->o.placement != NULL)
+        status = TC_OK;
+    if (status != TC_OK)
+        bytes = (size_t)snprintf(out, TC_ANSWER_BYTES_MAX, "%s", error.text);
+    else if (command->question == TC_ASK_MEMORY)
+        bytes = s->o.memory(s->o.memory_arg, out, TC_ANSWER_BYTES_MAX);
+    else
+        bytes = tc_placement_report(s->o.placement, out, TC_ANSWER_BYTES_MAX);
+    tc_engine_server_answer(s->o.server, command->id, status, out, bytes);
+    free(out);
+}
+
 void tc_sched_command(tc_sched *s, const tc_command *command)
 {
     request *r;
@@ -101,6 +123,9 @@ void tc_sched_command(tc_sched *s, const tc_command *command)
     case TC_COMMAND_STATUS:
         tc_sched_status(s, &status);
         tc_engine_server_status(s->o.server, &status);
+        break;
+    case TC_COMMAND_ASK:
+        answer(s, command);
         break;
     case TC_COMMAND_CLIENT_GONE:
         while (s->count) tc_sched_drop(s, s->requests[s->count - 1]);
@@ -262,15 +287,30 @@ static void after_prompt_chunk(tc_sched *s, request *r)
     if (r->ask.want_prompt_logprobs) report_prompt_logprobs(s, r);
 }
 
+// Tells the placement what the segment chose, and how many of its pairs were hot to whom it concerns.
+static void count_pairs(tc_sched *s, request *r)
+{
+    uint64_t pairs = (uint64_t)r->batch_tokens * s->pairs_a_token, hot = s->o.experts_are_hot ? pairs : 0;
+    if (s->o.placement) {
+        const tc_placement_request who = tc_sched_placed(r);
+        size_t row = (size_t)s->o.desc->layers * s->o.desc->top_k;
+        uint64_t found =
+            tc_placement_note(s->o.placement, &who, r->batch_tokens, s->chosen + r->batch_first * row);
+        if (!s->o.experts_are_hot) hot = found;
+    }
+    r->usage.expert_hits += hot;
+    r->usage.expert_misses += pairs - hot;
+    s->total.expert_hits += hot;
+    s->total.expert_misses += pairs - hot;
+}
+
 static void after_step(tc_sched *s)
 {
     uint32_t rows[TC_BATCH_SEGMENTS_MAX], n = 0;
     request *sampled[TC_BATCH_SEGMENTS_MAX];
     for (uint32_t i = 0; i < s->batch.segments; i++) {
         request *r = s->owner[i];
-        uint64_t pairs = (uint64_t)r->batch_tokens * s->pairs_a_token;
-        *(s->o.experts_are_hot ? &r->usage.expert_hits : &r->usage.expert_misses) += pairs;
-        *(s->o.experts_are_hot ? &s->total.expert_hits : &s->total.expert_misses) += pairs;
+        count_pairs(s, r);
         r->session->processed += r->batch_tokens;
         if (r->state == REQUEST_PREFILL) {
             after_prompt_chunk(s, r);
@@ -281,6 +321,7 @@ static void after_step(tc_sched *s)
         rows[n] = r->batch_first + r->batch_tokens - 1;
         sampled[n++] = r;
     }
+    tc_placement_end(s->o.placement, false);
     if (n == 0) return;
     uint64_t start_ns = tc_now_ns();
     const float *logits = tc_forward_logits(s->o.forward, rows, n);
@@ -303,10 +344,11 @@ static void fail_batch(tc_sched *s, tc_status status, const char *reason)
 static void run_batch(tc_sched *s)
 {
     tc_error error;
-    bool note = false;
+    bool note = s->o.placement;
     uint64_t start = tc_sched_now(s), start_ns = tc_now_ns();
     uint32_t tokens = s->batch.tokens, segments = s->batch.segments;
     for (uint32_t i = 0; i < s->batch.segments; i++) note |= s->owner[i]->ask.want_experts;
+    tc_placement_begin(s->o.placement);
     tc_mem_guard_begin(); // a step allocates nothing
     tc_status status = tc_forward_run(s->o.forward, &s->batch, note ? s->chosen : NULL, &error);
     s->total.decode_allocations += tc_mem_guard_end();
@@ -382,6 +424,7 @@ void tc_sched_status(tc_sched *s, tc_engine_status *ret)
     ret->expert_reads = times->expert_reads;
     ret->uptime_us = tc_sched_now(s) - s->start_us;
     ret->sched_us = s->sched_ns / 1000;
+    ret->placement_us = tc_placement_ns(s->o.placement) / 1000;
     ret->queue_tokens = s->held_tokens;
     ret->kv_pages = s->kv_pages;
     ret->kv_pages_free = tc_session_pages_free(s->o.pool);

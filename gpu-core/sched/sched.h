@@ -21,6 +21,7 @@
 // Refuses: sockets (it sends through proto/engine.h), arithmetic (forward).
 #pragma once
 
+#include "gpu-core/experts/placement.h"
 #include "gpu-core/forward/forward.h"
 #include "gpu-core/sched/constrain.h"
 #include "gpu-core/session/prefix_cache.h"
@@ -47,6 +48,7 @@ typedef struct tc_sched_options {
     tc_constrainer *constrainer; // NULL: requests with a constraint are refused
     tc_expert_source *source;
     tc_engine_server *server;
+    tc_placement *placement; // NULL: nothing learns
     uint32_t context, sessions;
     bool experts_are_hot;    // the source is the core itself: its pairs count as hits
     uint32_t queue_requests; // 0: the default, for this and the next two
@@ -58,6 +60,10 @@ typedef struct tc_sched_options {
     void (*log)(void *arg, bool warning, const char *request, const char *format, ...)
         __attribute__((format(printf, 4, 5)));
     void *log_arg;
+    size_t (*memory)(void *arg, char *out, size_t room); // JSON of where memory goes; NULL: nobody knows
+    // Whether so many bytes more may become resident; TC_BUSY with the sum. NULL: they may.
+    tc_status (*memory_room)(void *arg, uint64_t bytes, tc_error *e);
+    void *memory_arg;
     uint64_t (*now_us)(void *arg); // NULL: the monotonic clock
     void *now_arg;
 } tc_sched_options;

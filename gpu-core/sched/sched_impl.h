@@ -16,7 +16,9 @@ typedef enum request_state {
 // One prompt, of one request or of several choices.
 typedef struct prompt_text {
     uint32_t users, count;
-    tc_token_value *bias; // owned, malloc'ed
+    tc_token_value *bias;  // owned, malloc'ed
+    tc_expert_hint *hints; // owned, malloc'ed
+    uint32_t hint_count;
     uint32_t tokens[];
 } prompt_text;
 
@@ -85,6 +87,8 @@ void tc_sched_admit(tc_sched *s);
 bool tc_sched_compiling(const tc_sched *s); // somebody waits for a constraint
 bool tc_sched_goes_first(const tc_sched *s, const request *a, const request *b, uint64_t now);
 void tc_sched_charge(request *r, uint64_t tokens);
+
+tc_placement_request tc_sched_placed(const request *r);
 
 // batch.c
 void tc_sched_build(tc_sched *s);

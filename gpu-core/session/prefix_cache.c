@@ -136,6 +136,13 @@ static bool make_room(tc_prefix_cache *c, size_t bytes)
     return true;
 }
 
+void tc_prefix_cache_set_budget(tc_prefix_cache *c, uint64_t budget_bytes)
+{
+    if (!c) return;
+    c->stats.budget_bytes = budget_bytes;
+    make_room(c, 0);
+}
+
 void tc_prefix_cache_free(tc_prefix_cache *c)
 {
     if (!c) return;

@@ -48,4 +48,6 @@ typedef struct tc_prefix_stats {
     uint64_t bytes, budget_bytes, evictions;
     uint32_t blocks, snapshots;
 } tc_prefix_stats;
+// What it may hold from now on; what is above goes at once, but for what is held. NULL is legal.
+void tc_prefix_cache_set_budget(tc_prefix_cache *cache, uint64_t budget_bytes);
 tc_prefix_stats tc_prefix_cache_stats(const tc_prefix_cache *cache); // of NULL: zeros

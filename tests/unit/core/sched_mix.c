@@ -142,6 +142,12 @@ void tc_engine_server_logprobs(tc_engine_server *s, uint64_t id, uint32_t positi
 {
     (void)s, (void)id, (void)position, (void)positions, (void)top, (void)logprobs;
 }
+void tc_engine_server_answer(tc_engine_server *s, uint64_t id, tc_status status, const char *text,
+                             size_t bytes)
+{
+    (void)s, (void)id, (void)status, (void)text, (void)bytes;
+}
+
 void tc_engine_server_status(tc_engine_server *s, const tc_engine_status *status)
 {
     (void)s, (void)status;

@@ -231,6 +231,23 @@ tc_status tc_engine_client_ask_status(tc_engine_client *client)
     return TC_OK;
 }
 
+tc_status tc_engine_client_ask(tc_engine_client *client, uint64_t id, tc_question question, const char *text,
+                               size_t bytes)
+{
+    (void)client, (void)text, (void)bytes;
+    static const char answer[] = "{\"asked\":1}";
+    tc_engine_event event = {
+        .kind = TC_ENGINE_ANSWER, .id = id, .text = answer, .text_bytes = sizeof answer - 1};
+    if (question == TC_ASK_EXPERT_OPTIMIZATION) {
+        event.status = TC_UNSUPPORTED;
+        snprintf(event.reason, sizeof event.reason, "no hot tier");
+    }
+    pthread_mutex_lock(&core.lock);
+    if (core.up && !core.mute) put(event);
+    pthread_mutex_unlock(&core.lock);
+    return TC_OK;
+}
+
 // ---- what the tests call ----
 
 void fake_reset(void)

@@ -12,35 +12,36 @@
 #include "common/placement/hot_cache.h"
 
 enum {
-    TC_TRACE_VERSION = 1,
-    TC_TRACE_TOKENS_MAX = 1024, // a frame
-    TC_TRACE_TOP_K_MAX = 64,
-    TC_TRACE_PROMPT = 1, // flags: the segment is a prompt's
-    TC_TRACE_STEP = 2,   // the first segment of a step
+    TC_ROUTING_VERSION = 1,
+    TC_ROUTING_TOKENS_MAX = 1024, // a frame
+    TC_ROUTING_TOP_K_MAX = 64,
+    TC_ROUTING_PROMPT = 1, // flags: the segment is a prompt's
+    TC_ROUTING_STEP = 2,   // the first segment of a step
 };
-#define TC_TRACE_FILE_BYTES_MAX (16ull << 30)
+#define TC_ROUTING_FILE_BYTES_MAX (16ull << 30)
 
-typedef struct tc_trace_info {
+typedef struct tc_routing_info {
     uint32_t layers, experts, top_k; // layers: all of the model's
     uint64_t expert_bytes;
     char model_hash[33]; // empty: generated
     uint8_t moe[TC_CACHE_LAYERS_MAX / 8];
-} tc_trace_info;
+} tc_routing_info;
 
-static inline bool tc_trace_has_experts(const tc_trace_info *info, uint32_t layer)
+static inline bool tc_routing_has_experts(const tc_routing_info *info, uint32_t layer)
 {
     return info->moe[layer / 8] >> layer % 8 & 1;
 }
 
-typedef struct tc_trace_writer tc_trace_writer;
+typedef struct tc_routing_writer tc_routing_writer;
 
 // Creates the file (an old one is replaced). TC_ARGUMENT, TC_IO, TC_NOMEM.
-tc_status tc_trace_create(const char *path, const tc_trace_info *info, tc_trace_writer **ret, tc_error *e);
+tc_status tc_routing_create(const char *path, const tc_routing_info *info, tc_routing_writer **ret,
+                            tc_error *e);
 // chosen: [tokens][layers][top_k], entries of layers without experts are not looked at. Allocates nothing. A
-// failed write is kept for tc_trace_close.
-void tc_trace_segment(tc_trace_writer *writer, uint32_t session, uint32_t flags, uint32_t tokens,
-                      const int32_t *chosen);
-tc_status tc_trace_close(tc_trace_writer *writer, tc_error *e); // NULL is legal; frees in any case
+// failed write is kept for tc_routing_close.
+void tc_routing_segment(tc_routing_writer *writer, uint32_t session, uint32_t flags, uint32_t tokens,
+                        const int32_t *chosen);
+tc_status tc_routing_close(tc_routing_writer *writer, tc_error *e); // NULL is legal; frees in any case
 
 // ---- in memory ----
 typedef struct tc_route_step {
@@ -51,7 +52,7 @@ typedef struct tc_route_step {
 } tc_route_step;
 
 typedef struct tc_routes {
-    tc_trace_info info;
+    tc_routing_info info;
     tc_route_step *steps;
     uint64_t step_count, use_count, token_count;
     tc_expert_use *uses;
@@ -61,7 +62,7 @@ typedef struct tc_routes {
 
 // TC_FORMAT names the place; TC_LIMIT.
 tc_status tc_routes_load(const char *path, tc_routes *ret, tc_error *e);
-tc_status tc_routes_begin(const tc_trace_info *info, tc_routes *ret, tc_error *e);
+tc_status tc_routes_begin(const tc_routing_info *info, tc_routes *ret, tc_error *e);
 // Adds a segment; begins_step false: to the last step. `chosen` as above.
 tc_status tc_routes_add(tc_routes *routes, uint32_t session, uint32_t flags, uint32_t tokens,
                         const int32_t *chosen, tc_error *e);

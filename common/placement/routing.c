@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: the bytes of a routing trace, and the collection of its steps.
-#include "common/placement/trace.h"
+#include "common/placement/routing.h"
 #include "common/base/mem.h"
 
 #include <errno.h>
@@ -34,22 +34,22 @@ static uint32_t bits_of(uint32_t experts)
     return experts > 1 ? 32 - (uint32_t)__builtin_clz(experts - 1) : 1;
 }
 
-static uint32_t moe_layers(const tc_trace_info *info)
+static uint32_t moe_layers(const tc_routing_info *info)
 {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < info->layers; i++) n += tc_trace_has_experts(info, i);
+    for (uint32_t i = 0; i < info->layers; i++) n += tc_routing_has_experts(info, i);
     return n;
 }
 
-static size_t frame_bytes(const tc_trace_info *info, uint32_t tokens)
+static size_t frame_bytes(const tc_routing_info *info, uint32_t tokens)
 {
     return ((size_t)tokens * moe_layers(info) * info->top_k * bits_of(info->experts) + 7) / 8;
 }
 
-static tc_status check_info(const tc_trace_info *info, const char *what, tc_error *e)
+static tc_status check_info(const tc_routing_info *info, const char *what, tc_error *e)
 {
     if (info->layers < 1 || info->layers > TC_CACHE_LAYERS_MAX || info->experts < 1 || info->experts > 4096 ||
-        info->top_k < 1 || info->top_k > TC_TRACE_TOP_K_MAX || info->top_k > info->experts ||
+        info->top_k < 1 || info->top_k > TC_ROUTING_TOP_K_MAX || info->top_k > info->experts ||
         moe_layers(info) < 1)
         return tc_fail(e, TC_FORMAT, "%s: %u layers, %u with experts, top %u of %u experts", what,
                        info->layers, info->layers <= TC_CACHE_LAYERS_MAX ? moe_layers(info) : 0, info->top_k,
@@ -59,15 +59,15 @@ static tc_status check_info(const tc_trace_info *info, const char *what, tc_erro
 
 // ---- writer ----
 
-struct tc_trace_writer {
-    tc_trace_info info;
+struct tc_routing_writer {
+    tc_routing_info info;
     int fd, error; // errno of the first failed write
     size_t held;
     uint8_t buffer[BUFFER_BYTES];
     char path[1024];
 };
 
-static void flush(tc_trace_writer *w)
+static void flush(tc_routing_writer *w)
 {
     for (size_t done = 0; done < w->held && !w->error;) {
         ssize_t n = write(w->fd, w->buffer + done, w->held - done);
@@ -77,7 +77,7 @@ static void flush(tc_trace_writer *w)
     w->held = 0;
 }
 
-static void put(tc_trace_writer *w, const void *bytes, size_t count)
+static void put(tc_routing_writer *w, const void *bytes, size_t count)
 {
     const uint8_t *from = bytes;
     while (count) {
@@ -90,10 +90,11 @@ static void put(tc_trace_writer *w, const void *bytes, size_t count)
     }
 }
 
-tc_status tc_trace_create(const char *path, const tc_trace_info *info, tc_trace_writer **ret, tc_error *e)
+tc_status tc_routing_create(const char *path, const tc_routing_info *info, tc_routing_writer **ret,
+                            tc_error *e)
 {
     TC_TRY(check_info(info, path, e));
-    tc_trace_writer *w = tc_alloc(TC_MEM_OTHER, 1, sizeof *w);
+    tc_routing_writer *w = tc_alloc(TC_MEM_OTHER, 1, sizeof *w);
     if (!w) return tc_fail(e, TC_NOMEM, "out of memory for a routing trace");
     w->info = *info;
     w->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
@@ -102,7 +103,7 @@ tc_status tc_trace_create(const char *path, const tc_trace_info *info, tc_trace_
         return tc_fail_errno(e, TC_IO, "%s", path);
     }
     strncpy(w->path, path, sizeof w->path - 1);
-    file_header header = {.version = TC_TRACE_VERSION,
+    file_header header = {.version = TC_ROUTING_VERSION,
                           .layers = info->layers,
                           .experts = info->experts,
                           .top_k = info->top_k,
@@ -115,17 +116,17 @@ tc_status tc_trace_create(const char *path, const tc_trace_info *info, tc_trace_
     return TC_OK;
 }
 
-void tc_trace_segment(tc_trace_writer *w, uint32_t session, uint32_t flags, uint32_t tokens,
-                      const int32_t *chosen)
+void tc_routing_segment(tc_routing_writer *w, uint32_t session, uint32_t flags, uint32_t tokens,
+                        const int32_t *chosen)
 {
-    if (w->error || tokens < 1 || tokens > TC_TRACE_TOKENS_MAX) return;
-    const tc_trace_info *info = &w->info;
+    if (w->error || tokens < 1 || tokens > TC_ROUTING_TOKENS_MAX) return;
+    const tc_routing_info *info = &w->info;
     frame_header header = {session, (uint16_t)tokens, (uint8_t)flags, 0};
     uint32_t bits = bits_of(info->experts), held = 0;
     uint64_t word = 0;
     put(w, &header, sizeof header);
     for (uint32_t i = 0; i < tokens * info->layers; i++) {
-        if (!tc_trace_has_experts(info, i % info->layers)) continue;
+        if (!tc_routing_has_experts(info, i % info->layers)) continue;
         for (uint32_t k = 0; k < info->top_k; k++) {
             word |= (uint64_t)(uint32_t)chosen[(size_t)i * info->top_k + k] << held;
             for (held += bits; held >= 8; held -= 8, word >>= 8) put(w, &word, 1);
@@ -134,7 +135,7 @@ void tc_trace_segment(tc_trace_writer *w, uint32_t session, uint32_t flags, uint
     if (held) put(w, &word, 1);
 }
 
-tc_status tc_trace_close(tc_trace_writer *w, tc_error *e)
+tc_status tc_routing_close(tc_routing_writer *w, tc_error *e)
 {
     if (!w) return TC_OK;
     tc_status status = TC_OK;
@@ -148,7 +149,7 @@ tc_status tc_trace_close(tc_trace_writer *w, tc_error *e)
 
 // ---- in memory ----
 
-tc_status tc_routes_begin(const tc_trace_info *info, tc_routes *ret, tc_error *e)
+tc_status tc_routes_begin(const tc_routing_info *info, tc_routes *ret, tc_error *e)
 {
     TC_TRY(check_info(info, "routing trace", e));
     *ret = (tc_routes){.info = *info};
@@ -178,14 +179,14 @@ static bool grow(void **list, uint64_t *room, uint64_t needed, size_t size)
 // Collects the segment into counts by (layer, expert); those of a step begun earlier come first.
 static void count_uses(tc_routes *r, const tc_route_step *step, uint32_t tokens, const int32_t *chosen)
 {
-    const tc_trace_info *info = &r->info;
+    const tc_routing_info *info = &r->info;
     for (uint32_t i = 0; i < step->count; i++) {
         const tc_expert_use *use = &r->uses[step->first + i];
         r->counts[use->layer * info->experts + use->expert] = use->count;
     }
     for (uint32_t i = 0; i < tokens * info->layers; i++) {
         uint32_t layer = i % info->layers;
-        if (!tc_trace_has_experts(info, layer)) continue;
+        if (!tc_routing_has_experts(info, layer)) continue;
         for (uint32_t k = 0; k < info->top_k; k++)
             r->counts[layer * info->experts + (uint32_t)chosen[(size_t)i * info->top_k + k]]++;
     }
@@ -194,9 +195,9 @@ static void count_uses(tc_routes *r, const tc_route_step *step, uint32_t tokens,
 tc_status tc_routes_add(tc_routes *r, uint32_t session, uint32_t flags, uint32_t tokens,
                         const int32_t *chosen, tc_error *e)
 {
-    const tc_trace_info *info = &r->info;
+    const tc_routing_info *info = &r->info;
     uint64_t most = (uint64_t)info->layers * info->experts;
-    bool begins = flags & TC_TRACE_STEP || !r->step_count;
+    bool begins = flags & TC_ROUTING_STEP || !r->step_count;
     if (!grow((void **)&r->steps, &r->step_room, r->step_count + 1, sizeof *r->steps) ||
         !grow((void **)&r->uses, &r->use_room, r->use_count + most, sizeof *r->uses))
         return tc_fail(e, TC_NOMEM, "out of memory for a routing trace of %llu steps",
@@ -214,7 +215,7 @@ tc_status tc_routes_add(tc_routes *r, uint32_t session, uint32_t flags, uint32_t
     r->use_count = step->first + step->count;
     // Time passes by the longest segment: answers beside each other are one token of it.
     if (tokens > step->tokens) step->tokens = tokens;
-    step->prompt |= flags & TC_TRACE_PROMPT;
+    step->prompt |= flags & TC_ROUTING_PROMPT;
     r->token_count += tokens;
     return TC_OK;
 }
@@ -243,30 +244,30 @@ static tc_status take(reader *in, void *to, size_t count)
     return TC_OK;
 }
 
-static tc_status take_header(reader *in, tc_trace_info *ret)
+static tc_status take_header(reader *in, tc_routing_info *ret)
 {
     file_header h;
     if (in->bytes < sizeof h) return tc_fail(in->e, TC_FORMAT, "%s: too short for a routing trace", in->path);
     TC_TRY(take(in, &h, sizeof h));
     if (memcmp(h.magic, MAGIC, sizeof MAGIC) != 0)
         return tc_fail(in->e, TC_FORMAT, "%s: no routing trace", in->path);
-    if (h.version != TC_TRACE_VERSION)
+    if (h.version != TC_ROUTING_VERSION)
         return tc_fail(in->e, TC_FORMAT, "%s: routing trace of version %u, this program reads %d", in->path,
-                       h.version, TC_TRACE_VERSION);
-    *ret = (tc_trace_info){
+                       h.version, TC_ROUTING_VERSION);
+    *ret = (tc_routing_info){
         .layers = h.layers, .experts = h.experts, .top_k = h.top_k, .expert_bytes = h.expert_bytes};
     memcpy(ret->model_hash, h.model_hash, sizeof h.model_hash);
     memcpy(ret->moe, h.moe, sizeof h.moe);
     return check_info(ret, in->path, in->e);
 }
 
-static tc_status unpack(const reader *in, const tc_trace_info *info, uint32_t tokens, const uint8_t *from,
+static tc_status unpack(const reader *in, const tc_routing_info *info, uint32_t tokens, const uint8_t *from,
                         int32_t *chosen)
 {
     uint32_t bits = bits_of(info->experts), held = 0;
     uint64_t word = 0;
     for (uint32_t i = 0; i < tokens * info->layers; i++) {
-        if (!tc_trace_has_experts(info, i % info->layers)) continue;
+        if (!tc_routing_has_experts(info, i % info->layers)) continue;
         for (uint32_t k = 0; k < info->top_k; k++) {
             for (; held < bits; held += 8) word |= (uint64_t)*from++ << held;
             uint32_t expert = (uint32_t)word & ((1u << bits) - 1);
@@ -284,14 +285,14 @@ static tc_status unpack(const reader *in, const tc_trace_info *info, uint32_t to
 static tc_status take_frames(reader *in, tc_routes *r)
 {
     tc_status status = TC_OK;
-    const tc_trace_info *info = &r->info;
-    uint8_t *packed = malloc(frame_bytes(info, TC_TRACE_TOKENS_MAX) + 8);
-    int32_t *chosen = calloc((size_t)TC_TRACE_TOKENS_MAX * info->layers * info->top_k, sizeof *chosen);
+    const tc_routing_info *info = &r->info;
+    uint8_t *packed = malloc(frame_bytes(info, TC_ROUTING_TOKENS_MAX) + 8);
+    int32_t *chosen = calloc((size_t)TC_ROUTING_TOKENS_MAX * info->layers * info->top_k, sizeof *chosen);
     if (!packed || !chosen) TC_GOTO(tc_fail(in->e, TC_NOMEM, "out of memory for a routing trace"));
     while (in->at < in->bytes) {
         frame_header h;
         TC_GOTO(take(in, &h, sizeof h));
-        if (h.tokens < 1 || h.tokens > TC_TRACE_TOKENS_MAX || h.zero || h.flags > 3)
+        if (h.tokens < 1 || h.tokens > TC_ROUTING_TOKENS_MAX || h.zero || h.flags > 3)
             TC_GOTO(tc_fail(in->e, TC_FORMAT, "%s: bad frame of %u tokens before byte %llu", in->path,
                             h.tokens, (unsigned long long)in->at));
         TC_GOTO(take(in, packed, frame_bytes(info, h.tokens)));
@@ -307,7 +308,7 @@ out:
 tc_status tc_routes_load(const char *path, tc_routes *ret, tc_error *e)
 {
     struct stat st;
-    tc_trace_info info;
+    tc_routing_info info;
     tc_status status = TC_OK;
     reader in = {.path = path, .fd = open(path, O_RDONLY | O_CLOEXEC), .e = e};
     *ret = (tc_routes){0};
@@ -315,9 +316,9 @@ tc_status tc_routes_load(const char *path, tc_routes *ret, tc_error *e)
     if (fstat(in.fd, &st) < 0 || !S_ISREG(st.st_mode))
         TC_GOTO(tc_fail(e, TC_FORMAT, "%s: no regular file", path));
     in.bytes = (uint64_t)st.st_size;
-    if (in.bytes > TC_TRACE_FILE_BYTES_MAX)
+    if (in.bytes > TC_ROUTING_FILE_BYTES_MAX)
         TC_GOTO(
-            tc_fail(e, TC_LIMIT, "%s: a routing trace may have %llu bytes", path, TC_TRACE_FILE_BYTES_MAX));
+            tc_fail(e, TC_LIMIT, "%s: a routing trace may have %llu bytes", path, TC_ROUTING_FILE_BYTES_MAX));
     TC_GOTO(take_header(&in, &info));
     TC_GOTO(tc_routes_begin(&info, ret, e));
     TC_GOTO(take_frames(&in, ret));

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: what the files of placement share. Refuses: to be included elsewhere.
+#pragma once
+
+#include "gpu-core/experts/placement.h"
+#include <pthread.h>
+
+enum { LEARNED, SEEN }; // uses that the cache learns from, and those it only counts
+
+struct tc_placement {
+    tc_placement_options o;
+    uint32_t n; // layers * experts
+    tc_profile *profile;
+    tc_footprints *footprints;
+    tc_routing_writer *trace;
+    uint32_t *counts[2], *touched[2], touched_count[2]; // by index, of the step being noted
+    uint32_t tokens, segments;                          // of the step being noted
+    tc_expert_use *uses;                                // [n]
+    tc_cache_fill *fills;                               // [TC_FILLS_MAX]
+    float *rates;                                       // [n]
+    uint32_t *order;                                    // [n] by rate
+    uint16_t *pin_users;                                // [n] requests that pin it
+    bool *operator_pins;                                // [n]
+    bool enabled, trim_due;
+    uint32_t wished_slots;  // what the operator set; 0: all
+    uint32_t sampling_left; // tokens until the profile is given to the cache again
+    uint64_t ns, sheds;
+    // saving: `packed` is the thread's while packed_full
+    void *packed;
+    uint64_t packed_bytes, saved_us;
+    bool packed_full, ends, has_thread;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    pthread_t thread;
+};
+
+void tc_placement_tell_changes(tc_placement *placement);
+// Gives the profile to the cache, and announces the hottest.
+void tc_placement_prime(tc_placement *placement);
