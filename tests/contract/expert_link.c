@@ -375,7 +375,7 @@ static void exit_codes(void **state)
     const char *no_store[] = {"--store", "/nonexistent/store", NULL};
     assert_int_equal(exit_code(spawn(no_store)), 1);
     const char *no_isa[] = {"--store", store_path, "--isa", "mmx", NULL};
-    assert_int_equal(exit_code(spawn(no_isa)), 1);
+    assert_int_equal(exit_code(spawn(no_isa)), 2);
     const char *orphan[] = {"--store", store_path, "--parent-pid", "1", NULL};
     assert_int_equal(exit_code(spawn(orphan)), getppid() == 1 && getpid() == 1 ? 0 : 1);
 
