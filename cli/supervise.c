@@ -151,6 +151,8 @@ static uint64_t next_due(const tc_supervisor *s, uint64_t deadline_us)
     for (unsigned i = 0; i < s->count; i++) {
         const tc_child *child = s->child[i];
         if (!child->pid && child->due_us && child->due_us < deadline_us) deadline_us = child->due_us;
+        uint64_t said_us = child->held_us + HELD_MAX_US; // an error line of one that goes on is printed then
+        if (child->pid && child->held[0] && said_us < deadline_us) deadline_us = said_us;
     }
     return deadline_us;
 }

@@ -304,8 +304,12 @@ static int loop(worker *w)
         tc_peer_event event;
         if (atomic_exchange(&reloading, false)) reload(w);
         tc_notify_alive(tc_now_us());
-        if (tc_expert_peer_next(w->peer, tc_notify_interval_us(), &event) != TC_OK)
-            continue; // woken, or it is time
+        uint64_t most_us = tc_notify_interval_us();
+        if (tc_trace_on && most_us > 500000) most_us = 500000;        // then what has gathered is written
+        if (tc_expert_peer_next(w->peer, most_us, &event) != TC_OK) { // woken, or it is time
+            tc_trace_flush();
+            continue;
+        }
         switch (event.kind) {
         case TC_PEER_WELCOME:
             if (!said) say_serving(w);
