@@ -81,6 +81,7 @@ static bool parse_whole(const char *text, bool suffixes, uint64_t *ret)
         if (value > UINT64_MAX >> shift) return false;
         value <<= shift;
         end++;
+        if (end[0] == 'i' && end[1] == 'B') end += 2; // GiB is what G means
     }
     if (*end) return false;
     *ret = value;

@@ -8,7 +8,7 @@
 #include <string.h>
 
 static const char *const policy_names[TC_POLICIES] = {"static", "lru", "lfu", "decayed", "predictive"};
-static const double FAST_TOKENS = 12, SLOW_TOKENS = 400, FAST_WEIGHT = 0.2, MARGIN = 0.05;
+static const double FAST_TOKENS = 12, SLOW_TOKENS = 200, FAST_WEIGHT = 0.2, MARGIN = 0.05;
 
 const char *tc_policy_name(tc_cache_policy policy)
 {

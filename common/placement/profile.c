@@ -121,11 +121,17 @@ uint64_t tc_profile_bytes(const tc_profile *p)
     return sizeof(file_header) + uses_bytes(p) + follower_bytes(p);
 }
 
-static uint64_t fnv1a(const uint8_t *bytes, size_t count)
+static uint64_t fnv1a(uint64_t hash, const void *bytes, size_t count)
 {
-    uint64_t hash = 0xcbf29ce484222325u;
-    for (size_t i = 0; i < count; i++) hash = (hash ^ bytes[i]) * 0x100000001b3u;
+    for (size_t i = 0; i < count; i++) hash = (hash ^ ((const uint8_t *)bytes)[i]) * 0x100000001b3u;
     return hash;
+}
+
+// Of the header, with its check 0, and of what follows it.
+static uint64_t check_of(file_header h, const void *body, size_t bytes)
+{
+    h.check = 0;
+    return fnv1a(fnv1a(0xcbf29ce484222325u, &h, sizeof h), body, bytes);
 }
 
 void tc_profile_pack(const tc_profile *p, void *ret)
@@ -165,7 +171,7 @@ tc_status tc_profile_write(const char *path, const void *packed, uint64_t bytes,
     int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd < 0) return tc_fail_errno(e, TC_IO, "%s", part);
     memcpy(&h, packed, sizeof h);
-    h.check = fnv1a((const uint8_t *)packed + sizeof h, bytes - sizeof h);
+    h.check = check_of(h, (const uint8_t *)packed + sizeof h, bytes - sizeof h);
     status = write(fd, &h, sizeof h) == (ssize_t)sizeof h ? TC_OK : tc_fail_errno(e, TC_IO, "%s", part);
     if (status == TC_OK) status = write_all(fd, part, (const char *)packed + sizeof h, bytes - sizeof h, e);
     close(fd);
@@ -238,7 +244,7 @@ tc_status tc_profile_load(const char *path, const char *model_hash, tc_profile *
     if (bytes != tc_profile_bytes(p))
         TC_GOTO(tc_fail(e, TC_FORMAT, "%s: %zu bytes, not %llu", path, bytes,
                         (unsigned long long)tc_profile_bytes(p)));
-    if (fnv1a((const uint8_t *)text + sizeof h, bytes - sizeof h) != h.check)
+    if (check_of(h, text + sizeof h, bytes - sizeof h) != h.check)
         TC_GOTO(tc_fail(e, TC_FORMAT, "%s: damaged", path));
     TC_GOTO(fill(p, path, text + sizeof h, &h, e));
     *ret = p;

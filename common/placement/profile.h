@@ -5,7 +5,7 @@
 //
 // File, little-endian: {char magic[8] "tcprofil"; u32 version, layers, experts, followers; char
 // model_hash[32]; double tokens; u64 check}, float uses[layers][experts], then followers
-// [layers][experts][TC_FOLLOWERS] of {u16 expert, u16 count}. check: FNV-1a of everything behind the header.
+// [layers][experts][TC_FOLLOWERS] of {u16 expert, u16 count}. check: FNV-1a of all of it, itself 0.
 #pragma once
 
 #include "common/placement/hot_cache.h"
