@@ -150,6 +150,8 @@ static tc_status load_keys(program *p, const options *o, tc_api_keys **ret, tc_e
     char line[1024];
     bool any = false;
     FILE *file = fopen(p->key_path, "re");
+    if (!file && errno != ENOENT)
+        return tc_fail_errno(e, TC_IO, "%s", p->key_path); // never open for want of a file
     while (file && !any && fgets(line, sizeof line, file))
         any = line[strspn(line, " \t\r\n")] && line[0] != '#';
     explicit_bzero(line, sizeof line);

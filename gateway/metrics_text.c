@@ -132,9 +132,10 @@ static void memory(const tc_model_info *info, const tc_engine_status *e, const t
     const struct {
         const char *purpose;
         uint64_t bytes;
-    } rows[] = {{"dense_weights", info->weights_bytes},         {"experts", info->experts_bytes},
-                {"kv_and_states_limit", info->kv_budget_bytes}, {"prefix_cache", e->cache_bytes},
-                {"scratch", d->memory_bytes[TC_MEM_SCRATCH]},   {"other", d->memory_bytes[TC_MEM_OTHER]}};
+    } rows[] = {{"dense_weights", info->weights_bytes},  {"experts", info->experts_bytes},
+                {"hot_experts", d->hot_bytes},           {"kv_and_states_limit", info->kv_budget_bytes},
+                {"prefix_cache", e->cache_bytes},        {"scratch", d->memory_bytes[TC_MEM_SCRATCH]},
+                {"other", d->memory_bytes[TC_MEM_OTHER]}};
     tc_metric_head(
         out, name, "gauge",
         "Memory of the model by purpose: packed experts lie in shared memory, KV fills up to its limit.");

@@ -143,7 +143,7 @@ typedef struct tc_layer_lookups {
 typedef struct tc_engine_detail {
     uint64_t memory_bytes[TC_MEM_TAGS];             // of the core's heap, by purpose
     uint64_t device_total_bytes, device_used_bytes; // of the device; 0: it has no memory of its own
-    uint64_t hot_slots, hot_used;                   // places for experts in the device's cache
+    uint64_t hot_slots, hot_used, hot_bytes;                   // places for experts in the device's cache
     uint64_t fills, hot_evictions, moved_bytes;     // of that cache
     tc_histogram step, swap;
     uint64_t worker_count, layer_count;

@@ -226,11 +226,15 @@ static uint64_t count(tc_placement *p, int kind, uint32_t pairs, const int32_t *
     for (uint32_t at = 0; at < pairs; at += a_token) {
         for (uint32_t layer = 0; layer < p->o.layers; layer++) {
             const int32_t *row = chosen + at + layer * top_k;
+            uint64_t before = hot;
             for (uint32_t k = 0; k < top_k && row[0] >= 0; k++) {
                 uint32_t index = layer * experts + (uint32_t)row[k];
                 if (!counts[index]++) touched[n++] = index;
                 hot += table && table[index] != TC_NO_SLOT;
             }
+            if (row[0] < 0 || layer >= TC_DETAIL_LAYERS_MAX) continue;
+            p->lookups[layer].hot += hot - before;
+            p->lookups[layer].cold += top_k - (hot - before);
         }
     }
     p->touched_count[kind] = n;

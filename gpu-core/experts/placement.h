@@ -65,6 +65,9 @@ double tc_placement_alike(const tc_placement *placement, uint64_t a, uint64_t b)
 // Time in all of the above since creation, and pairs hot and cold.
 uint64_t tc_placement_ns(const tc_placement *placement);
 
+// What metrics need of it: lookups by layer, and the cache's fills, evictions, bytes and latencies.
+void tc_placement_detail(const tc_placement *placement, tc_engine_detail *ret);
+
 // Gives up slots (true), or takes back what was given up before, as memory allows. Steps of an eighth.
 void tc_placement_shed(tc_placement *placement, bool shed);
 

@@ -25,6 +25,7 @@ struct tc_placement {
     uint32_t wished_slots;  // what the operator set; 0: all
     uint32_t sampling_left; // tokens until the profile is given to the cache again
     uint64_t ns, sheds;
+    tc_layer_lookups lookups[TC_DETAIL_LAYERS_MAX]; // pairs, by where the expert was
     // saving: `packed` is the thread's while packed_full
     void *packed;
     uint64_t packed_bytes, saved_us;

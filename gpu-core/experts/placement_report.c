@@ -277,3 +277,31 @@ tc_status tc_placement_tune(tc_placement *p, const char *json, size_t bytes, tc_
     free(t);
     return status;
 }
+
+// The cache counts durations by powers of two: each goes to where its upper end lies.
+static void convert_latency(const tc_cache_stats *s, tc_histogram *ret)
+{
+    tc_histogram h = {.sum_us = s->latency_us_total};
+    static const uint64_t bounds[] = {TC_HISTOGRAM_BOUNDS_US};
+    for (unsigned i = 0; i < TC_FILL_BUCKETS; i++) {
+        unsigned at = 0;
+        while (at < TC_HISTOGRAM_BOUNDS && (2ull << i) > bounds[at]) at++;
+        h.count[at] += s->latency[i];
+    }
+    *ret = h;
+}
+
+void tc_placement_detail(const tc_placement *p, tc_engine_detail *ret)
+{
+    memcpy(ret->layers, p->lookups, ret->layer_count * sizeof *ret->layers);
+    if (!p->o.cache) return;
+    tc_cache_stats s;
+    tc_hot_cache_stats(p->o.cache, &s);
+    ret->hot_slots = s.slots;
+    ret->hot_used = s.ready;
+    ret->hot_bytes = s.slots * tc_hot_cache_get_options(p->o.cache)->slot_bytes;
+    ret->fills = s.fills_done;
+    ret->hot_evictions = s.evictions;
+    ret->moved_bytes = s.fill_bytes;
+    convert_latency(&s, &ret->swap);
+}

@@ -62,6 +62,7 @@ void tc_sched_fill_detail(tc_sched *s, const tc_source_stats *source)
         d->layers[n] = moe && desc->layer[n].moe
                            ? (tc_layer_lookups){s->total.expert_hits / moe, s->total.expert_misses / moe}
                            : (tc_layer_lookups){0, 0};
+    if (s->o.placement) tc_placement_detail(s->o.placement, d);
     d->worker_count = source->workers ? source->worker_count : 0;
     if (d->worker_count > TC_DETAIL_WORKERS_MAX) d->worker_count = TC_DETAIL_WORKERS_MAX;
     if (d->worker_count) memcpy(d->workers, source->workers, d->worker_count * sizeof *d->workers);
