@@ -66,7 +66,7 @@ static char *folder_name(const char *model)
 
 static tc_status serve(const char *model, const char *listen, tc_run_options *o, tc_error *e)
 {
-    char store[TC_STORE_PATH_BYTES];
+    char store[TC_STORE_PATH_BYTES], profile[TC_STORE_PATH_BYTES + 16];
     bool packed;
     char *name = NULL;
     tc_supervisor *supervisor = NULL;
@@ -74,6 +74,9 @@ static tc_status serve(const char *model, const char *listen, tc_run_options *o,
     TC_GOTO(tc_listen_check(listen, e));
     TC_GOTO(tc_run_prepare(model, o->cache_dir, o->quantise, false, &packed, store, e));
     TC_GOTO(tc_run_load(o, store, e));
+    // What is learned of routing lies beside the store; a configuration may say otherwise.
+    snprintf(profile, sizeof profile, "%s.profile", store);
+    if (!o->profile && !o->config) o->profile = profile;
     if (!o->model_name) o->model_name = name = folder_name(model);
     TC_GOTO(tc_supervisor_create(&supervisor, e));
     TC_GOTO(tc_run_start(supervisor, o, model, store, listen, e));

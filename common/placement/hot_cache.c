@@ -307,20 +307,43 @@ void tc_hot_cache_prior(tc_hot_cache *c, const float *rate)
     c->victims_stale = true;
 }
 
-tc_status tc_hot_cache_want(tc_hot_cache *c, uint32_t layer, uint32_t expert, float uses)
+static tc_status announce(tc_hot_cache *c, uint32_t index)
 {
-    if (layer >= c->o.layers || expert >= c->o.experts) return TC_ARGUMENT;
-    uint32_t index = layer * c->o.experts + expert;
-    if (uses > 0) {
-        float due = uses * (float)c->fast_scale; // at least as if used: a hint twice given is no more worth
-        if (c->scores[index].fast < due) c->scores[index].fast = due;
-        c->scores[index].last = c->now;
-    }
     if (c->table[index] != TC_NO_SLOT || (c->flags[index] & (FLAG_FILLING | FLAG_WANTED))) return TC_OK;
     if (c->wanted_count == TC_WANTED_MAX) return TC_BUSY;
     c->flags[index] |= FLAG_WANTED;
     c->wanted[(c->wanted_head + c->wanted_count++) % TC_WANTED_MAX] = index;
     return TC_OK;
+}
+
+// At least as much: what is announced twice is no more worth.
+static void raise_to(float *sum, double uses, double scale)
+{
+    float due = (float)(uses * scale);
+    if (*sum < due) *sum = due;
+}
+
+tc_status tc_hot_cache_want(tc_hot_cache *c, uint32_t layer, uint32_t expert, float uses)
+{
+    if (layer >= c->o.layers || expert >= c->o.experts) return TC_ARGUMENT;
+    uint32_t index = layer * c->o.experts + expert;
+    if (uses > 0) {
+        raise_to(&c->scores[index].fast, (double)uses, c->fast_scale);
+        c->scores[index].last = c->now;
+    }
+    return announce(c, index);
+}
+
+tc_status tc_hot_cache_expect(tc_hot_cache *c, uint32_t layer, uint32_t expert, float rate)
+{
+    if (layer >= c->o.layers || expert >= c->o.experts) return TC_ARGUMENT;
+    uint32_t index = layer * c->o.experts + expert;
+    if (rate > 0) { // a steady rate's decayed sum
+        raise_to(&c->scores[index].fast, (double)rate * c->o.fast_tokens / M_LN2, c->fast_scale);
+        raise_to(&c->scores[index].slow, (double)rate * c->o.slow_tokens / M_LN2, c->slow_scale);
+        c->scores[index].last = c->now;
+    }
+    return announce(c, index);
 }
 
 tc_status tc_hot_cache_pin(tc_hot_cache *c, uint32_t layer, uint32_t expert, tc_error *e)

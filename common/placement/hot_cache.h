@@ -140,6 +140,9 @@ void tc_hot_cache_set_limits(tc_hot_cache *cache, double link_bytes_per_us, doub
 void tc_hot_cache_prior(tc_hot_cache *cache, const float *rate);
 // Announces one: as if used `uses` times just now, and fetched as soon as there is room. TC_BUSY: too many.
 tc_status tc_hot_cache_want(tc_hot_cache *cache, uint32_t layer, uint32_t expert, float uses);
+// Announces one that is expected to be used `rate` times a token from now on: fetched, and worth as much as
+// one that has been used so for long.
+tc_status tc_hot_cache_expect(tc_hot_cache *cache, uint32_t layer, uint32_t expert, float rate);
 // Pinned: fetched, and never evicted. TC_ARGUMENT; TC_LIMIT: more than its layer's (or all) slots.
 tc_status tc_hot_cache_pin(tc_hot_cache *cache, uint32_t layer, uint32_t expert, tc_error *e);
 tc_status tc_hot_cache_unpin(tc_hot_cache *cache, uint32_t layer, uint32_t expert, tc_error *e);

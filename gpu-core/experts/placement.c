@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SAVE_EVERY_US = 300000000, WARM_USES = 2, PIN_USES = 16 };
+enum { SAVE_EVERY_US = 300000000, WARM = 2, PIN_USES = 16 };
 
 static void say(const tc_placement *p, bool warning, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
@@ -340,19 +340,32 @@ static bool in_range(const tc_placement *p, const tc_expert_hint *hint)
     return hint->layer < p->o.layers && hint->expert < p->o.experts;
 }
 
+// The most used of the footprint, as many as there are slots, at the rates they were used with.
 static void announce_footprint(tc_placement *p, uint64_t id)
 {
     const uint8_t *uses = p->footprints ? tc_footprint_find(p->footprints, id) : NULL;
-    uint32_t most = 0, bar = 1, kept, slots = tc_hot_cache_get_options(p->o.cache)->slots;
-    uint32_t of[UINT8_MAX + 1] = {0};
+    uint32_t slots = tc_hot_cache_get_options(p->o.cache)->slots, of[UINT8_MAX + 1] = {0}, bar = UINT8_MAX,
+             kept;
     if (!uses) return;
     for (uint32_t i = 0; i < p->n; i++) of[uses[i]]++;
-    for (most = UINT8_MAX; most && !of[most];) most--;
-    for (kept = 0, bar = most; bar > 1 && kept + of[bar] <= slots; bar--) kept += of[bar];
-    for (uint32_t i = 0; i < p->n && most; i++)
-        if (uses[i] && uses[i] >= bar)
-            tc_hot_cache_want(p->o.cache, i / p->o.experts, i % p->o.experts,
-                              (float)WARM_USES * uses[i] / (float)most);
+    for (kept = of[bar]; bar > 1 && kept + of[bar - 1] <= slots; bar--) kept += of[bar - 1];
+    for (uint32_t layer = 0; layer < p->o.layers; layer++) {
+        const uint8_t *row = uses + (size_t)layer * p->o.experts;
+        uint32_t sum = 0;
+        for (uint32_t e = 0; e < p->o.experts; e++) sum += row[e];
+        for (uint32_t e = 0; e < p->o.experts; e++)
+            if (row[e] >= bar)
+                tc_hot_cache_expect(p->o.cache, layer, e, (float)(WARM * p->o.top_k * row[e]) / (float)sum);
+    }
+}
+
+// Between steps, nothing used: what was announced is ordered now, and comes while the prompt is computed.
+static void order_announced(tc_placement *p)
+{
+    const tc_cache_input nothing = {.now_us = tc_now_us()};
+    uint32_t fills = tc_hot_cache_step(p->o.cache, &nothing, p->fills);
+    tc_placement_tell_changes(p);
+    for (uint32_t i = 0; i < fills; i++) p->o.tier.fill(p->o.tier.arg, &p->fills[i]);
 }
 
 void tc_placement_arrived(tc_placement *p, const tc_placement_request *r, const tc_expert_hint *hints,
@@ -371,6 +384,7 @@ void tc_placement_arrived(tc_placement *p, const tc_placement_request *r, const 
     }
     announce_footprint(p, r->conversation);
     announce_footprint(p, r->named);
+    order_announced(p);
     p->ns += tc_now_ns() - start_ns;
 }
 

@@ -17,6 +17,11 @@ IDS = [(7 * i) % 97 + 1 for i in range(150)]
 PROMPT = "The thermocline is the boundary between"
 
 
+def fresh():
+    """A profile that is not there yet: nothing learned by the tests before is known."""
+    return "--profile", tempfile.mktemp(suffix=".profile", dir=CACHE)
+
+
 def stats(server):
     return server.get("/api/v1/expert-stats")[1]
 
@@ -85,7 +90,7 @@ class SameBits(unittest.TestCase):
 
 class Operators(unittest.TestCase):
     def test_live(self):
-        with Server(DEMO, 1, "--hot-budget", "3M", "--hot-link-percent", 100) as server:
+        with Server(DEMO, 1, "--hot-budget", "3M", "--hot-link-percent", 100, *fresh()) as server:
             server.generate(PROMPT, max_tokens=100, temperature=0)
             seen = stats(server)
             for name in ("cached_experts", "total_experts_tracked", "cache_hit_rate", "vram_usage_gb", "top_experts",
@@ -118,7 +123,7 @@ class Operators(unittest.TestCase):
             self.assertEqual((after["cached_experts"], after["fills"]), (0, before["fills"]))
 
     def test_untouched(self):
-        with Server(DEMO, 1, "--hot-budget", "2M", "--hot-link-percent", 100) as server:
+        with Server(DEMO, 1, "--hot-budget", "2M", "--hot-link-percent", 100, *fresh()) as server:
             answer = server.generate(PROMPT, max_tokens=40, optimize_experts=False)
             self.assertEqual(answer["expert_cache_hits"], 0)
             seen = stats(server)

@@ -214,6 +214,77 @@ static void test_change_of_topic(void **state)
     tc_routes_free(&r);
 }
 
+// Routes whose topics come back: hits in the first 16 tokens of each return, with what its footprint
+// announced before, or without.
+static double first_hits(const tc_routes *r, uint32_t topics, uint32_t topic_tokens, bool warm)
+{
+    tc_error e;
+    tc_hot_cache *c;
+    tc_footprints *f;
+    uint32_t experts = r->info.experts, top_k = r->info.top_k;
+    uint64_t hits = 0, lookups = 0;
+    tc_cache_fill *fills = calloc(TC_FILLS_MAX, sizeof *fills);
+    int32_t *chosen = calloc(r->info.layers * top_k, sizeof *chosen);
+    const tc_hot_cache_options o = {.layers = r->info.layers,
+                                    .experts = experts,
+                                    .slots = 64 * r->info.layers,
+                                    .slots_max = 64 * r->info.layers,
+                                    .policy = TC_POLICY_DECAYED,
+                                    .second_miss = true,
+                                    .fills_max =
+                                        64}; // a returning topic's experts take several steps to come
+    assert_int_equal(tc_hot_cache_create(&o, &c, &e), TC_OK);
+    assert_int_equal(tc_footprints_create(r->info.layers, experts, topics, &f, &e), TC_OK);
+    for (uint64_t i = 0; i < r->step_count; i++) {
+        const tc_route_step *step = &r->steps[i];
+        bool returned = i >= topics * topic_tokens;
+        const uint8_t *uses =
+            warm && returned && i % topic_tokens == 0 ? tc_footprint_find(f, step->session + 1) : NULL;
+        for (uint32_t k = 0; uses && k < r->info.layers * experts; k++)
+            if (uses[k] > 8)
+                tc_hot_cache_expect(c, k / experts, k % experts, 2 * (float)uses[k] / (float)topic_tokens);
+        // The prompt's first steps: nothing is used yet, but announced fills come.
+        for (uint32_t k = 0; k < 8 && i % topic_tokens == 0; k++) {
+            uint32_t n = tc_hot_cache_step(c, &(tc_cache_input){0}, fills);
+            while (n) tc_hot_cache_fill_done(c, fills[--n].slot, 0);
+            tc_hot_cache_publish(c);
+        }
+        for (uint32_t k = 0; k < step->count; k++) {
+            const tc_expert_use *use = &r->uses[step->first + k];
+            bool hit = tc_hot_cache_table(c)[use->layer * experts + use->expert] != TC_NO_SLOT;
+            if (returned && i % topic_tokens < 16) hits += hit, lookups++;
+            chosen[k] = use->expert; // sorted by layer, top_k of each
+        }
+        tc_footprint_note(f, step->session + 1, 1, top_k, chosen);
+        const tc_cache_input in = {.uses = r->uses + step->first, .count = step->count, .tokens = 1};
+        uint32_t n = tc_hot_cache_step(c, &in, fills);
+        while (n) tc_hot_cache_fill_done(c, fills[--n].slot, 0);
+        tc_hot_cache_publish(c);
+    }
+    tc_hot_cache_free(c);
+    tc_footprints_free(f);
+    free(fills);
+    free(chosen);
+    return (double)hits / (double)lookups;
+}
+
+static void test_returning_conversation(void **state)
+{
+    (void)state;
+    tc_error e;
+    tc_routes r;
+    tc_route_spec spec = tc_route_spec_default();
+    spec.layers = 8;
+    spec.topic_tokens = 200; // a turn
+    spec.tokens = 2 * spec.topics * spec.topic_tokens;
+    assert_int_equal(tc_routes_generate(&spec, &r, &e), TC_OK);
+    double cold = first_hits(&r, spec.topics, spec.topic_tokens, false);
+    double warm = first_hits(&r, spec.topics, spec.topic_tokens, true);
+    print_message("first 16 tokens: cold %.3f, warm %.3f\n", cold, warm);
+    assert_true(warm >= cold + 0.1);
+    tc_routes_free(&r);
+}
+
 // ---- profile and footprints ----
 
 static void test_profile(void **state)
@@ -366,10 +437,15 @@ static int remove_folder(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_trace_round_trip), cmocka_unit_test(test_trace_damage),
-        cmocka_unit_test(test_belady_is_best),   cmocka_unit_test(test_default_policy),
-        cmocka_unit_test(test_change_of_topic),  cmocka_unit_test(test_profile),
-        cmocka_unit_test(test_footprints),       cmocka_unit_test(test_plans),
+        cmocka_unit_test(test_trace_round_trip),
+        cmocka_unit_test(test_trace_damage),
+        cmocka_unit_test(test_belady_is_best),
+        cmocka_unit_test(test_default_policy),
+        cmocka_unit_test(test_change_of_topic),
+        cmocka_unit_test(test_returning_conversation),
+        cmocka_unit_test(test_profile),
+        cmocka_unit_test(test_footprints),
+        cmocka_unit_test(test_plans),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
