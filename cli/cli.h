@@ -20,6 +20,8 @@ int tc_cli_plan(int argc, char **argv);
 int tc_cli_arena(int argc, char **argv);
 int tc_cli_config(int argc, char **argv);
 int tc_cli_manual(int argc, char **argv);
+int tc_cli_top(int argc, char **argv);
+int tc_cli_doctor(int argc, char **argv);
 
 enum { TC_EXIT_FAILURE = 1, TC_EXIT_USAGE = 2, TC_EXIT_INTERRUPTED = 130, TC_BYTES_TEXT = 24 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: one GET /api/v1/health, read until the gateway closes the connection.
+// Owns: GET requests to a gateway, read until it closes the connection, and what /api/v1/health says.
 #include "cli/health.h"
 
 #include <netdb.h>
@@ -79,24 +79,38 @@ static void read_body(const char *body, tc_health *health)
     yyjson_doc_free(doc);
 }
 
-void tc_health_ask(const char *listen, tc_health *ret)
+tc_status tc_http_get(const char *listen, const char *path, const char *key, char *ret, size_t room,
+                      int *ret_code, tc_error *e)
 {
-    static const char request[] =
-        "GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    char answer[ANSWER_BYTES_MAX];
+    char request[1024];
     size_t used = 0;
     ssize_t n = 0;
-    tc_health health = {0};
+    int length = snprintf(request, sizeof request,
+                          "GET %s HTTP/1.1\r\nHost: localhost\r\n%s%s%sConnection: close\r\n\r\n", path,
+                          key ? "Authorization: Bearer " : "", key ? key : "", key ? "\r\n" : "");
+    if (length <= 0 || (size_t)length >= sizeof request)
+        return tc_fail(e, TC_LIMIT, "the API key is too long");
     int fd = strncmp(listen, "unix:", 5) == 0 ? dial_unix(listen + 5) : dial_ip(listen);
-    if (fd >= 0) {
-        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){.tv_sec = 1}, sizeof(struct timeval));
-        if (send(fd, request, sizeof request - 1, MSG_NOSIGNAL) == (ssize_t)sizeof request - 1)
-            while (used < sizeof answer - 1 && (n = recv(fd, answer + used, sizeof answer - 1 - used, 0)) > 0)
-                used += (size_t)n;
-        close(fd);
-    }
-    answer[used] = 0;
-    const char *body = strstr(answer, "\r\n\r\n");
-    if (sscanf(answer, "HTTP/1.%*d %d", &health.code) == 1 && body) read_body(body + 4, &health);
+    if (fd < 0) return tc_fail(e, TC_CLOSED, "%s: nobody listens there", listen);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){.tv_sec = 1}, sizeof(struct timeval));
+    if (send(fd, request, (size_t)length, MSG_NOSIGNAL) == length)
+        while (used < room - 1 && (n = recv(fd, ret + used, room - 1 - used, 0)) > 0) used += (size_t)n;
+    close(fd);
+    ret[used] = 0;
+    char *body = strstr(ret, "\r\n\r\n");
+    if (sscanf(ret, "HTTP/1.%*d %d", ret_code) != 1 || !body)
+        return tc_fail(e, TC_PEER, "%s%s: no answer in HTTP", listen, path);
+    if (used == room - 1 || n < 0)
+        return tc_fail(e, TC_LIMIT, "%s%s: the answer is too long, or stopped", listen, path);
+    memmove(ret, body + 4, strlen(body + 4) + 1);
+    return TC_OK;
+}
+
+void tc_health_ask(const char *listen, tc_health *ret)
+{
+    char answer[ANSWER_BYTES_MAX];
+    tc_health health = {0};
+    if (tc_http_get(listen, "/api/v1/health", NULL, answer, sizeof answer, &health.code, NULL) == TC_OK)
+        read_body(answer, &health);
     *ret = health;
 }

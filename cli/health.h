@@ -17,3 +17,7 @@ tc_status tc_listen_check(const char *address, tc_error *e);
 
 // `listen` as given to the gateway: HOST:PORT, [V6]:PORT or unix:/path. Takes at most about a second.
 void tc_health_ask(const char *listen, tc_health *ret);
+
+// Body of GET path into ret (room bytes, NUL behind). key: an API key, or NULL.
+tc_status tc_http_get(const char *listen, const char *path, const char *key, char *ret, size_t room,
+                      int *ret_code, tc_error *e);

@@ -39,6 +39,8 @@ const tc_verb tc_verbs[] = {
      "what goes where within memory budgets, and what speed to expect"},
     {"arena", tc_cli_arena, "list|drop", "experts held in shared memory: show them, free what nobody uses",
      true},
+    {"top", tc_cli_top, "", "a running server, each second: requests, tokens, time, memory, workers", true},
+    {"doctor", tc_cli_doctor, "", "is this machine set up well: CPU, NUMA, huge pages, limits, GPU, ports; what to do", true},
     {"config", tc_cli_config, "check|show|get|reference", "the configuration: is it good, what holds and why",
      true},
     {"manual", tc_cli_manual, "PAGE", "man pages and shell completions, made from the options"},

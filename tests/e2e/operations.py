@@ -240,6 +240,100 @@ class Seeing(unittest.TestCase):
                 self.assertEqual(int(Path(f"/proc/{pid}/coredump_filter").read_text(), 16), 0)
 
 
+    def test_top_shows_it(self):
+        for _ in range(2):
+            self.server.generate("In the beginning", max_tokens=4)
+        load = subprocess.Popen([str(PROGRAM), "top", "--once", "--listen", f"127.0.0.1:{self.server.port}"], text=True,
+                                stdout=subprocess.PIPE, env=ENVIRONMENT)
+        while load.poll() is None:
+            self.server.generate("In the beginning", max_tokens=16)
+        picture = load.stdout.read()
+        load.stdout.close()
+        self.assertRegex(picture, r"^thermocline 127.0.0.1:\d+  ready  workers 2 of 2\n")
+        self.assertRegex(picture, r"\ntokens    generated [1-9][\d.k]*/s")
+        self.assertRegex(picture, r"\nlatency   first token p50 [\d.]+ (ms|us|s) p95 ")
+        self.assertRegex(picture, r"\nstep time attention \d+%  router \d+%  experts \d+%")
+        for worker in "01":
+            self.assertRegex(picture, rf"\n{worker}       1   1       [1-9][\d.k]* +\d.* [GM]iB/s ")
+        self.assertEqual(verb("top", "--once", "--listen", f"127.0.0.1:{free_port()}").returncode, 1)
+
+    def test_top_on_a_terminal(self):
+        import pty
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.execve(str(PROGRAM), [str(PROGRAM), "top", "--listen", f"127.0.0.1:{self.server.port}"], {**ENVIRONMENT, "TERM": "xterm"})
+        seen = b""
+        deadline = time.monotonic() + 10
+        while b"worker  up" not in seen and time.monotonic() < deadline:
+            seen += os.read(terminal, 65536)
+        os.write(terminal, b"q")
+        try:
+            while True:
+                block = os.read(terminal, 65536)
+                if not block:
+                    break
+                seen += block
+        except OSError:  # the other end is closed
+            pass
+        self.assertEqual(os.waitpid(pid, 0)[1], 0)
+        self.assertIn(b"worker  up", seen)
+        self.assertTrue(seen.rstrip().endswith(b"\033[?1049l"))  # the terminal is as it was
+
+
+class Doctor(unittest.TestCase):
+    """Machines that are described by folders, each with one thing wrong."""
+
+    GOOD = {"proc/cpuinfo": "processor : 0\nflags : fpu sse avx avx2 fma\n", "proc/meminfo":
+            "MemTotal: 1000 kB\nMemAvailable: 900 kB\nSwapTotal: 0 kB\n", "proc/sys/kernel/osrelease": "6.1.0\n",
+            "proc/sys/kernel/numa_balancing": "0\n", "sys/devices/system/node/node0/x": "", "dev/shm/x": "",
+            "sys/kernel/mm/transparent_hugepage/shmem_enabled": "always [advise] never\n"}
+
+    def diagnose(self, **changes):
+        root = Path(tempfile.mkdtemp(dir=CACHE))
+        for name, text in {**self.GOOD, **{k.replace("__", "/"): v for k, v in changes.items()}}.items():
+            if text is not None:
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).write_text(text)
+        done = verb("doctor", "--json", "--root", root, "--listen", f"127.0.0.1:{free_port()}")
+        return {(f["topic"], f["finding"]): f for f in map(json.loads, done.stdout.splitlines())}, done.returncode
+
+    def test_findings_and_their_fixes(self):
+        found, code = self.diagnose()
+        self.assertEqual(code, 0)
+        for topic in ("cpu", "numa", "huge pages", "port"):
+            self.assertIn((topic, "ok"), found)
+        cases = [({"proc__cpuinfo": "flags : fpu sse avx avx2x\n"}, "cpu", "warning", "AVX2"),
+                 ({"proc__cpuinfo": "flags : fpu avx2 avx512bw avx512_vnni\n"}, "cpu", "ok", None),
+                 ({"sys__devices__system__node__node1__x": "", "proc__sys__kernel__numa_balancing": "1\n"}, "numa", "warning",
+                  "numa_balancing=0"),
+                 ({"proc__meminfo": "MemTotal: 1000 kB\nMemAvailable: 900 kB\nSwapTotal: 5 kB\n"}, "swap", "note", "swapoff"),
+                 ({"sys__kernel__mm__transparent_hugepage__shmem_enabled": "[never]\n"}, "huge pages", "note", "shmem_enabled"),
+                 ({"sys__kernel__mm__transparent_hugepage__shmem_enabled": "[never]\n", "proc__sys__kernel__osrelease": "5.10\n"},
+                  "huge pages", "warning", "vm.nr_hugepages"),
+                 ({"dev__shm__x": None}, "shm", "bad", "tmpfs"),
+                 ({"dev__nvidiactl": ""}, "driver", "bad", "modprobe"),
+                 ({"proc__driver__nvidia__version": "NVRM version: 550\n"}, "gpu", "bad", "nvidia-modprobe"),
+                 ({"proc__driver__nvidia__version": "NVRM version: 550\n", "dev__nvidiactl": "", "dev__nvidia0": ""}, "gpu", "warning",
+                  "nvidia-modprobe -u"),
+                 ({"sys__devices__system__cpu__cpu0__cpufreq__scaling_governor": "powersave\n"}, "governor", "warning", "performance")]
+        for changes, topic, finding, fix in cases:
+            with self.subTest(topic, changes=changes):
+                found, code = self.diagnose(**changes)
+                self.assertIn((topic, finding), found)
+                self.assertEqual(code, finding == "bad")
+                if fix:
+                    self.assertIn(fix, found[topic, finding]["fix"])
+
+    def test_a_port_that_is_taken(self):
+        import socket
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            s.listen()
+            done = verb("doctor", "--listen", f"127.0.0.1:{s.getsockname()[1]}")
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stdout, r"BAD +port +cannot listen on")
+
+
 class Reload(unittest.TestCase):
     def test_sighup_applies_what_can_be_and_keeps_the_old_when_wrong(self):
         path = Path(tempfile.mkstemp(suffix=".conf", dir=CACHE)[1])
