@@ -75,6 +75,13 @@ static const char *bytes(double value, char ret[TC_BYTES_TEXT])
     return tc_cli_bytes((uint64_t)value, ret);
 }
 
+static const char *rate(double value, char ret[TEXT_BYTES + TC_BYTES_TEXT])
+{
+    char text[TC_BYTES_TEXT];
+    snprintf(ret, TEXT_BYTES + TC_BYTES_TEXT, "%s/s", bytes(value, text));
+    return ret;
+}
+
 static void draw_requests(screen *s, const tc_page *p, const tc_page *b)
 {
     char a[TEXT_BYTES], c[TEXT_BYTES], d[TEXT_BYTES], f[TEXT_BYTES];
@@ -138,19 +145,20 @@ static void draw_workers(screen *s, const tc_page *p, const tc_page *b, int room
     say(s, "%s", "");
     say(s, "worker  up  starts  calls/s  p50      p99      compute  bandwidth     retries  queue");
     for (int i = 0; i < 64 && i < room; i++) {
-        char series[64], label[24], a[TEXT_BYTES], c[TEXT_BYTES], d[TEXT_BYTES], f[TC_BYTES_TEXT];
+        char series[64], label[24], a[TEXT_BYTES], c[TEXT_BYTES], d[TEXT_BYTES],
+            f[TEXT_BYTES + TC_BYTES_TEXT];
         snprintf(series, sizeof series, "thermocline_worker_up{worker=\"%d\"}", i);
         snprintf(label, sizeof label, "worker=\"%d\"", i);
         double up = tc_page_value(p, series),
                compute = tc_page_rate(p, b, "thermocline_worker_compute_seconds_total", label);
         if (isnan(up)) return;
         double speed = tc_page_rate(p, b, "thermocline_worker_expert_read_bytes_total", label) / compute;
-        say(s, "%-7d %-3.0f %-7.0f %-8s %-8s %-8s %6.1f%%  %-10s/s  %-8.0f %.0f", i, up,
+        say(s, "%-7d %-3.0f %-7.0f %-8s %-8s %-8s %6.1f%%  %-13s %-8.0f %.0f", i, up,
             tc_page_sum(p, "thermocline_worker_starts_total", label),
             number(tc_page_rate(p, b, "thermocline_worker_calls_total", label), a),
             seconds(tc_page_quantile(p, b, "thermocline_worker_call_seconds", label, 0.5), c),
             seconds(tc_page_quantile(p, b, "thermocline_worker_call_seconds", label, 0.99), d),
-            isnan(compute) ? 0 : 100 * compute, bytes(isfinite(speed) ? speed : NAN, f),
+            isnan(compute) ? 0 : 100 * compute, rate(isfinite(speed) ? speed : NAN, f),
             tc_page_sum(p, "thermocline_worker_retries_total", label),
             tc_page_sum(p, "thermocline_worker_queue_depth", label));
     }
