@@ -312,7 +312,10 @@ static tc_status start(core *c, tc_error *e)
     TC_TRY(tc_engine_server_open(c->o.engine_url, &info, &c->server, e));
     TC_TRY(open_constrainer(c, e));
     tc_memory_begin(&c->memory, &c->planned, c->placed.placement, c->placed.cache, c->cache);
+    // The cpu device takes prompts token by token, so they may be cut finer than pages.
+    enum { CPU_PROMPT_GRAIN = 8 };
     const tc_sched_options sched = {
+        .prompt_grain = strcmp(c->dev->ops->name, "cpu") == 0 ? CPU_PROMPT_GRAIN : 0,
         .desc = c->desc,
         .forward = c->forward,
         .pool = c->pool,

@@ -23,11 +23,11 @@ static void add_segment(tc_sched *s, request *r, uint32_t tokens)
 // Prompt tokens that fit beside running answers: a multiple of the grain, and never less than one grain.
 static uint32_t beside_answers(const tc_sched *s)
 {
-    if (s->prompt_token_us <= 0) return TC_PROMPT_GRAIN;                // not measured yet
+    if (s->prompt_token_us <= 0) return s->o.prompt_grain;              // not measured yet
     double tokens = (double)s->o.chunk_us * 7 / 8 / s->prompt_token_us; // the next ones may be dearer
     if (tokens >= TC_BATCH_TOKENS_MAX) return TC_BATCH_TOKENS_MAX;
-    uint32_t grains = (uint32_t)tokens / TC_PROMPT_GRAIN;
-    return (grains ? grains : 1) * TC_PROMPT_GRAIN;
+    uint32_t grains = (uint32_t)tokens / s->o.prompt_grain;
+    return (grains ? grains : 1) * s->o.prompt_grain;
 }
 
 // The next chunk of a prompt: to its end, or to a multiple of the grain, or to a border where its state is
@@ -37,7 +37,7 @@ static uint32_t chunk_of(const tc_sched *s, const request *r, uint32_t room)
     uint32_t done = r->session->processed, left = r->session->count - done;
     uint32_t n = left < room ? left : room, border = tc_sched_next_border(s, r);
     if (border - done < n) n = border - done;
-    if (n < left) n = (done + n) / TC_PROMPT_GRAIN * TC_PROMPT_GRAIN - done;
+    if (n < left) n = (done + n) / s->o.prompt_grain * s->o.prompt_grain - done;
     return n;
 }
 
@@ -87,7 +87,7 @@ void tc_sched_learn(tc_sched *s, uint64_t step_us)
     }
     double rest = (double)step_us - (s->decoding ? s->answer_us : 0);
     // A few tokens say little: a step has costs of its own, which are not theirs.
-    if (prompt_tokens < TC_PROMPT_GRAIN / 2 || rest <= 0) return;
+    if (prompt_tokens < s->o.prompt_grain / 2 || rest <= 0) return;
     // Up at once, down slowly: tokens become dearer with their position, and a goal is a bound.
     if (rest / prompt_tokens > s->prompt_token_us)
         s->prompt_token_us = rest / prompt_tokens;

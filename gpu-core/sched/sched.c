@@ -28,6 +28,7 @@ tc_status tc_sched_create(const tc_sched_options *options, tc_sched **ret, tc_er
     if (!s->o.queue_requests) s->o.queue_requests = TC_QUEUE_REQUESTS_DEFAULT;
     if (!s->o.queue_tokens) s->o.queue_tokens = TC_QUEUE_TOKENS_DEFAULT;
     if (!s->o.chunk_us) s->o.chunk_us = TC_CHUNK_US_DEFAULT;
+    if (!s->o.prompt_grain) s->o.prompt_grain = TC_PROMPT_GRAIN;
     s->start_us = tc_sched_now(s);
     s->next_deadline_us = UINT64_MAX;
     s->snapshot_every = snapshot_interval(options);

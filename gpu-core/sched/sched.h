@@ -35,7 +35,7 @@ enum {
     TC_QUEUE_TOKENS_DEFAULT = 4 << 20, // prompt tokens of all requests held
     TC_CHUNK_US_DEFAULT = 100000,      // what prompts may add to a step while answers are running
     TC_PRIORITY_AGING_US = 10000000,   // waiting so long raises a request by one priority
-    TC_PROMPT_GRAIN = 64,              // prompts are cut at multiples of this
+    TC_PROMPT_GRAIN = 64, // prompts are cut at multiples of this, or of a part of it (prompt_grain)
 };
 
 typedef struct tc_sched tc_sched;
@@ -54,6 +54,8 @@ typedef struct tc_sched_options {
     uint32_t queue_requests; // 0: the default, for this and the next two
     uint64_t queue_tokens;
     uint64_t chunk_us;
+    uint32_t prompt_grain; // divides TC_PROMPT_GRAIN; 0: that. Less only where the device takes prompts token
+                           // by token
     uint32_t
         snapshot_every; // positions between snapshots of a long prompt; 0: by the sizes of state and page
     // Ends of requests, by the id that logs know them by; may be NULL.

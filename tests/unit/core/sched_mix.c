@@ -42,6 +42,8 @@ static void fill_logits(uint64_t hash, float *out)
     for (uint32_t v = 0; v < VOCAB; v++) out[v] = (float)(mix(hash, v) % 1000) / 100.0f;
 }
 
+static uint32_t prompt_grain = TC_PROMPT_GRAIN; // of the scheduler under test
+
 tc_status tc_forward_run(tc_forward *f, const tc_batch *b, int32_t *chosen, tc_error *e)
 {
     (void)f, (void)chosen, (void)e;
@@ -50,7 +52,7 @@ tc_status tc_forward_run(tc_forward *f, const tc_batch *b, int32_t *chosen, tc_e
     for (uint32_t s = 0; s < b->segments; s++) {
         const tc_segment *segment = &b->segment_list[s];
         if (segment->tokens > 1) {
-            assert_int_equal(segment->position % TC_PROMPT_GRAIN, 0); // prompts are cut there only
+            assert_int_equal(segment->position % prompt_grain, 0); // prompts are cut there only
             prompt_tokens += segment->tokens;
         } else {
             answers++;
@@ -423,7 +425,9 @@ static uint64_t run_mix(unsigned seed, tc_sampler *sampler)
     srand(seed);
     has_state = seed % 2;
     slot_bytes = seed % 3 ? sizeof(uint64_t) : 3000;
-    const tc_sched_options with = {.chunk_us = 4000 + (uint64_t)rand() % 8000, .snapshot_every = 128};
+    prompt_grain = seed % 4 ? TC_PROMPT_GRAIN : 8u << rand() % 3;
+    const tc_sched_options with = {
+        .chunk_us = 4000 + (uint64_t)rand() % 8000, .snapshot_every = 128, .prompt_grain = prompt_grain};
     uint64_t budget = rand() % 5 ? 1000 + (uint64_t)rand() % 60000 : 0;
     set_up(&b, budget, &with);
     for (uint32_t i = 0; i < STEMS; i++) // stems share their first part
@@ -688,13 +692,14 @@ static void test_scopes_take_turns(void **state)
     tear_down(&b);
 }
 
-static void test_long_prompts_keep_the_pace(void **state)
+static void keep_the_pace(uint32_t grain)
 {
-    (void)state;
     bench b;
     has_state = true;
     slot_bytes = sizeof(uint64_t);
-    const tc_sched_options with = {.chunk_us = 3 * 64 * PROMPT_TOKEN_US}; // of which an eighth is kept back
+    const tc_sched_options with = {.chunk_us = 3 * 64 * PROMPT_TOKEN_US,
+                                   .prompt_grain = grain}; // an eighth is kept back
+    prompt_grain = grain;
     set_up(&b, 0, &with);
     tc_generate stream = simple(1, counting_prompt(6), 64, 60);
     ask(&b, &stream);
@@ -709,6 +714,34 @@ static void test_long_prompts_keep_the_pace(void **state)
     assert_true(longest_step_us <= ANSWER_US + 4 * ROW_US + with.chunk_us);
     assert_true(longest_step_us >= ANSWER_US + ROW_US + 2 * 64 * PROMPT_TOKEN_US);
     tear_down(&b);
+    prompt_grain = TC_PROMPT_GRAIN;
+}
+
+static void test_long_prompts_keep_the_pace(void **state)
+{
+    (void)state;
+    keep_the_pace(TC_PROMPT_GRAIN);
+    keep_the_pace(8);
+}
+
+// A goal below one page is kept too where the grain allows it.
+static void test_a_small_goal_is_kept(void **state)
+{
+    (void)state;
+    bench b;
+    const tc_sched_options with = {.chunk_us = 20 * PROMPT_TOKEN_US, .prompt_grain = 8};
+    prompt_grain = 8;
+    set_up(&b, 0, &with);
+    tc_generate stream = simple(1, counting_prompt(6), 64, 60),
+                prompt = simple(2, counting_prompt(2), 500, 1);
+    ask(&b, &stream);
+    while (of(1)->count < 10) tc_sched_step(b.sched);
+    longest_step_us = 0;
+    ask(&b, &prompt);
+    run_to_end(&b);
+    assert_true(longest_step_us <= ANSWER_US + 2 * ROW_US + with.chunk_us);
+    tear_down(&b);
+    prompt_grain = TC_PROMPT_GRAIN;
 }
 
 static void test_bounds_of_the_queue(void **state)
@@ -768,6 +801,7 @@ int main(void)
         cmocka_unit_test(test_priorities_and_ageing),
         cmocka_unit_test(test_scopes_take_turns),
         cmocka_unit_test(test_long_prompts_keep_the_pace),
+        cmocka_unit_test(test_a_small_goal_is_kept),
         cmocka_unit_test(test_bounds_of_the_queue),
         cmocka_unit_test(test_mixes),
     };
