@@ -43,6 +43,7 @@ tc_option tc_option_full(const tc_option *option, char name[TC_OPTION_NAME_BYTES
     full.help = s->help;
     full.min = (double)s->least;
     full.max = (double)s->most;
+    full.repeats = s->flags & TC_SETTING_REPEATS;
     return full;
 }
 
@@ -108,8 +109,17 @@ static int store_real(const tc_option *o, const char *text)
     return -1;
 }
 
+static int store_repeated(const tc_option *o, const char *text)
+{
+    tc_texts *list = o->target;
+    if (list->count == TC_TEXTS_MAX) return bad_usage("%s: at most %d of them", o->name, TC_TEXTS_MAX);
+    list->items[list->count++] = text;
+    return -1;
+}
+
 static int store(const tc_option *o, const char *text)
 {
+    if (o->repeats) return store_repeated(o, text);
     switch (o->kind) {
     case TC_OPTION_NUMBER:
     case TC_OPTION_BYTES:

@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 typedef enum tc_option_kind {
-    TC_OPTION_TEXT,   // const char *
+    TC_OPTION_TEXT,   // const char *; of a setting that may be given several times: tc_texts
     TC_OPTION_CHOICE, // const char *, one of `choices` ("a|b|c")
     TC_OPTION_NUMBER, // uint64_t in [min, max]
     TC_OPTION_BYTES,  // uint64_t in [min, max], with K, M, G, T = 2^10, 2^20, ...
@@ -22,8 +22,15 @@ typedef struct tc_option {
     void *target;
     const char *choices, *help; // `choices` also names the value in the help of other kinds
     double min, max;
-    bool *given; // may be NULL
+    bool *given;  // may be NULL
+    bool repeats; // filled by tc_option_full
 } tc_option;
+
+enum { TC_TEXTS_MAX = 16 };
+typedef struct tc_texts {
+    const char *items[TC_TEXTS_MAX];
+    uint32_t count;
+} tc_texts;
 
 enum { TC_POSITIONALS_MAX = 4 };
 

@@ -224,6 +224,10 @@ static tc_status start_gateway(tc_supervisor *s, const tc_run_options *o, const 
     put_text(&c, "--listen", listen);
     put_text(&c, "--model-name", o->model_name);
     put_text(&c, "--api-key-file", o->api_key_file);
+    for (uint32_t i = 0; i < o->hosts.count; i++) put_text(&c, "--allow-host", o->hosts.items[i]);
+    for (uint32_t i = 0; i < o->origins.count; i++) put_text(&c, "--cors-origin", o->origins.items[i]);
+    put_number(&c, "--connections", o->connections);
+    put_number(&c, "--connections-per-peer", o->peer_connections);
     put(&c, "--drain-seconds");
     put(&c, "%llu", (unsigned long long)o->drain_s);
     put_seeing(&c, o);

@@ -15,6 +15,8 @@ typedef struct tc_run_options {
     const char *arena_dir;                 // NULL: $THERMOCLINE_ARENA_DIR, else the default
     char store_hash[33];                   // filled by tc_run_load
     const char *model_name, *api_key_file; // of the gateway
+    tc_texts hosts, origins;
+    uint64_t connections, peer_connections;
     uint64_t drain_s;
     uint64_t workers, threads, worker_threads, context, sessions, kv_budget;
     const char *hot_policy, *hot_scope, *profile, *trace_routing;

@@ -17,7 +17,7 @@
 
 enum {
     TC_CHILDREN_MAX = 66, // 64 workers, core, gateway
-    TC_CHILD_ARGUMENTS_MAX = 64,
+    TC_CHILD_ARGUMENTS_MAX = 128,
     TC_PAUSE_MIN_MS = 50,
     TC_PAUSE_MAX_MS = 2000,
     TC_CRASHES_MAX = 10, // restarts of one child within TC_CRASH_WINDOW_S

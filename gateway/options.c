@@ -2,9 +2,13 @@
 // Owns: what the gateway makes of its settings.
 #include "gateway/options.h"
 #include "gateway/limits.h"
+#include <string.h>
 
+// What is named twice (in the file and by who started us, say) counts once.
 static tc_status add_name(const char **list, uint32_t *count, const char *name, tc_error *e)
 {
+    for (uint32_t i = 0; i < *count; i++)
+        if (strcmp(list[i], name) == 0) return TC_OK;
     if (*count == TC_WEB_NAMES_MAX)
         return tc_fail(e, TC_ARGUMENT, "%s: more than %d names", name, TC_WEB_NAMES_MAX);
     list[(*count)++] = name;
