@@ -180,6 +180,7 @@ static tc_status start_core(tc_supervisor *s, const tc_run_options *o, const cha
     put_text(&c, "--hot-policy", o->hot_policy);
     put_text(&c, "--hot-scope", o->hot_scope);
     put_number(&c, "--hot-link-percent", o->hot_link_percent);
+    put_number(&c, "--group-steps", o->group_steps);
     put_text(&c, "--profile", o->profile);
     put_text(&c, "--trace-routing", o->trace_routing);
     put_number(&c, "--queue-requests", o->queue_requests);

@@ -20,7 +20,7 @@ typedef struct tc_run_options {
     uint64_t drain_s;
     uint64_t workers, threads, worker_threads, context, sessions, kv_budget;
     const char *hot_policy, *hot_scope, *profile, *trace_routing;
-    uint64_t hot_budget, hot_link_percent;
+    uint64_t hot_budget, hot_link_percent, group_steps;
     uint64_t prefix_cache, queue_requests, queue_tokens, chunk_ms;
     bool prefix_cache_given;
     bool workers_given; // workers 0: the core computes experts itself (the oracle)
@@ -44,6 +44,7 @@ typedef struct tc_run_options {
         {.setting = TC_OPT_HOT_POLICY, .target = &(o).hot_policy},                                           \
         {.setting = TC_OPT_HOT_SCOPE, .target = &(o).hot_scope},                                             \
         {.setting = TC_OPT_HOT_LINK_PERCENT, .target = &(o).hot_link_percent},                               \
+        {.setting = TC_OPT_GROUP_STEPS, .target = &(o).group_steps},                                         \
         {.setting = TC_OPT_PROFILE, .target = &(o).profile},                                                 \
         {.setting = TC_OPT_TRACE_ROUTING, .target = &(o).trace_routing},                                     \
         {.setting = TC_OPT_PRECISION, .target = &(o).precision}, {.setting = TC_OPT_KV, .target = &(o).kv},  \

@@ -330,6 +330,7 @@ static tc_status start(core *c, tc_error *e)
         .chunk_us = c->o.chunk_us,
         .experts_are_hot = c->o.local_experts && !c->placed.cache,
         .placement = c->placed.placement,
+        .group_steps = c->o.group_steps,
         .memory = report_memory,
         .memory_room = memory_room,
         .memory_arg = &c->memory,

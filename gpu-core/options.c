@@ -36,6 +36,9 @@ static bool apply_number(tc_setting_id id, uint64_t v, tc_core_options *o)
     case TC_OPT_HOT_BUDGET:
         o->hot_budget_bytes = v;
         return true;
+    case TC_OPT_GROUP_STEPS:
+        o->group_steps = (uint32_t)v;
+        return true;
     case TC_OPT_HOT_LINK_PERCENT:
         o->hot_link_share = (double)v / 100;
         return true;

@@ -38,6 +38,7 @@ typedef struct tc_core_options {
     double hot_link_share;
     tc_cache_policy hot_policy;
     bool hot_per_layer;
+    uint32_t group_steps;
     const char *profile, *trace_routing; // NULL: none
     uint32_t queue_requests;
     uint64_t queue_tokens, chunk_us;

@@ -143,7 +143,7 @@ typedef struct tc_layer_lookups {
 typedef struct tc_engine_detail {
     uint64_t memory_bytes[TC_MEM_TAGS];             // of the core's heap, by purpose
     uint64_t device_total_bytes, device_used_bytes; // of the device; 0: it has no memory of its own
-    uint64_t hot_slots, hot_used, hot_bytes;                   // places for experts in the device's cache
+    uint64_t hot_slots, hot_used, hot_bytes;        // places for experts in the device's cache
     uint64_t fills, hot_evictions, moved_bytes;     // of that cache
     tc_histogram step, swap;
     uint64_t worker_count, layer_count;
@@ -169,6 +169,7 @@ typedef struct tc_engine_status {
     uint64_t cached_tokens, cache_bytes, cache_evictions; // prefix cache
     uint64_t refused, expired;      // requests: no room in the queue; past their deadline
     uint64_t sched_us;              // the scheduler's own time since start; in step_us_total too
+    uint64_t grouped;               // requests that went first because their experts were in use
     uint64_t placement_us;          // profile and policy of the hot experts; in sched_us too
     char reason[256];               // why not ready
     const tc_engine_detail *detail; // borrowed; NULL: none

@@ -137,6 +137,7 @@ tc_status tc_placement_create(const tc_placement_options *options, tc_placement 
     p->o = *options;
     p->n = p->o.layers * p->o.experts;
     p->enabled = true;
+    for (uint32_t i = 0; i < p->o.layers; i++) p->moe_layers += p->o.moe[i];
     p->saved_us = tc_now_us();
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->wake, NULL);
@@ -256,6 +257,7 @@ uint64_t tc_placement_note(tc_placement *p, const tc_placement_request *r, uint3
     }
     uint64_t hot = count(p, r->learn ? LEARNED : SEEN, tokens * p->o.layers * p->o.top_k, chosen);
     if (tokens > p->tokens) p->tokens = tokens;
+    if (tokens == 1) p->pairs += p->o.top_k * p->moe_layers;
     p->segments++;
     p->ns += tc_now_ns() - start_ns;
     return hot;
@@ -311,6 +313,8 @@ void tc_placement_end(tc_placement *p, bool busy)
 {
     if (!p) return;
     uint64_t start_ns = tc_now_ns();
+    uint64_t reads = (uint64_t)p->touched_count[SEEN] + p->touched_count[LEARNED];
+    if (p->tokens == 1 && p->pairs > reads) p->reads_shared += p->pairs - reads; // a step of answers only
     if (p->o.cache)
         learn(p, start_ns / 1000, busy);
     else
@@ -320,6 +324,7 @@ void tc_placement_end(tc_placement *p, bool busy)
         if (!p->sampling_left) tc_placement_prime(p);
     }
     p->tokens = p->segments = 0;
+    p->pairs = 0;
     save_now_and_then(p, start_ns / 1000);
     p->ns += tc_now_ns() - start_ns;
 }

@@ -10,6 +10,7 @@ enum { LEARNED, SEEN }; // uses that the cache learns from, and those it only co
 struct tc_placement {
     tc_placement_options o;
     uint32_t n; // layers * experts
+    uint32_t moe_layers;
     tc_profile *profile;
     tc_footprints *footprints;
     tc_routing_writer *trace;
@@ -25,6 +26,7 @@ struct tc_placement {
     uint32_t wished_slots;  // what the operator set; 0: all
     uint32_t sampling_left; // tokens until the profile is given to the cache again
     uint64_t ns, sheds;
+    uint64_t pairs, reads_shared; // pairs of the step being noted; reads that segments of a step shared
     tc_layer_lookups lookups[TC_DETAIL_LAYERS_MAX]; // pairs, by where the expert was
     // saving: `packed` is the thread's while packed_full
     void *packed;

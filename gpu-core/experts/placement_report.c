@@ -105,7 +105,7 @@ size_t tc_placement_report(tc_placement *p, char *out, size_t room)
     for (uint32_t i = 0; i < p->n; i++) tracked += p->profile->uses[i] > 0;
     add(&t, "{\"layers\":%u,\"experts\":%u,\"top_k\":%u,\"total_experts_tracked\":%u,\"profile_tokens\":%.0f",
         p->o.layers, p->o.experts, p->o.top_k, tracked, p->profile->tokens / p->profile->scale);
-    add(&t, ",\"placement_us\":%" PRIu64, p->ns / 1000);
+    add(&t, ",\"placement_us\":%" PRIu64 ",\"reads_shared\":%" PRIu64, p->ns / 1000, p->reads_shared);
     if (p->o.cache)
         add_cache(p, &t);
     else

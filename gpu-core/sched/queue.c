@@ -9,6 +9,7 @@
 #include <sys/random.h>
 
 enum { GENERATED_WEIGHT = 2 };
+static const double ALIKE_MARGIN = 0.1; // a cosine
 
 uint64_t tc_sched_now(const tc_sched *s)
 {
@@ -333,6 +334,42 @@ static request *next_waiting(const tc_sched *s, uint64_t now)
     return best;
 }
 
+// How much of what it uses is used by those that run.
+static double alike_running(const tc_sched *s, const request *r)
+{
+    double most = 0;
+    for (uint32_t i = 0; i < s->count; i++) {
+        const request *other = s->requests[i];
+        if (other->state == REQUEST_WAITING || other->held) continue;
+        double alike = tc_placement_alike(s->o.placement, r->ask.conversation, other->ask.conversation);
+        if (alike > most) most = alike;
+    }
+    return most;
+}
+
+// The one to start, where it is the turn of `first`: that, or of those that wait in the same priority the one
+// whose experts are in use, clearly more than the first one's.
+static request *grouped(tc_sched *s, request *first)
+{
+    request *chosen = first;
+    if (!s->o.group_steps || !s->o.placement) return first;
+    if (first->passed_step && s->total.steps + 1 - first->passed_step >= s->o.group_steps) return first;
+    double best = alike_running(s, first) + ALIKE_MARGIN;
+    for (uint32_t i = 0; i < s->count; i++) {
+        request *r = s->requests[i];
+        if (r == first || r->state != REQUEST_WAITING || r->leader || r->held || r->compiling ||
+            r->ask.priority != first->ask.priority || !r->ask.conversation)
+            continue;
+        double alike = alike_running(s, r);
+        if (alike <= best) continue;
+        best = alike;
+        chosen = r;
+    }
+    if (chosen != first && !first->passed_step) first->passed_step = s->total.steps + 1;
+    if (chosen != first) s->total.grouped++;
+    return chosen;
+}
+
 bool tc_sched_compiling(const tc_sched *s)
 {
     for (uint32_t i = 0; i < s->count; i++)
@@ -362,6 +399,7 @@ void tc_sched_admit(tc_sched *s)
     look_after_constraints(s);
     while (tc_session_slots_free(s->o.pool) && (r = next_waiting(s, now))) {
         tc_error error;
+        r = grouped(s, r);
         tc_status status =
             tc_session_start(s->o.pool, r->ask.prompt_count + r->ask.max_tokens, &r->session, &error);
         if (status == TC_BUSY) return;

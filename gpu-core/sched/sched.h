@@ -18,6 +18,9 @@
 // ever. Prompts are cut at multiples of 64 positions; beside running answers a step takes as many of their
 // tokens as fit into the time set for that.
 //
+// With group_steps, of those of the highest priority one may go first whose conversation uses the experts
+// that are in use: they are read once for both. Who is passed waits that many steps longer at most.
+//
 // Refuses: sockets (it sends through proto/engine.h), arithmetic (forward).
 #pragma once
 
@@ -49,6 +52,9 @@ typedef struct tc_sched_options {
     tc_expert_source *source;
     tc_engine_server *server;
     tc_placement *placement; // NULL: nothing learns
+    // 0: off. Else one that waits may be passed by others whose experts are more like those of the requests
+    // that run, for at most so many steps.
+    uint32_t group_steps;
     uint32_t context, sessions;
     bool experts_are_hot;    // the source is the core itself: its pairs count as hits
     uint32_t queue_requests; // 0: the default, for this and the next two

@@ -40,6 +40,7 @@ struct request {
     tc_constrained *constrained; // NULL: anything goes
     bool compiling;              // its constraint: it cannot be admitted yet
     bool held, caches;
+    uint64_t passed_step; // 1 + the step in which another went first; 0: nobody has
     tc_sample_params sampling;
     tc_usage usage;
     uint64_t arrived_us, deadline_us, started_us, first_token_us; // deadline_us: on the clock; 0: none

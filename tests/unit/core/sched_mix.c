@@ -327,6 +327,64 @@ static uint32_t oracle(const tc_generate *g, uint32_t choice, tc_sampler *sample
     return n;
 }
 
+// ---- grouping ----
+
+static void note_footprint(tc_placement *p, uint64_t conversation, int32_t expert)
+{
+    const tc_placement_request who = {.conversation = conversation, .learn = true};
+    const int32_t chosen[] = {expert, expert + 1, expert, expert + 1};
+    for (int i = 0; i < 100; i++) tc_placement_note(p, &who, 1, chosen);
+    tc_placement_end(p, false);
+}
+
+// Every place is taken by conversation 1; one of conversation 2 waits, then as many of conversation 1.
+// Returns in which step (of all) the first one started.
+static uint64_t start_of_the_passed(uint32_t group_steps, uint64_t *ret_grouped)
+{
+    bench b;
+    tc_error e;
+    tc_placement *placement;
+    static const bool moe[] = {true, true};
+    static uint32_t prompt[] = {1, 2, 3};
+    const tc_placement_options options = {
+        .layers = 2, .experts = 16, .top_k = 2, .moe = moe, .model_hash = "", .conversations = 8};
+    assert_int_equal(tc_placement_create(&options, &placement, &e), TC_OK);
+    note_footprint(placement, 1, 2);
+    note_footprint(placement, 2, 8);
+    set_up(&b, 0, &(tc_sched_options){.placement = placement, .group_steps = group_steps});
+    for (uint64_t id = 1; id <= 3 * SLOTS; id++) {
+        tc_generate g = simple(id, prompt, 3, 10 + (uint32_t)id % 5);
+        g.conversation = id == SLOTS + 1 ? 2 : 1;
+        ask(&b, &g);
+        if (id == SLOTS) tc_sched_step(b.sched); // they run, the others wait
+    }
+    uint64_t steps = 1;
+    while (!of(SLOTS + 1)->count && tc_sched_step(b.sched)) steps++;
+    run_to_end(&b);
+    tc_engine_status status;
+    tc_sched_status(b.sched, &status);
+    *ret_grouped = status.grouped;
+    for (uint64_t id = 1; id <= 3 * SLOTS; id++) assert_int_equal(of(id)->count, 10 + id % 5);
+    tear_down(&b);
+    tc_placement_free(placement);
+    return steps;
+}
+
+static void test_grouping(void **state)
+{
+    (void)state;
+    uint64_t grouped, off = start_of_the_passed(0, &grouped);
+    assert_int_equal(grouped, 0);
+    for (uint32_t most = 1; most <= 16; most *= 4) {
+        uint64_t on = start_of_the_passed(most, &grouped);
+        assert_true(grouped > 0);
+        // Passed for at most so many steps; then it has the next place that is free, which may take an answer
+        // more.
+        assert_true(on <= off + most + 16);
+        if (most == 16) assert_true(on > off);
+    }
+}
+
 // ---- random mixes ----
 
 enum { PLANS = 14, STEMS = 3, CHOICES = 4 };
@@ -803,6 +861,7 @@ int main(void)
         cmocka_unit_test(test_long_prompts_keep_the_pace),
         cmocka_unit_test(test_a_small_goal_is_kept),
         cmocka_unit_test(test_bounds_of_the_queue),
+        cmocka_unit_test(test_grouping),
         cmocka_unit_test(test_mixes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
