@@ -251,6 +251,7 @@ void tc_http_conn_answered(tc_http_conn *conn)
 {
     if (conn->state == TC_CONN_CLOSED) return;
     tc_metrics_answered(&conn->gateway->metrics, conn);
+    conn->served = true;
     if (conn->parser.path.count)
         tc_log_request(
             TC_LOG_DEBUG, conn->request_id, "%s %.*s %d in %llu ms", llhttp_method_name(conn->parser.method),
@@ -412,15 +413,18 @@ void tc_http_conn_accept(tc_gateway *gateway, tc_listener *listener)
         return;
     }
     if (!conn->is_unix) uv_tcp_nodelay(&conn->io.tcp, 1);
-    conn->deadline_ms = now_ms(conn) + limits(conn)->idle_ms;
+    conn->accepted_ms = now_ms(conn);
+    conn->deadline_ms = conn->accepted_ms + limits(conn)->idle_ms;
     if (conn->is_refusal)
         refuse(conn, &too_many);
     else
         adjust_reading(conn);
 }
 
+// One just accepted has its first request under way: closing it would drop that, when the gateway restarts.
 bool tc_http_conn_is_idle(const tc_http_conn *conn)
 {
+    if (!conn->served && now_ms(conn) - conn->accepted_ms < TC_HTTP_FRESH_MS) return false;
     return conn->state == TC_CONN_RECEIVE && conn->parser.state == TC_HTTP_AWAIT_REQUEST && !conn->writing &&
            conn->in.count == 0;
 }

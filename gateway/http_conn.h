@@ -49,8 +49,9 @@ struct tc_http_conn {
     void (*tunnel)(void *owner, const char *data, size_t bytes);
     void (*hold)(void *owner, bool held); // may be NULL
     bool keep_alive, streaming, chunked, truncated;
+    bool served; // it has had an answer
     int status;
-    uint64_t asked_ms;
+    uint64_t asked_ms, accepted_ms;
 
     // Bytes out: `out` gathers while `flying` is being written.
     tc_buffer out, flying;

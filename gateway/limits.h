@@ -76,6 +76,7 @@ enum {
     TC_RETRY_AFTER_S = 2,
     TC_RETRY_AFTER_S_MAX = 60,
     TC_DRAIN_S = 5,
+    TC_HTTP_FRESH_MS = 1000, // when draining, how long a connection may be there without a request
 };
 
 typedef struct tc_gateway_limits {

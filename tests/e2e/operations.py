@@ -240,6 +240,11 @@ class Seeing(unittest.TestCase):
                 self.assertEqual(int(Path(f"/proc/{pid}/coredump_filter").read_text(), 16), 0)
 
 
+    def test_every_metric_is_explained(self):
+        explained = set(re.findall(r"`([a-z_]+)`", (ROOT / "docs" / "OPERATIONS.md").read_text().split("## Metrics")[1]))
+        for name in re.findall(r"^# TYPE (\S+)", self.metrics, re.M):
+            self.assertIn(name, explained)
+
     def test_top_shows_it(self):
         for _ in range(2):
             self.server.generate("In the beginning", max_tokens=4)

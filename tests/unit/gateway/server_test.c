@@ -444,6 +444,27 @@ static void the_end_waits_for_answers(void **state)
     fixture_join(&f);
 }
 
+// Accepted just before the end: its request is under way, and is answered.
+static void a_fresh_connection_is_not_dropped(void **state)
+{
+    gateway_fixture f;
+    fixture_prepare(&f);
+    fixture_start(&f);
+    client fresh = dial(&f);
+    answer a = get(&f, "/api/v1/health"); // by now the first one is accepted too
+    free(a.body);
+    fixture_drain(&f, 4000);
+    usleep(300000);
+    tell(&fresh, "GET /api/v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    a = listen_to(&fresh, false);
+    assert_true(a.status == 404 || a.status == 200);
+    assert_true(has(&a, "Connection: close"));
+    free(a.body);
+    hang_up(&fresh);
+    fixture_join(&f);
+    (void)state;
+}
+
 static void the_end_does_not_wait_for_ever(void **state)
 {
     gateway_fixture *f = calloc(1, sizeof *f);
@@ -470,6 +491,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(routes, setup_up, teardown),
         cmocka_unit_test(health_follows_the_core),
+        cmocka_unit_test(a_fresh_connection_is_not_dropped),
         cmocka_unit_test(a_silent_core_is_not_healthy),
         cmocka_unit_test_setup_teardown(pipelined_requests_are_answered_in_order, setup_up, teardown),
         cmocka_unit_test_setup_teardown(pipelining_is_bounded, setup_up, teardown),
