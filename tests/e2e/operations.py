@@ -339,6 +339,16 @@ class Doctor(unittest.TestCase):
         self.assertRegex(done.stdout, r"BAD +port +cannot listen on")
 
 
+class Cost(unittest.TestCase):
+    def test_counting_costs_less_than_half_a_percent(self):
+        """Of the demo model's fastest token, which is the shortest there is."""
+        for shape in (("1200", "8", "2", "4"), ("60", "48", "4", "10")):
+            done = run(BUILD / "benchmarks" / "thermocline-bench-hooks", *shape)
+            figure = json.loads(done.stdout)
+            self.assertLess(figure["share_percent"], 0.5, figure)
+            self.assertGreater(figure["token_ns"], 100, figure)
+
+
 class Reload(unittest.TestCase):
     def test_sighup_applies_what_can_be_and_keeps_the_old_when_wrong(self):
         path = Path(tempfile.mkstemp(suffix=".conf", dir=CACHE)[1])
