@@ -1,0 +1,132 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of expert placement, on the demo model with held-out prompts and on generated routes of 512 experts.
+
+  placement.py --build DIR [--what replay,cost,policies,conversations,grouping] [--out DIR]
+
+replay: hit rates of all policies by capacity, as tables and plots (thermocline replay). The rest runs servers on the demo model: what
+placement takes of a step, live hit rates and swap latency by policy, the first tokens of conversations that come back, expert reads
+with and without grouping."""
+import argparse
+import concurrent.futures
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def held_out(count=48, length=300):
+    """Prompts from all over the held-out text: manual pages, prose, lists, dictionaries."""
+    text = (ROOT / "demo" / "heldout.txt").read_text()
+    starts = [text.index("\n", i * (len(text) // count)) + 1 for i in range(count)]
+    return [text[a:a + length].rstrip() for a in starts]
+
+
+def replay(program, out):
+    prompts, train = out / "held.txt", ROOT / "demo" / "prompts.txt"
+    prompts.write_text("\n---\n".join(held_out()) + "\n")
+    for name, source, samples in (("train", train, 6000), ("held", prompts, 9600)):
+        subprocess.run([program, "profile", ROOT / "demo" / "model", "--prompts", source, "--samples", str(samples), "--length", "200",
+                        "--profile", out / f"{name}.profile", "--trace-routing", out / f"{name}.routes", "--svg", out / f"{name}.svg"],
+                       check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([program, "replay", out / "held.routes", "--policy", "static,lru,lfu,decayed", "--profile", out / "train.profile",
+                    "--slots", "4,8,12,16", "--plot", out / "demo-hits.svg"], check=True)
+    subprocess.run([program, "replay", "--generated", "--slots", "32,64,96,128,256", "--plot", out / "generated-hits.svg"], check=True)
+
+
+class Servers:
+    def __init__(self, build):
+        sys.path.insert(0, str(ROOT / "tests" / "e2e"))
+        os.environ["TC_BUILD"] = str(build)
+        import harness
+        self.h, self.prompts = harness, held_out()
+
+    def start(self, *arguments):
+        profile = tempfile.mktemp(suffix=".profile", dir=self.h.CACHE)
+        return self.h.Server(self.h.DEMO, 1, "--prefix-cache", 0, "--profile", profile, *arguments)
+
+    @staticmethod
+    def ask(server, prompt, tokens, conversation=None):
+        body = dict(prompt=prompt, max_tokens=tokens, temperature=0, ignore_eos=True)
+        if conversation:
+            body["expert_hints"] = {"conversation_id": conversation}
+        return server.post("/api/v1/generate", body)[1]
+
+    @staticmethod
+    def figures(server):
+        time.sleep(1.2)  # the gateway's figures are up to half a second old
+        return {**server.get("/api/v1/expert-stats")[1], **server.get("/api/v1/model-info")[1]["statistics"]}
+
+    def cost(self):
+        for arguments in ((), ("--hot-budget", "3176000")):
+            with self.start(*arguments) as server:
+                self.ask(server, self.prompts[0], 50)
+                a = self.figures(server)
+                self.ask(server, self.prompts[1], 2000)
+                b = self.figures(server)
+            steps, took = b["steps"] - a["steps"], b["placement_us"] - a["placement_us"]
+            print(f"cost {arguments}: {took / steps:.1f} us a step, {100 * took / (b['step_us'] - a['step_us']):.3f} % of it")
+
+    def policies(self):
+        for policy in ("static", "lru", "lfu", "decayed", "predictive"):
+            with self.start("--hot-budget", "3176000", "--hot-policy", policy, "--hot-link-percent", 100) as server:
+                for prompt in self.prompts[:16]:
+                    self.ask(server, prompt[:120], 150)
+                seen = self.figures(server)
+            swap = seen["swap_latency"]
+            print(f"live {policy}: {100 * seen['cache_hit_rate']:.2f} % hits, {seen['fills']} fills, {seen['prefetch_hits']} of "
+                  f"{seen['prefetches']} prefetches used, a swap {swap['mean_us']:.0f} us, at most {swap['max_us']}")
+
+    def conversations(self):
+        for budget in ("3M", "6M"):
+            rates = []
+            for named in (False, True):
+                with self.start("--hot-budget", budget, "--hot-link-percent", 100) as server:
+                    hits = misses = 0
+                    name = lambda i: f"c{i}" if named else None  # noqa: E731
+                    texts = [self.ask(server, self.prompts[i], 150, name(i))["text"] for i in range(12)]
+                    for i, text in enumerate(texts):
+                        for k in range(3):
+                            self.ask(server, self.prompts[12 + (3 * i + k) % 30], 120)
+                        answer = self.ask(server, text[-12:], 16, name(i))
+                        hits, misses = hits + answer["expert_cache_hits"], misses + answer["expert_cache_misses"]
+                    rates.append(100 * hits / (hits + misses))
+            print(f"a conversation comes back, {budget}: first 16 tokens {rates[0]:.1f} % cold, {rates[1]:.1f} % warmed")
+
+    def grouping(self):
+        for steps in (0, 200, 0, 200):
+            with self.start("--sessions", 4, "--group-steps", steps) as server:
+                talk = lambda i, n: self.ask(server, f"{self.prompts[(3, 15, 27, 40)[i % 4]][:150]} {i}", n, f"k{i % 4}")  # noqa: E731
+                for i in range(4):
+                    talk(i, 150)
+                a = self.figures(server)
+                with concurrent.futures.ThreadPoolExecutor(48) as pool:
+                    list(pool.map(lambda i: talk(i, 80), range(48)))
+                b = self.figures(server)
+            tokens = b["tokens_generated"] - a["tokens_generated"]
+            print(f"grouping {steps}: {(b['expert_reads'] - a['expert_reads']) / tokens:.2f} expert reads a token, "
+                  f"{(b['reads_shared'] - a['reads_shared']) / tokens:.2f} shared")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", type=Path, default=ROOT / "build")
+    parser.add_argument("--what", default="replay,cost,policies,conversations,grouping")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    out = arguments.out or Path(tempfile.mkdtemp(prefix="thermocline-placement-"))
+    out.mkdir(parents=True, exist_ok=True)
+    for what in arguments.what.split(","):
+        if what == "replay":
+            replay(arguments.build / "cli" / "thermocline", out)
+        else:
+            getattr(Servers(arguments.build), what)()
+    print(f"traces, profiles and plots: {out}")
+
+
+if __name__ == "__main__":
+    main()
