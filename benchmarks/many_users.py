@@ -4,6 +4,7 @@
 
   many_users.py turn2     first token of a conversation's next turn, against computing all of it
   many_users.py users     8 streams at once, against the roofline of the experts they read together
+  many_users.py sched     the scheduler's own time a step with 64 streams
   many_users.py admission time between a stream's tokens while a long prompt is admitted
   many_users.py overload  ten times the requests it can answer, for a minute
 
@@ -160,6 +161,26 @@ def users(build, model, words, count=8, tokens=96):
                           "sched_us_a_step": round(delta["sched_us"] / delta["steps"], 2)}), flush=True)
 
 
+def sched(build, model, words, count=64, warm_s=5, seconds=8):
+    """While all of them run, the starts and ends left out."""
+    context = 512
+    with Server(build, model, "--context", context, "--sessions", count, *words) as server:
+        for i in range(count):
+            threading.Thread(target=lambda i=i: server.stream(ids(server, 16, 20 + i), context - 20), daemon=True).start()
+        time.sleep(warm_s)
+        before = server.statistics()
+        time.sleep(seconds)
+        after = server.statistics()
+        delta = {k: after[k] - before[k] for k in after if isinstance(after[k], int)}
+        steps = max(1, delta["steps"])
+        print(json.dumps({"bench": "sched", "streams": count, "steps": delta["steps"],
+                          "tokens_a_step": round(delta["tokens_generated"] / steps, 2),
+                          "step_us": round(delta["step_us"] / steps, 1),
+                          "own_us_a_step": round((delta["sched_us"] - delta["placement_us"]) / steps, 2),
+                          "placement_us_a_step": round(delta["placement_us"] / steps, 2)}), flush=True)
+    os._exit(0)  # the streams end with the server
+
+
 def gaps(times):
     return [b - a for a, b in zip(times, times[1:])]
 
@@ -225,7 +246,7 @@ def overload(build, model, words, seconds=60, tokens=32):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["turn2", "users", "admission", "overload"])
+    parser.add_argument("what", choices=["turn2", "users", "sched", "admission", "overload"])
     parser.add_argument("--build", type=Path, default=ROOT / "build")
     parser.add_argument("--model", type=Path, default=ROOT / "demo" / "model")
     arguments, words = parser.parse_known_args()

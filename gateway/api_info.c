@@ -93,6 +93,7 @@ static void statistics(tc_buffer *out, const tc_engine_status *e)
     number_field(out, "refused", e->refused);
     number_field(out, "expired", e->expired);
     number_field(out, "sched_us", e->sched_us);
+    number_field(out, "placement_us", e->placement_us);
     tc_buffer_text(out, "}");
 }
 

@@ -205,25 +205,23 @@ static bool constrain_next(tc_sched *s, request *r, uint32_t token)
     return status != TC_OK || complete;
 }
 
-static tc_status draw(tc_sched *s, request *r, const float *logits, uint32_t *ret, float *ret_gap,
-                      tc_error *e)
+static drawn draw(tc_sched *s, request *r, const float *logits)
 {
-    uint64_t start_ns = tc_now_ns();
     tc_session *session = r->session;
-    tc_status status = TC_OK;
+    drawn d = {.status = TC_OK};
+    if (r->ask.max_tokens == 0) return d;
     r->sampling.forbidden_count = r->usage.generated_tokens < r->ask.sampling.min_tokens ? r->end_count : 0;
-    if (r->constrained) status = tc_constrained_mask(r->constrained, &r->sampling.allowed, e);
-    if (status == TC_OK)
-        *ret = tc_sample(s->sampler, logits, &r->sampling, session->tokens, r->ask.prompt_count,
-                         session->count, ret_gap);
-    s->outside_ns += tc_now_ns() - start_ns;
-    return status;
+    if (r->constrained) d.status = tc_constrained_mask(r->constrained, &r->sampling.allowed, &d.error);
+    if (d.status == TC_OK)
+        d.token = tc_sample(s->sampler, logits, &r->sampling, session->tokens, r->ask.prompt_count,
+                            session->count, &d.gap);
+    return d;
 }
 
-static void take_token(tc_sched *s, request *r, const float *logits)
+static void take_token(tc_sched *s, request *r, const float *logits, const drawn *d)
 {
     tc_session *session = r->session;
-    float gap = 0;
+    uint32_t token = d->token;
     if (r->state == REQUEST_PREFILL) {
         r->state = REQUEST_DECODE;
         r->first_token_us = tc_sched_now(s);
@@ -233,12 +231,9 @@ static void take_token(tc_sched *s, request *r, const float *logits)
         finish(s, r, TC_FINISH_LENGTH);
         return;
     }
-    tc_error error;
-    uint32_t token;
     tc_sched_charge(r, 1);
-    tc_status status = draw(s, r, logits, &token, &gap, &error);
-    if (status != TC_OK) {
-        tc_sched_fail(s, r, status, error.text);
+    if (d->status != TC_OK) {
+        tc_sched_fail(s, r, d->status, d->error.text);
         return;
     }
     if (is_stop(r, token)) {
@@ -246,7 +241,7 @@ static void take_token(tc_sched *s, request *r, const float *logits)
         return;
     }
     if (r->ask.want_logprobs) report_logprobs(s, r, logits, token);
-    tc_engine_server_token(s->o.server, r->ask.id, token, gap);
+    tc_engine_server_token(s->o.server, r->ask.id, token, d->gap);
     s->total.tokens_generated++;
     r->usage.generated_tokens++;
     session->tokens[session->count++] = token;
@@ -276,7 +271,10 @@ static void begin_choices(tc_sched *s, request *leader, const float *logits)
         r->usage.cached_tokens = leader->usage.cached_tokens;
         begun[n++] = r;
     }
-    for (uint32_t i = 0; i < n; i++) take_token(s, begun[i], logits);
+    for (uint32_t i = 0; i < n; i++) {
+        const drawn d = draw(s, begun[i], logits);
+        take_token(s, begun[i], logits, &d);
+    }
 }
 
 static void after_prompt_chunk(tc_sched *s, request *r)
@@ -325,12 +323,14 @@ static void after_step(tc_sched *s)
     tc_placement_end(s->o.placement, false);
     if (n == 0) return;
     uint64_t start_ns = tc_now_ns();
+    const uint32_t vocab = s->o.desc->vocab;
     const float *logits = tc_forward_logits(s->o.forward, rows, n);
+    for (uint32_t i = 0; i < n; i++) s->drawn[i] = draw(s, sampled[i], logits + (size_t)i * vocab);
     s->outside_ns += tc_now_ns() - start_ns;
     for (uint32_t i = 0; i < n; i++) {
-        const float *row = logits + (size_t)i * s->o.desc->vocab;
+        const float *row = logits + (size_t)i * vocab;
         if (sampled[i]->state == REQUEST_PREFILL) begin_choices(s, sampled[i], row);
-        take_token(s, sampled[i], row);
+        take_token(s, sampled[i], row, &s->drawn[i]);
     }
 }
 
@@ -382,9 +382,10 @@ bool tc_sched_step(tc_sched *s)
     s->outside_ns += restored ? tc_now_ns() - start_ns : 0; // copying is no scheduling
     tc_sched_build(s);
     if (s->batch.tokens) run_batch(s);
-    tc_engine_server_flush(s->o.server);
+    uint64_t own_ns = tc_now_ns() - start_ns - s->outside_ns;
+    tc_engine_server_flush(s->o.server); // a call into the kernel, which wakes the gateway: the link's time
     if (!s->batch.tokens) return restored;
-    s->sched_ns += tc_now_ns() - start_ns - s->outside_ns;
+    s->sched_ns += own_ns;
     return true;
 }
 

@@ -29,6 +29,14 @@ typedef struct account {
     bool known;        // not an empty place
 } account;
 
+// What a request's next token is, before anybody is told.
+typedef struct drawn {
+    uint32_t token;
+    float gap;
+    tc_status status;
+    tc_error error;
+} drawn;
+
 typedef struct request request;
 struct request {
     request_state state;
@@ -69,9 +77,11 @@ struct tc_sched {
     int32_t *chosen;   // [TC_BATCH_TOKENS_MAX][layers][top_k]
     uint32_t pairs_a_token, snapshot_every;
     // what steps take, moving averages
-    double answer_us;                        // a step of answers only
-    double prompt_token_us;                  // what a prompt token adds; 0: not known yet
-    uint64_t start_us, outside_ns, sched_ns; // outside: forward, head and sampling of the step being run
+    double answer_us;       // a step of answers only
+    double prompt_token_us; // what a prompt token adds; 0: not known yet
+    // outside: forward, head and sampling of the step being run
+    uint64_t start_us, outside_ns, sched_ns;
+    drawn drawn[TC_BATCH_SEGMENTS_MAX];
     uint32_t kv_pages;
     tc_engine_status total; // counters only
     tc_engine_detail detail;
