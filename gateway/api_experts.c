@@ -55,6 +55,7 @@ static void add_experts(const tc_engine_status *engine, tc_buffer *out)
     number_field(out, "reads", engine->expert_reads);
     number_field(out, "calls", engine->expert_calls);
     number_field(out, "retries", engine->expert_retries);
+    number_field(out, "grouped", engine->grouped);
 }
 
 // The core's object goes on where ours ends.

@@ -2,15 +2,14 @@
 """Hot experts: whatever policy, size or storm of evictions, every bit stays the same; operators see and change it live;
 what was learned outlives the process; conversations find their experts again; memory that shrinks ends nobody."""
 import json
-import os
 import re
-import subprocess
 import tempfile
 import threading
 import unittest
 from pathlib import Path
+from xml.etree import ElementTree
 
-from harness import CACHE, DEMO, ENVIRONMENT, FIXTURES, PROGRAM, Server, eventually, verb
+from harness import CACHE, DEMO, FIXTURES, Server, eventually, verb
 
 SMALL = FIXTURES / "next-nf4" / "model"
 IDS = [(7 * i) % 97 + 1 for i in range(150)]
@@ -169,6 +168,50 @@ class Learned(unittest.TestCase):
                 with Server(DEMO, 1, *arguments) as server:  # told, and begun anew
                     self.assertEqual(stats(server)["profile_tokens"], 0)
                     self.assertIn("begun anew", server.text())
+
+
+
+class Verbs(unittest.TestCase):
+    def test_profile_trace_replay(self):
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            prompts, profile, trace = Path(folder) / "p.txt", Path(folder) / "p", Path(folder) / "t.routes"
+            heat, plot = Path(folder) / "heat.svg", Path(folder) / "plot.svg"
+            prompts.write_text("NAME\n   cp - copy\n---\nIn the beginning\n---\n1. Bread\n2. Milk\n")
+            done = verb("profile", DEMO, "--prompts", prompts, "--samples", 300, "--length", 100, "--profile", profile,
+                        "--trace-routing", trace, "--svg", heat)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn("a quarter of all experts", done.stdout)
+            shown = verb("profile", "show", profile)
+            self.assertIn("8 layers of 32 experts", shown.stdout)
+            done = verb("replay", trace, "--policy", "static,lru,lfu,decayed,predictive", "--profile", profile, "--slots", "4,25%",
+                        "--plot", plot, "--json")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            rows = [json.loads(line) for line in done.stdout.splitlines()]
+            self.assertEqual(len(rows), 14)
+            for slots in (32, 64):
+                hits = {r["policy"]: r["hit_rate"] for r in rows if r["slots"] == slots}
+                self.assertTrue(all(hits["belady"] >= h for h in hits.values()), hits)
+            for picture in (heat, plot):
+                ElementTree.parse(picture)
+            trace.write_bytes(trace.read_bytes()[:-3])
+            done = verb("replay", trace)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("ends in the middle of a frame", done.stderr)
+            for bad in (("replay",), ("replay", trace, "--generated"), ("profile", DEMO), ("plan", DEMO), ("profile", "show")):
+                self.assertEqual(verb(*bad).returncode, 2, bad)
+
+    def test_plan(self):
+        done = verb("plan", DEMO, "--vram", "400MiB", "--ram", "2GiB", "--users", 2)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("hot: 256 of 256 experts", done.stdout)
+        done = verb("plan", DEMO, "--vram", "250M", "--ram", "2G", "--users", 64, "--context", 4096)
+        self.assertEqual(done.returncode, 1)
+        nearest = re.search(r"--context (\d+) with 64 users fits|--users (\d+) with", done.stderr)
+        self.assertTrue(nearest, done.stderr)
+        arguments = ("--context", nearest[1], "--users", 64) if nearest[1] else ("--context", 4096, "--users", nearest[2])
+        self.assertEqual(verb("plan", DEMO, "--vram", "250M", "--ram", "2G", *arguments).returncode, 0)
+        plan = json.loads(verb("plan", DEMO, "--ram", "1G", "--json").stdout)
+        self.assertEqual((plan["fits"], plan["hot_experts"]), (True, 0))
 
 
 if __name__ == "__main__":

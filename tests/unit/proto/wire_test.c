@@ -585,6 +585,56 @@ static void core_messages(void **state)
     assert_int_equal(tc_engine_unpack(message, assemble(&header, 0), false, &m, NULL), TC_FORMAT);
 }
 
+static void questions(void **state)
+{
+    (void)state;
+    tc_wire_header header;
+    tc_engine_message m;
+    assert_int_equal(tc_engine_pack_question(1, 5, TC_ASK_MEMORY, &header, NULL), TC_OK);
+    assert_int_equal(tc_engine_unpack(message, assemble(&header, TC_QUESTION_BYTES_MAX), true, &m, NULL),
+                     TC_OK);
+    assert_true(m.kind == TC_ENGINE_M_QUESTION && m.id == 5 && m.question == TC_ASK_MEMORY);
+    assert_int_equal(m.text_bytes, TC_QUESTION_BYTES_MAX);
+    assert_int_equal(tc_engine_unpack(message, assemble(&header, TC_QUESTION_BYTES_MAX + 1), true, &m, NULL),
+                     TC_FORMAT);
+    assert_int_equal(tc_engine_unpack(message, assemble(&header, 0), false, &m, NULL),
+                     TC_FORMAT); // a client's only
+    assert_int_equal(tc_engine_pack_question(1, 5, TC_QUESTIONS, &header, NULL), TC_OK);
+    assert_int_equal(tc_engine_unpack(message, assemble(&header, 0), true, &m, NULL), TC_FORMAT);
+    assert_int_equal(tc_engine_pack_answer(1, 6, TC_LIMIT, &header, NULL), TC_OK);
+    assert_int_equal(tc_engine_unpack(message, assemble(&header, 9), false, &m, NULL), TC_OK);
+    assert_true(m.kind == TC_ENGINE_M_ANSWER && m.id == 6 && m.status == TC_LIMIT && m.text_bytes == 9);
+    assert_int_equal(tc_engine_pack_answer(1, 6, TC_STATUS_COUNT, &header, NULL), TC_OK);
+    assert_int_equal(tc_engine_unpack(message, assemble(&header, 0), false, &m, NULL), TC_OK);
+    assert_int_equal(m.status, TC_INTERNAL);
+}
+
+static void hints(void **state)
+{
+    (void)state;
+    static tc_expert_hint list[TC_EXPERT_HINTS_MAX + 1];
+    tc_wire_header header;
+    tc_engine_message m;
+    tc_generate g = good_generate();
+    g.hints = list;
+    g.conversation = 7;
+    g.expert_profile = 8;
+    for (g.hint_count = TC_EXPERT_HINTS_MAX; g.hint_count <= TC_EXPERT_HINTS_MAX + 1; g.hint_count++) {
+        bool good = g.hint_count <= TC_EXPERT_HINTS_MAX;
+        assert_int_equal(tc_engine_pack_generate(1, &g, &header, NULL), good ? TC_OK : TC_ARGUMENT);
+        if (!good) break;
+        size_t bytes = assemble(&header, (size_t)g.prompt_count * 4 + (size_t)g.logit_bias_count * 8 +
+                                             g.hint_count * sizeof *list + g.constraint.bytes);
+        memset(message + bytes - g.hint_count * sizeof *list, 0, g.hint_count * sizeof *list);
+        assert_int_equal(tc_engine_unpack(message, bytes, true, &m, NULL), TC_OK);
+        assert_true(m.generate.hint_count == g.hint_count && m.generate.conversation == 7 &&
+                    m.generate.expert_profile == 8);
+        assert_int_equal(tc_engine_unpack(message, bytes - sizeof *list, true, &m, NULL), TC_FORMAT);
+        memset(message + bytes - 4, 2, 1); // neither pinned nor not
+        assert_int_equal(tc_engine_unpack(message, bytes, true, &m, NULL), TC_FORMAT);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -592,6 +642,7 @@ int main(void)
         cmocka_unit_test(hellos),    cmocka_unit_test(calls),         cmocka_unit_test(results),
         cmocka_unit_test(generates), cmocka_unit_test(core_messages), cmocka_unit_test(offers),
         cmocka_unit_test(details),   cmocka_unit_test(shares),        cmocka_unit_test(holds),
+        cmocka_unit_test(questions), cmocka_unit_test(hints),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
