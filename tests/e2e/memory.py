@@ -45,8 +45,17 @@ class Group:
         return int(re.search(r"^oom_kill (\d+)", text, re.M).group(1))
 
     def remove(self):
-        eventually(lambda: not (self.path / "cgroup.procs").read_text().split(), 10)
-        self.path.rmdir()
+        eventually(lambda: not (self.path / "cgroup.procs").read_text().split(), 60)
+        eventually(self.gone, 10)
+        if self.path.exists():
+            self.path.rmdir()  # tells why not
+
+    def gone(self):
+        try:
+            self.path.rmdir()
+        except OSError:
+            return False
+        return True
 
 
 class InGroup(Server):
