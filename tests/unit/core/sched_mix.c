@@ -8,17 +8,21 @@
 #include "gpu-core/sched/sched.h"
 #include "tests/support/cmocka_all.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { VOCAB = 61, PAGES = 48, SLOTS = 6, CONTEXT = 640, EOS = 5, IDS = 2048, TOKENS = 64 };
+enum { PAGES_MOST = 128, SLOTS_MOST = 64 };                    // of the benchmark
 enum { ANSWER_US = 1000, ROW_US = 100, PROMPT_TOKEN_US = 50 }; // what the stub's steps take
 
 // ---- the stub: device, forward, source, server ----
 
 static bool has_state;
 static size_t slot_bytes;
-static uint64_t page_memory[PAGES][TC_KV_PAGE_POSITIONS], slot_memory[SLOTS], token_hash[TC_BATCH_TOKENS_MAX];
+static uint64_t page_memory[PAGES_MOST][TC_KV_PAGE_POSITIONS], slot_memory[SLOTS_MOST],
+    token_hash[TC_BATCH_TOKENS_MAX];
+static uint32_t pool_pages = PAGES, pool_slots = SLOTS;
 static uint64_t now_us, longest_step_us, steps_with_answers;
 static float logits_out[TC_LOGIT_ROWS_MAX * VOCAB];
 
@@ -227,7 +231,7 @@ static void set_up(bench *b, uint64_t cache_bytes, const tc_sched_options *with)
                               .page_copy = page_copy,
                               .page_save = page_save,
                               .page_load = page_load};
-    b->dev = (tc_dev){&b->dev_ops, {.pages = PAGES, .slots = SLOTS, .positions_max = CONTEXT}};
+    b->dev = (tc_dev){&b->dev_ops, {.pages = pool_pages, .slots = pool_slots, .positions_max = CONTEXT}};
     b->source_ops.stats = source_stats;
     b->source.ops = &b->source_ops;
     b->desc = (tc_model_desc){
@@ -241,7 +245,7 @@ static void set_up(bench *b, uint64_t cache_bytes, const tc_sched_options *with)
     options.cache = b->cache;
     options.source = &b->source;
     options.context = CONTEXT;
-    options.sessions = SLOTS;
+    options.sessions = pool_slots;
     options.now_us = virtual_now;
     assert_int_equal(tc_sched_create(&options, &b->sched, &e), TC_OK);
 }
@@ -249,8 +253,9 @@ static void set_up(bench *b, uint64_t cache_bytes, const tc_sched_options *with)
 static void tear_down(bench *b)
 {
     tc_sched_free(b->sched);
-    assert_int_equal(tc_session_pages_free(b->pool), PAGES); // nothing leaks, of pages that were shared too
-    assert_int_equal(tc_session_slots_free(b->pool), SLOTS);
+    assert_int_equal(tc_session_pages_free(b->pool),
+                     pool_pages); // nothing leaks, of pages that were shared too
+    assert_int_equal(tc_session_slots_free(b->pool), pool_slots);
     tc_session_pool_free(b->pool);
     tc_prefix_cache_free(b->cache);
     assert_int_equal(held_bytes(), b->held_before);
@@ -846,8 +851,38 @@ static void test_bounds_of_the_queue(void **state)
     tear_down(&b);
 }
 
-int main(void)
+// The scheduler's own time with 64 answers a step, each with a prompt of its own: what is left when device,
+// sampling and link cost nothing.
+static int bench_own_time(void)
 {
+    enum { ROUNDS = 40, WARM_STEPS = 8, STEPS = 40 };
+    double best_us = 1e9;
+    pool_pages = PAGES_MOST, pool_slots = SLOTS_MOST;
+    for (int round = 0; round < ROUNDS; round++) {
+        bench b;
+        tc_engine_status before, after;
+        set_up(&b, 0, NULL);
+        for (uint64_t id = 1; id <= SLOTS_MOST; id++) {
+            tc_generate g = simple(id, counting_prompt((uint32_t)id), 16, 60);
+            ask(&b, &g);
+        }
+        for (int i = 0; i < WARM_STEPS; i++) tc_sched_step(b.sched);
+        tc_sched_status(b.sched, &before);
+        for (int i = 0; i < STEPS; i++) tc_sched_step(b.sched);
+        tc_sched_status(b.sched, &after);
+        assert_int_equal(after.tokens_generated - before.tokens_generated, STEPS * SLOTS_MOST);
+        double each_us = (double)(after.sched_us - before.sched_us) / STEPS;
+        if (each_us < best_us) best_us = each_us;
+        run_to_end(&b);
+        tear_down(&b);
+    }
+    printf("{\"bench\":\"scheduler\",\"sequences\":%d,\"own_us_a_step\":%.2f}\n", SLOTS_MOST, best_us);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0) return bench_own_time();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_choices_share_pages),
         cmocka_unit_test(test_more_choices_than_sessions),
