@@ -24,7 +24,7 @@ static void add_segment(tc_sched *s, request *r, uint32_t tokens)
 static uint32_t beside_answers(const tc_sched *s)
 {
     if (s->prompt_token_us <= 0) return s->o.prompt_grain;              // not measured yet
-    double tokens = (double)s->o.chunk_us * 7 / 8 / s->prompt_token_us; // the next ones may be dearer
+    double tokens = (double)s->o.chunk_us * 3 / 4 / s->prompt_token_us; // the next ones may be dearer
     if (tokens >= TC_BATCH_TOKENS_MAX) return TC_BATCH_TOKENS_MAX;
     uint32_t grains = (uint32_t)tokens / s->o.prompt_grain;
     return (grains ? grains : 1) * s->o.prompt_grain;

@@ -761,7 +761,7 @@ static void keep_the_pace(uint32_t grain)
     has_state = true;
     slot_bytes = sizeof(uint64_t);
     const tc_sched_options with = {.chunk_us = 3 * 64 * PROMPT_TOKEN_US,
-                                   .prompt_grain = grain}; // an eighth is kept back
+                                   .prompt_grain = grain}; // a quarter is kept back
     prompt_grain = grain;
     set_up(&b, 0, &with);
     tc_generate stream = simple(1, counting_prompt(6), 64, 60);
