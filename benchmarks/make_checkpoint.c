@@ -2,6 +2,7 @@
 // Owns: thermocline-make-checkpoint, which writes a checkpoint of a real model's shape with random weights in
 // the layout that is published, for measuring where the real one is too large to fetch or not allowed.
 // Refuses: to overwrite a model, and to be a model: its text is noise.
+#include "benchmarks/memory_store.h"
 #include "benchmarks/random_shards.h"
 #include "common/base/clock.h"
 #include "common/base/json.h"
@@ -44,6 +45,7 @@ typedef struct options {
     bool nf4;
     uint64_t seed;
     const char *tokenizer, *directory;
+    const char *memory_cache, *arena_dir; // experts go straight into an arena
 } options;
 
 // ---- config.json and the like ----
@@ -111,7 +113,7 @@ static tc_status write_configs(const options *o, tc_error *e)
 
 typedef struct plan {
     const tc_model_desc *desc;
-    bool nf4;
+    bool nf4, without_experts;
     tc_random_list list;
     float map[256];
     tc_error *e;
@@ -240,7 +242,7 @@ static tc_status add_delta(plan *p, uint32_t l)
 static tc_status add_experts(plan *p, uint32_t l)
 {
     TC_TRY(add_linear(p, TC_ROUTER, l, 0, false));
-    for (uint32_t x = 0; x < p->desc->experts; x++) {
+    for (uint32_t x = 0; x < (p->without_experts ? 1 : p->desc->experts); x++) {
         TC_TRY(add_linear(p, TC_EXPERT_GATE, l, x, true));
         TC_TRY(add_linear(p, TC_EXPERT_UP, l, x, true));
         TC_TRY(add_linear(p, TC_EXPERT_DOWN, l, x, true));
@@ -300,14 +302,18 @@ static tc_status make(const options *o, tc_error *e)
     TC_TRY(write_configs(o, e));
     TC_TRY(tc_model_desc_load(o->directory, &desc, e)); // checks the numbers that were asked for, too
     TC_TRY(copy_tokenizer(o, e));
-    p = (plan){.desc = &desc, .nf4 = o->nf4, .e = e};
+    p = (plan){.desc = &desc, .nf4 = o->nf4, .without_experts = o->memory_cache != NULL, .e = e};
     tc_nested_map(p.map);
     started_us = tc_now_us();
     tc_status status = add_all(&p);
     if (status == TC_OK)
         status = tc_random_shards_write(o->directory, &p.list, shard_bytes_max, o->seed, show, e);
     tc_random_list_free(&p.list);
-    return status;
+    if (status != TC_OK || !o->memory_cache) return status;
+    uint64_t begin_us = tc_now_us();
+    TC_TRY(tc_memory_store_make(o->directory, o->memory_cache, o->arena_dir, o->seed, e));
+    fprintf(stderr, "experts in memory in %.1f s\n", (double)(tc_now_us() - begin_us) * 1e-6);
+    return TC_OK;
 }
 
 static int usage(FILE *to)
@@ -322,6 +328,9 @@ static int usage(FILE *to)
                 "  --dtype nf4|bf16  how linears are stored (nf4)\n"
                 "  --seed S          the same seed gives the same bytes (1)\n"
                 "  --tokenizer FILE  copied as tokenizer.json, so that text can be served\n"
+                "  --memory CACHE    no experts in the model: random packed ones straight into the arena, for one\n"
+                "                    worker, and a store of nothing into this cache folder\n"
+                "  --arena-dir DIR   where that arena is\n"
                 "Writes a model directory with random weights. Its text is noise.\n");
     return to == stderr ? 2 : 0;
 }
@@ -351,7 +360,8 @@ static bool parse_options(int argc, char **argv, options *o, int *ret_exit)
     static const struct option table[] = {
         {"shape", 1, 0, 's'},     {"layers", 1, 0, 'l'}, {"experts", 1, 0, 'x'},
         {"vocab", 1, 0, 'v'},     {"dtype", 1, 0, 'd'},  {"seed", 1, 0, 'r'},
-        {"tokenizer", 1, 0, 't'}, {"help", 0, 0, 'h'},   {0}};
+        {"tokenizer", 1, 0, 't'}, {"memory", 1, 0, 'm'}, {"arena-dir", 1, 0, 'a'},
+        {"help", 0, 0, 'h'},      {0}};
     uint64_t layers = 0, experts = 0, vocab = 0;
     bool shaped = false, ok = true;
     for (int c; ok && (c = getopt_long(argc, argv, "h", table, NULL)) != -1;) {
@@ -377,6 +387,12 @@ static bool parse_options(int argc, char **argv, options *o, int *ret_exit)
             break;
         case 't':
             o->tokenizer = optarg;
+            break;
+        case 'm':
+            o->memory_cache = optarg;
+            break;
+        case 'a':
+            o->arena_dir = optarg;
             break;
         case 'h':
             *ret_exit = usage(stdout);

@@ -163,6 +163,14 @@ static tc_status start_core(tc_supervisor *s, const tc_run_options *o, const cha
     put_text(&c, "--shard", o->shard);
     put_text(&c, "--data-plane", o->data_plane);
     put_text(&c, "--device", o->device);
+    put_number(&c, "--gpu", o->gpu);
+    put_number(&c, "--vram", o->vram);
+    if (o->hot_experts_given) {
+        put(&c, "--hot-experts");
+        put(&c, "%llu", (unsigned long long)o->hot_experts);
+    }
+    put_number(&c, "--chunk-tokens", o->chunk_tokens);
+    put_number(&c, "--force-hit-percent", o->force_hits);
     put_number(&c, "--threads", o->threads);
     put_cpus(&c, o, 0, (uint32_t)o->threads);
     put_text(&c, "--precision", o->precision);

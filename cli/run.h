@@ -22,6 +22,8 @@ typedef struct tc_run_options {
     const char *hot_policy, *hot_scope, *profile, *trace_routing;
     uint64_t hot_budget, hot_link_percent, group_steps;
     uint64_t prefix_cache, queue_requests, queue_tokens, chunk_ms;
+    uint64_t gpu, vram, hot_experts, chunk_tokens, force_hits;
+    bool hot_experts_given;
     bool prefix_cache_given;
     bool workers_given; // workers 0: the core computes experts itself (the oracle)
 } tc_run_options;
@@ -49,7 +51,11 @@ typedef struct tc_run_options {
         {.setting = TC_OPT_TRACE_ROUTING, .target = &(o).trace_routing},                                     \
         {.setting = TC_OPT_PRECISION, .target = &(o).precision}, {.setting = TC_OPT_KV, .target = &(o).kv},  \
         {.setting = TC_OPT_HEAD, .target = &(o).head}, {.setting = TC_OPT_ISA, .target = &(o).isa},          \
-        {.setting = TC_OPT_DEVICE, .target = &(o).device},                                                   \
+        {.setting = TC_OPT_DEVICE, .target = &(o).device}, {.setting = TC_OPT_GPU, .target = &(o).gpu},      \
+        {.setting = TC_OPT_VRAM, .target = &(o).vram},                                                       \
+        {.setting = TC_OPT_HOT_EXPERTS, .target = &(o).hot_experts, .given = &(o).hot_experts_given},        \
+        {.setting = TC_OPT_CHUNK_TOKENS, .target = &(o).chunk_tokens},                                       \
+        {.setting = TC_OPT_FORCE_HITS, .target = &(o).force_hits},                                           \
         {.setting = TC_OPT_LOG_LEVEL, .target = &(o).log_level},                                             \
         {.setting = TC_OPT_LOG_FORMAT, .target = &(o).log_format},                                           \
         {.setting = TC_OPT_TRACE, .target = &(o).trace},                                                     \

@@ -8,6 +8,8 @@
 #include "common/base/team.h"
 #include "common/base/trace.h"
 #include "common/model/arena.h"
+#include "gpu-core/dev/cuda_library.h"
+#include "gpu-core/experts/hot_tier.h"
 #include "gpu-core/memory.h"
 #include "gpu-core/options.h"
 #include "gpu-core/placed.h"
@@ -40,6 +42,9 @@ typedef struct core {
     const tc_kernels *kernels;
     tc_team *team;
     tc_dev *dev;
+    const tc_cuda_library *cuda; // NULL: the cpu device
+    tc_hot_tier *hot;
+    tc_dialled_routes dialled;
     tc_weights *weights;
     tc_expert_hub *hub;
     tc_expert_source *source;
@@ -112,9 +117,11 @@ static tc_status plan_memory(core *c, tc_dev_geometry *g, tc_error *e)
     tc_checkpoint_walk(c->checkpoint, add_dense_bytes, &weights);
     if (c->desc->tied_embeddings && c->o.head != TC_OUTPUT_KEEP) // a matrix of its own then
         weights += (uint64_t)c->desc->vocab * c->desc->hidden * 2;
-    uint64_t scratch = tc_forward_scratch_bytes(c->desc) + tc_dev_scratch_bytes(g, c->o.threads),
-             constraints = tc_constraints_budget_bytes(c->desc->vocab),
-             sum = weights + c->kv_bytes + c->state_bytes + scratch + constraints;
+    uint64_t scratch =
+        tc_forward_scratch_bytes(c->desc, TC_BATCH_TOKENS_MAX) + tc_dev_scratch_bytes(g, c->o.threads);
+    if (c->cuda) weights = scratch = (uint64_t)c->desc->vocab * c->desc->hidden * 2; // the embedding, buffers
+    uint64_t constraints = tc_constraints_budget_bytes(c->desc->vocab),
+             sum = weights + scratch + constraints + (c->cuda ? 0 : c->kv_bytes + c->state_bytes);
     c->cache_bytes = c->o.cache_bytes;
     if (c->cache_bytes == TC_CACHE_AUTO) {
         uint64_t left = available > sum ? available - sum : 0;
@@ -236,6 +243,75 @@ static tc_status open_experts(core *c, tc_error *e)
     return tc_source_workers_create(c->hub, c->store, &options, &c->source, e);
 }
 
+// Which device, and why: --device cuda insists, auto takes a GPU where one can be used for this.
+static tc_status choose_device(core *c, tc_error *e)
+{
+    char card[128] = "";
+    tc_error why = {0};
+    if (c->o.device == TC_DEVICE_CPU) return TC_OK;
+    // A kernel loaded at its first use waits for the device, and the device may be waiting for a worker that only
+    // this thread can wake.
+    setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+    if (c->o.hot_budget_bytes)
+        tc_fail(&why, TC_UNSUPPORTED, "--hot-budget is the cpu device's; --vram and --hot-experts say what a GPU keeps");
+    else if (c->o.precision != TC_FAST || (c->o.kv != TC_KV_BY_PRECISION && c->o.kv != TC_KV_F16))
+        tc_fail(&why, TC_UNSUPPORTED, "it computes --precision fast with --kv f16 only");
+    else
+        (void)tc_cuda_library_load(c->o.gpu, &c->cuda, card, &why);
+    if (c->cuda) {
+        tc_info("device: cuda, %s", card);
+        return TC_OK;
+    }
+    if (c->o.device == TC_DEVICE_CUDA) return tc_fail(e, why.status, "--device cuda: %s", why.text);
+    tc_info("device: cpu (cuda: %s)", why.text);
+    return TC_OK;
+}
+
+static tc_status open_device(core *c, const tc_dev_geometry *g, tc_error *e)
+{
+    if (!c->cuda) return tc_dev_cpu_create(g, c->team, c->kernels, &c->dev, e);
+    const tc_cuda_options options = {
+        .geometry = *g,
+        .hidden = c->desc->hidden,
+        .vocab = c->desc->vocab,
+        .layers = c->desc->layers,
+        .experts = c->desc->experts,
+        .top_k = c->desc->top_k,
+        .tokens_max = c->o.chunk_tokens < c->o.context ? c->o.chunk_tokens : (c->o.context + 63) / 64 * 64,
+        .vram_bytes = c->o.vram_bytes,
+        .ordinal = c->o.gpu,
+        .call_deadline_us = c->o.call_deadline_us,
+        .log = log_source,
+    };
+    return c->cuda->create(&options, &c->dev, e);
+}
+
+// Last of all that takes VRAM: hot experts fill what is left.
+static tc_status open_hot(core *c, tc_error *e)
+{
+    tc_cuda_memory m;
+    if (!c->cuda) return TC_OK;
+    TC_TRY(tc_hot_tier_create(c->cuda, c->dev, c->store, c->o.hot_experts, &c->hot, e));
+    if (c->hot) tc_forward_watch(c->forward, tc_hot_tier_step, c->hot);
+    if (c->o.force_hits) {
+        c->dialled = (tc_dialled_routes){.layers = c->desc->layers,
+                                         .experts = c->desc->experts,
+                                         .top_k = c->desc->top_k,
+                                         .hot = c->hot ? tc_hot_tier_fill_evenly(c->hot) : 0,
+                                         .percent = c->o.force_hits - 1,
+                                         .state = 1};
+        tc_info("routes are dialled: %u of 100 to the %u hot experts of each layer", c->dialled.percent, c->dialled.hot);
+        tc_forward_force(c->forward, tc_dialled_routes_fill, &c->dialled);
+    }
+    c->cuda->memory(c->dev, &m);
+    tc_info("VRAM: %llu of %llu MiB: context %llu, weights %llu, KV %llu, states %llu, scratch %llu, hot experts %llu",
+            (unsigned long long)(m.peak_bytes >> 20), (unsigned long long)(m.budget_bytes >> 20),
+            (unsigned long long)(m.context_bytes >> 20), (unsigned long long)(m.tag_bytes[TC_MEM_WEIGHTS] >> 20),
+            (unsigned long long)(m.tag_bytes[TC_MEM_KV] >> 20), (unsigned long long)(m.tag_bytes[TC_MEM_STATE] >> 20),
+            (unsigned long long)(m.tag_bytes[TC_MEM_SCRATCH] >> 20), (unsigned long long)(m.slot_bytes >> 20));
+    return TC_OK;
+}
+
 static void describe(const core *c, tc_model_info *ret)
 {
     const tc_generation_defaults *g = &c->desc->generation;
@@ -296,15 +372,17 @@ static tc_status start(core *c, tc_error *e)
         .threads = c->o.threads, .cpus = c->o.cpu_count ? pins : NULL, .spin_us = c->o.spin_us};
     if (c->o.trace) TC_TRY(tc_trace_open(c->o.trace, "thermocline-core", e));
     TC_TRY(open_model(c, e));
+    TC_TRY(choose_device(c, e));
     TC_TRY(plan_memory(c, &geometry, e));
     TC_TRY(tc_team_create(&team, &c->team, e));
-    TC_TRY(tc_dev_cpu_create(&geometry, c->team, c->kernels, &c->dev, e));
+    TC_TRY(open_device(c, &geometry, e));
     TC_TRY(open_experts(c, e));
     TC_TRY(tc_placed_open(&c->o, c->desc, tc_checkpoint_hash(c->checkpoint), c->store, c->team, &c->source,
                           &c->placed, e));
     TC_TRY(tc_weights_load(c->checkpoint, c->dev, c->team, (tc_output)c->o.head, log_progress, &last_line,
                            &c->weights, e));
     TC_TRY(tc_forward_create(c->weights, c->dev, c->source, c->o.precision, &c->forward, e));
+    TC_TRY(open_hot(c, e));
     TC_TRY(tc_session_pool_create(c->dev, c->o.context, &c->pool, e));
     if (c->cache_bytes) TC_TRY(tc_prefix_cache_create(c->dev, c->cache_bytes, &c->cache, e));
     tc_model_info info;
@@ -328,6 +406,8 @@ static tc_status start(core *c, tc_error *e)
         .queue_requests = c->o.queue_requests,
         .queue_tokens = c->o.queue_tokens,
         .chunk_us = c->o.chunk_us,
+        .tokens_max = c->dev->tokens_max,
+        .coarse_cuts = c->cuda != NULL,
         .experts_are_hot = c->o.local_experts && !c->placed.cache,
         .placement = c->placed.placement,
         .group_steps = c->o.group_steps,
@@ -356,6 +436,7 @@ static void stop(core *c)
     if (c->source) c->source->ops->free(c->source);
     tc_placed_close(&c->placed);
     tc_expert_hub_close(c->hub);
+    tc_hot_tier_free(c->hot);
     tc_weights_free(c->weights);
     tc_dev_free(c->dev);
     tc_team_free(c->team);
@@ -444,6 +525,7 @@ static void serve(core *c)
         tell_manager(c);
         idle = !tc_sched_step(c->sched);
         if (idle && tc_trace_on) tc_trace_flush();
+        if (idle && c->hot && tc_hot_tier_idle(c->hot)) idle = false;
         tc_notify_alive(tc_now_us());
     }
 }

@@ -63,6 +63,21 @@ static bool apply_number(tc_setting_id id, uint64_t v, tc_core_options *o)
     case TC_OPT_SPIN_US:
         o->spin_us = (uint32_t)v;
         return true;
+    case TC_OPT_FORCE_HITS:
+        o->force_hits = (uint32_t)v;
+        return true;
+    case TC_OPT_GPU:
+        o->gpu = (uint32_t)v;
+        return true;
+    case TC_OPT_VRAM:
+        o->vram_bytes = v;
+        return true;
+    case TC_OPT_HOT_EXPERTS:
+        o->hot_experts = (uint32_t)v;
+        return true;
+    case TC_OPT_CHUNK_TOKENS:
+        o->chunk_tokens = (uint32_t)v;
+        return true;
     case TC_OPT_PARENT_PID:
         o->parent_pid = (long)v;
         return true;
@@ -108,7 +123,8 @@ static bool apply_choice(tc_setting_id id, int choice, tc_core_options *o)
     case TC_OPT_LOG_FORMAT:
         o->log_format = (tc_log_format)choice;
         return true;
-    case TC_OPT_DEVICE: // both are the cpu: this build has no other device
+    case TC_OPT_DEVICE:
+        o->device = choice;
         return true;
     default:
         return false;
@@ -188,6 +204,9 @@ tc_status tc_core_options_read(int argc, char *const *argv, tc_core_options *ret
         .chunk_us = TC_CHUNK_US_DEFAULT,
         .call_deadline_us = 10000000,
         .no_worker_us = 30000000,
+        .device = TC_DEVICE_AUTO,
+        .hot_experts = UINT32_MAX,
+        .chunk_tokens = TC_CHUNK_TOKENS_DEFAULT,
         .log_level = TC_LOG_INFO,
     };
     tc_status status = tc_settings_parse(TC_FOR_CORE, argc, argv, apply, &o, e);

@@ -8,10 +8,13 @@
 #include "common/kernels/kernels.h"
 #include "common/placement/hot_cache.h"
 
-enum { TC_CONTEXT_DEFAULT = 4096, TC_SESSIONS_DEFAULT = 8, TC_SESSIONS_MAX = 64, TC_CONTEXT_MAX = 1 << 20 };
+enum { TC_CONTEXT_DEFAULT = 4096, TC_SESSIONS_DEFAULT = 8, TC_SESSIONS_MAX = 64, TC_CONTEXT_MAX = 1 << 20,
+       TC_CHUNK_TOKENS_DEFAULT = 4096 };
 
 #define TC_KV_BY_PRECISION (-1)
 #define TC_CACHE_AUTO UINT64_MAX
+
+typedef enum tc_device_kind { TC_DEVICE_CPU, TC_DEVICE_CUDA, TC_DEVICE_AUTO } tc_device_kind;
 
 typedef struct tc_core_options {
     const char *model, *engine_url, *experts_url, *isa;
@@ -47,6 +50,10 @@ typedef struct tc_core_options {
     tc_log_level log_level;
     tc_log_format log_format;
     bool journald, core_dumps;
+    int device; // tc_device_kind
+    uint32_t gpu, hot_experts, chunk_tokens;
+    uint32_t force_hits; // percent plus one; 0: the router decides
+    uint64_t vram_bytes; // 0: what the GPU has
     long parent_pid;    // 0: none; else leave when it does
     tc_setting_id show; // TC_OPT_HELP, TC_OPT_VERSION: only that was asked for
 } tc_core_options;

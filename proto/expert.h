@@ -21,6 +21,8 @@ enum {
     TC_URL_BYTES_MAX = 256,
 };
 
+typedef struct tc_shm tc_shm;
+
 typedef enum tc_carrier { TC_CARRIER_NNG, TC_CARRIER_SHM } tc_carrier;
 
 typedef struct tc_worker_hello {
@@ -77,6 +79,10 @@ tc_status tc_expert_hub_next(tc_expert_hub *hub, uint64_t timeout_us, tc_hub_eve
 // handed over, not when it is answered. TC_CLOSED: the worker is gone.
 tc_status tc_expert_hub_call(tc_expert_hub *hub, uint32_t worker, uint64_t seq, const tc_expert_call *call,
                              tc_error *e);
+// Lends an idle worker's segment to a device for calls of up to `tokens` tokens, and takes it back (shm.h:
+// tc_shm_lend, tc_shm_reclaim). TC_UNSUPPORTED: it has none; what reclaim fails with cuts the worker off.
+tc_status tc_expert_hub_lend(tc_expert_hub *hub, uint32_t worker, uint32_t tokens, tc_shm **ret, tc_error *e);
+tc_status tc_expert_hub_reclaim(tc_expert_hub *hub, uint32_t worker, uint64_t last, tc_error *e);
 // Cuts a worker off (it lied, or missed its deadline). A TC_HUB_WORKER_DOWN follows.
 void tc_expert_hub_drop(tc_expert_hub *hub, uint32_t worker, const char *reason);
 // An eventfd that is readable while events of the connections wait, for poll() beside other sources. Do not

@@ -476,3 +476,24 @@ tc_status tc_expert_hub_call(tc_expert_hub *hub, uint32_t id, uint64_t seq, cons
     worker->hidden = call->hidden;
     return TC_OK;
 }
+
+tc_status tc_expert_hub_lend(tc_expert_hub *hub, uint32_t id, uint32_t tokens, tc_shm **ret, tc_error *e)
+{
+    hub_worker *worker = worker_of_id(hub, id);
+    if (!worker || worker->cut) return tc_fail(e, TC_CLOSED, "worker %u is gone", id);
+    if (worker->busy) return tc_fail(e, TC_BUSY, "worker %u computes a call", id);
+    if (!worker->shared || tokens > hub->shm_options.tokens_max)
+        return tc_fail(e, TC_UNSUPPORTED, "worker %u has no memory for it", id);
+    TC_TRY(tc_shm_lend(worker->shm, tokens, e));
+    *ret = worker->shm;
+    return TC_OK;
+}
+
+tc_status tc_expert_hub_reclaim(tc_expert_hub *hub, uint32_t id, uint64_t last, tc_error *e)
+{
+    hub_worker *worker = worker_of_id(hub, id);
+    if (!worker || worker->cut || !worker->shm) return tc_fail(e, TC_CLOSED, "worker %u is gone", id);
+    tc_status status = tc_shm_reclaim(worker->shm, last, e);
+    if (status != TC_OK) cut_worker(hub, worker, e->text);
+    return status;
+}

@@ -412,6 +412,44 @@ tc_status tc_shm_poll_reply(tc_shm *shm, uint64_t seq, tc_shm_answer *ret, tc_er
     return TC_OK;
 }
 
+// ---- hub, for a device ----
+
+const tc_shm_header *tc_shm_layout(const tc_shm *shm)
+{
+    return &shm->layout;
+}
+
+tc_status tc_shm_lend(tc_shm *shm, uint32_t tokens, tc_error *e)
+{
+    if (shm->role != ROLE_HUB) return wrong_side(e);
+    if (tc_shm_aborted(shm)) return closed(e);
+    if (shm->under_way)
+        return tc_fail(e, TC_BUSY, "call %llu is not answered yet", (unsigned long long)shm->under_way);
+    TC_TRY(take_memory(shm, tokens, e));
+    tc_shm_nudge(shm);
+    return TC_OK;
+}
+
+tc_status tc_shm_reclaim(tc_shm *shm, uint64_t last, tc_error *e)
+{
+    if (shm->role != ROLE_HUB) return wrong_side(e);
+    if (tc_shm_aborted(shm)) return closed(e);
+    uint64_t request = flag_load(shm, TC_SHM_REQUEST_FLAG_AT), reply = flag_load(shm, TC_SHM_REPLY_FLAG_AT);
+    tc_shm_reply_record r;
+    if (request > last || reply > request)
+        return tc_fail(e, TC_PEER, "flags of calls %llu and %llu, the last was %llu", (unsigned long long)request,
+                       (unsigned long long)reply, (unsigned long long)last);
+    if (reply != request)
+        return tc_fail(e, TC_TIMEOUT, "call %llu was not answered in time", (unsigned long long)request);
+    copy_once(&r, shm->memory + TC_SHM_REPLY_AT, offsetof(tc_shm_reply_record, reason));
+    bool any = reply != shm->answered;
+    shm->last = last;
+    shm->answered = reply;
+    if (any && (r.seq != reply || r.status != TC_OK))
+        return tc_fail(e, TC_PEER, "call %llu was answered with a failure", (unsigned long long)reply);
+    return TC_OK;
+}
+
 // ---- worker ----
 
 void tc_shm_interrupt(tc_shm *shm)

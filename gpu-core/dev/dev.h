@@ -12,7 +12,8 @@
 
 enum {
     TC_KV_PAGE_POSITIONS = 64,
-    TC_BATCH_TOKENS_MAX = 256,
+    TC_BATCH_TOKENS_MAX = 256, // of the cpu device; tc_dev.tokens_max says what a device takes
+    TC_STEP_TOKENS_MAX = 8192, // of any device
     TC_BATCH_SEGMENTS_MAX = 64,
     TC_MATMUL_JOBS_MAX = 8,
 };
@@ -51,6 +52,7 @@ typedef struct tc_dev_geometry {
 } tc_dev_geometry;
 
 typedef struct tc_dev tc_dev;
+typedef struct tc_lent_mailbox tc_lent_mailbox; // experts/source.h
 
 // y = W x (+ bias) for every token. y is [tokens][ldy]; rows of W go to columns [0, rows).
 typedef struct tc_matmul_job {
@@ -60,6 +62,7 @@ typedef struct tc_matmul_job {
     float *y;
     uint32_t ldy;
     const float *bias; // [rows] or NULL
+    const float *up;   // devices that queue: the input is silu(x) * up, as x; NULL: x
 } tc_matmul_job;
 
 typedef struct tc_attention_args {
@@ -91,6 +94,13 @@ typedef struct tc_dev_ops {
     // form: what tc_matrix_pack may be asked for; NULL: as it can be kept without losing a bit.
     tc_status (*matrix)(tc_dev *dev, const tc_weight *weight, const tc_matrix_form *form, tc_matrix *ret,
                         tc_error *e);
+    // The same for one of which single rows are read (embed): where its memory is nobody else's business.
+    // NULL: `matrix` serves.
+    tc_status (*table)(tc_dev *dev, const tc_weight *weight, tc_matrix *ret, tc_error *e);
+    // Copies to and from the device's memory, after everything asked of it before; they return when it is
+    // done.
+    void (*upload)(tc_dev *dev, void *to, const void *host, size_t bytes);
+    void (*download)(tc_dev *dev, void *host, const void *from, size_t bytes);
     void (*slot_reset)(tc_dev *dev, uint32_t slot);
 
     // What is kept of a session: whole KV pages (tc_dev_page_bytes) and recurrent states (tc_dev_slot_bytes),
@@ -122,9 +132,38 @@ typedef struct tc_dev_ops {
                     uint32_t ld_gate, uint32_t n, uint32_t dim, const float *norm, float *normed);
 } tc_dev_ops;
 
+// Of a device whose operators only queue work: how a pass over the layers is recorded, replayed and waited
+// for, and how it gets its routed experts without the host. NULL where operators are done when they return.
+typedef struct tc_dev_queue_ops {
+    // After batch_begin and embed: true when a pass recorded earlier was queued for this batch. Else the
+    // operators that follow, up to record_end, may be recorded for batches of the same shape.
+    bool (*replay)(tc_dev *dev);
+    void (*record_end)(tc_dev *dev);
+    // Waits for all that was queued. ret_layer: the layer whose experts were not answered (everything before
+    // its combine is done, nothing after it changed any state), UINT32_MAX: none. Fails when the device did.
+    // turn: called each millisecond of the wait; may be NULL.
+    tc_status (*wait)(tc_dev *dev, void (*turn)(void *arg), void *arg, uint32_t *ret_layer, tc_error *e);
+    uint64_t (*join_us)(tc_dev *dev); // spent waiting for workers' answers, since creation, as of the last wait
+    // Host memory that copies to and from the device run fastest with. NULL: out of memory.
+    void *(*host_alloc)(tc_dev *dev, size_t bytes);
+    void (*host_release)(tc_dev *dev, void *memory); // NULL is legal
+
+    // Whose mailboxes the cold experts of this batch go to. count 0: to nobody. Returns false when it cannot
+    // compute this batch's routed experts by itself: the caller asks the expert source then.
+    bool (*experts_begin)(tc_dev *dev, const tc_lent_mailbox *boxes, uint32_t count, uint64_t sequence);
+    // Queues a layer's experts: hot ones out of device memory, the rest in the mailboxes or streamed. The
+    // next combine waits for them; its sum is the one given here.
+    void (*experts)(tc_dev *dev, uint32_t layer, const float *x, uint32_t n, const uint32_t *expert,
+                    const float *weight, int64_t *sum);
+    // Benchmarks: every route takes these experts [layers][tokens][top_k] instead of the largest; NULL: none.
+    void (*force_routes)(tc_dev *dev, const uint32_t *expert, size_t count);
+} tc_dev_queue_ops;
+
 struct tc_dev {
     const tc_dev_ops *ops;
+    const tc_dev_queue_ops *queue; // NULL: operators are done when they return
     tc_dev_geometry geometry;
+    uint32_t tokens_max; // of a batch
 };
 
 typedef struct tc_team tc_team;
@@ -139,4 +178,5 @@ void tc_dev_free(tc_dev *dev); // NULL is legal
 // for its own scratch with a team of `threads`.
 uint64_t tc_dev_page_bytes(const tc_dev_geometry *geometry);
 uint64_t tc_dev_slot_bytes(const tc_dev_geometry *geometry);
+size_t tc_dev_state_floats(const tc_dev_geometry *geometry); // of a slot's DeltaNet layer
 uint64_t tc_dev_scratch_bytes(const tc_dev_geometry *geometry, uint32_t threads);

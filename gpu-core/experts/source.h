@@ -6,6 +6,7 @@
 
 #include "common/base/statistics.h"
 #include "common/kernels/ffn.h"
+#include "common/model/share.h"
 
 typedef struct tc_expert_source tc_expert_source;
 
@@ -16,6 +17,18 @@ typedef struct tc_source_stats {
     const tc_worker_stats *workers; // [worker_count] by index, the source's; NULL: it has none
     uint32_t worker_count;
 } tc_source_stats;
+
+// A worker's segment (proto/shm_layout.h) that a device posts to by itself between lend and settle.
+enum { TC_LENT_MAX = 8 };
+struct tc_lent_mailbox {
+    uint64_t id; // never the same for another segment: memory may be mapped where another one was
+    void *memory;
+    size_t bytes;
+    uint32_t tokens_max, pairs_max;
+    tc_share share; // of experts and units
+    uint64_t x_at, pairs_at, sum_at;
+};
+typedef struct tc_lent_mailbox tc_lent_mailbox;
 
 typedef struct tc_source_ops {
     void (*free)(tc_expert_source *source);
@@ -28,6 +41,14 @@ typedef struct tc_source_ops {
     void (*poll)(tc_expert_source *source);
     void (*stats)(tc_expert_source *source, tc_source_stats *ret);
     int (*fd)(tc_expert_source *source); // readable when poll has something to do; -1: never
+    // Lends the mailboxes of all shares to a device for one batch of up to `tokens` tokens: their number, or 0
+    // where that cannot be now. Calls take the numbers *ret_sequence + layer. The workers are awake when this
+    // returns; nudge keeps them so. Until settle nothing else may be asked of the source. NULL: never.
+    uint32_t (*lend)(tc_expert_source *source, uint32_t tokens, tc_lent_mailbox ret[TC_LENT_MAX],
+                     uint64_t *ret_sequence);
+    void (*nudge)(tc_expert_source *source);
+    // fine false: a call was not answered, or not well: whose it was is cut off.
+    void (*settle)(tc_expert_source *source, bool fine);
     bool in_process; // nobody computes between post and join: nothing is gained by posting early
 } tc_source_ops;
 

@@ -57,8 +57,13 @@ static int local_fd(tc_expert_source *source)
 tc_status tc_source_local_create(const tc_store *store, tc_team *team, uint32_t tokens_max, const char *isa,
                                  tc_expert_source **ret, tc_error *e)
 {
-    static const tc_source_ops ops = {local_free,  local_post, local_join, local_poll,
-                                      local_stats, local_fd,   true};
+    static const tc_source_ops ops = {.free = local_free,
+                                      .post = local_post,
+                                      .join = local_join,
+                                      .poll = local_poll,
+                                      .stats = local_stats,
+                                      .fd = local_fd,
+                                      .in_process = true};
     source_local *local = tc_alloc(TC_MEM_OTHER, 1, sizeof *local);
     if (!local) return tc_fail(e, TC_NOMEM, "out of memory for the in-process expert source");
     local->source.ops = &ops;

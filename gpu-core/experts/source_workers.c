@@ -17,6 +17,7 @@
 #include "common/base/trace.h"
 #include "gpu-core/experts/source.h"
 #include "proto/expert.h"
+#include "proto/shm.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -49,6 +50,9 @@ typedef struct source_workers {
     uint64_t next_seq, compute_us_max;
     tc_source_stats stats;
     tc_worker_stats of_worker[TC_WORKERS_MAX]; // by index
+    uint32_t lent[TC_LENT_MAX], lent_count; // workers whose segments a device has
+    tc_shm *lent_shm[TC_LENT_MAX];
+    uint64_t lent_last; // the highest number it may use
 } source_workers;
 
 static void say(source_workers *s, bool warning, const char *format, ...)
@@ -379,6 +383,81 @@ static int workers_fd(tc_expert_source *source)
     return tc_expert_hub_fd(((source_workers *)source)->hub);
 }
 
+// ---- lending ----
+
+static worker *owner_of(source_workers *s, uint32_t index)
+{
+    for (uint32_t i = 0; i < TC_WORKERS_MAX; i++)
+        if (s->workers[i].up && s->workers[i].index == index && !s->workers[i].busy_seq) return &s->workers[i];
+    return NULL;
+}
+
+static bool lend_one(source_workers *s, uint32_t index, uint32_t tokens, tc_lent_mailbox *ret)
+{
+    tc_error error;
+    tc_shm *shm;
+    worker *w = owner_of(s, index);
+    if (!w || tc_expert_hub_lend(s->hub, w->id, tokens, &shm, &error) != TC_OK) return false;
+    const tc_shm_header *layout = tc_shm_layout(shm);
+    *ret = (tc_lent_mailbox){.id = w->id,
+                             .tokens_max = layout->tokens_max,
+                             .pairs_max = layout->pairs_max,
+                             .x_at = layout->x_at,
+                             .pairs_at = layout->pairs_at,
+                             .sum_at = layout->sum_at};
+    ret->memory = tc_shm_memory(shm, &ret->bytes);
+    ret->share =
+        tc_share_of(s->info->experts, s->info->units, (tc_shard)s->options.shard, index, s->share_count);
+    s->lent_shm[s->lent_count] = shm;
+    s->lent[s->lent_count++] = w->id;
+    return true;
+}
+
+static uint32_t workers_lend(tc_expert_source *source, uint32_t tokens, tc_lent_mailbox ret[TC_LENT_MAX],
+                             uint64_t *ret_sequence)
+{
+    source_workers *s = (source_workers *)source;
+    uint32_t count = 0;
+    s->lent_count = 0;
+    if (s->share_count > TC_LENT_MAX) return 0;
+    for (uint32_t i = 0; i < s->share_count; i++) {
+        tc_share own =
+            tc_share_of(s->info->experts, s->info->units, (tc_shard)s->options.shard, i, s->share_count);
+        if (tc_share_is_empty(&own)) continue;
+        if (!lend_one(s, i, tokens, &ret[count])) return s->lent_count = 0;
+        count++;
+    }
+    *ret_sequence = s->next_seq + 1;
+    s->next_seq += TC_LAYERS_MAX;
+    s->lent_last = s->next_seq;
+    return count;
+}
+
+// The link tells who is gone: such a worker's segment is aborted at once, which the device sees.
+static void workers_nudge(tc_expert_source *source)
+{
+    source_workers *s = (source_workers *)source;
+    tc_hub_event event;
+    while (tc_expert_hub_next(s->hub, 0, &event) == TC_OK) {
+        for (uint32_t i = 0; i < s->lent_count && event.kind == TC_HUB_WORKER_DOWN; i++)
+            if (s->lent[i] == event.worker) s->lent_shm[i] = NULL;
+        (void)handle(s, &event, NULL, NULL);
+    }
+    for (uint32_t i = 0; i < s->lent_count; i++)
+        if (s->lent_shm[i]) tc_shm_nudge(s->lent_shm[i]);
+}
+
+static void workers_settle(tc_expert_source *source, bool fine)
+{
+    source_workers *s = (source_workers *)source;
+    tc_error error;
+    for (uint32_t i = 0; i < s->lent_count; i++)
+        if (tc_expert_hub_reclaim(s->hub, s->lent[i], s->lent_last, &error) != TC_OK && fine)
+            say(s, true, "worker %u: %s", s->lent[i], error.text);
+    s->lent_count = 0;
+    if (!fine) s->stats.retries++;
+}
+
 static void workers_free(tc_expert_source *source)
 {
     tc_free(source);
@@ -394,8 +473,15 @@ void tc_source_workers_tune(tc_expert_source *source, uint64_t call_deadline_us,
 tc_status tc_source_workers_create(tc_expert_hub *hub, const tc_store *store,
                                    const tc_workers_options *options, tc_expert_source **ret, tc_error *e)
 {
-    static const tc_source_ops ops = {workers_free,  workers_post, workers_join, workers_poll,
-                                      workers_stats, workers_fd,   false};
+    static const tc_source_ops ops = {.free = workers_free,
+                                      .post = workers_post,
+                                      .join = workers_join,
+                                      .poll = workers_poll,
+                                      .stats = workers_stats,
+                                      .fd = workers_fd,
+                                      .lend = workers_lend,
+                                      .nudge = workers_nudge,
+                                      .settle = workers_settle};
     if (options->expected < 1 || options->expected > TC_WORKERS_MAX)
         return tc_fail(e, TC_ARGUMENT, "workers: %u is not in 1..%d", options->expected, TC_WORKERS_MAX);
     source_workers *s = tc_alloc(TC_MEM_OTHER, 1, sizeof *s);

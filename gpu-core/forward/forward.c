@@ -18,9 +18,9 @@ static uint32_t max_u32(uint32_t a, uint32_t b)
     return a > b ? a : b;
 }
 
-static uint32_t list_scratch(const tc_model_desc *d, scratch_size ret[SCRATCH_BUFFERS])
+static uint32_t list_scratch(const tc_model_desc *d, size_t n, scratch_size ret[SCRATCH_BUFFERS])
 {
-    const size_t n = TC_BATCH_TOKENS_MAX, f = sizeof(float);
+    const size_t f = sizeof(float);
     uint32_t attn_q = d->heads * d->head_dim * (d->attn_gate ? 2 : 1), kv = d->kv_heads * d->head_dim;
     uint32_t dn_v = d->dn_value_heads * d->dn_value_dim, dn_in = 2 * (d->dn_key_heads * d->dn_key_dim + dn_v);
     uint32_t width = max_u32(d->dense_width, d->shared_width);
@@ -35,7 +35,7 @@ static uint32_t list_scratch(const tc_model_desc *d, scratch_size ret[SCRATCH_BU
         {offsetof(tc_forward, projected), n * d->hidden * f},
         {offsetof(tc_forward, router), n * d->experts * f},
         {offsetof(tc_forward, shared_gate), n * f},
-        {offsetof(tc_forward, expert), n * d->top_k * sizeof(uint32_t)},
+        {offsetof(tc_forward, expert), n * d->layers * d->top_k * sizeof(uint32_t)},
         {offsetof(tc_forward, weight), n * d->top_k * f},
         {offsetof(tc_forward, counts), (d->experts + 1) * sizeof(uint32_t)},
         {offsetof(tc_forward, pairs), n * d->top_k * sizeof(tc_expert_pair)},
@@ -51,11 +51,11 @@ static uint32_t list_scratch(const tc_model_desc *d, scratch_size ret[SCRATCH_BU
     return SCRATCH_BUFFERS;
 }
 
-uint64_t tc_forward_scratch_bytes(const tc_model_desc *desc)
+uint64_t tc_forward_scratch_bytes(const tc_model_desc *desc, uint32_t tokens)
 {
     scratch_size sizes[SCRATCH_BUFFERS];
     uint64_t sum = 0;
-    for (uint32_t i = 0, n = list_scratch(desc, sizes); i < n; i++) sum += sizes[i].bytes;
+    for (uint32_t i = 0, n = list_scratch(desc, tokens, sizes); i < n; i++) sum += sizes[i].bytes;
     return sum;
 }
 
@@ -75,13 +75,18 @@ tc_status tc_forward_create(tc_weights *weights, tc_dev *dev, tc_expert_source *
     f->dev = dev;
     f->source = source;
     f->precision = precision;
-    for (uint32_t i = 0, n = list_scratch(f->desc, sizes); i < n; i++) {
+    for (uint32_t i = 0, n = list_scratch(f->desc, f->dev->tokens_max, sizes); i < n; i++) {
         void *block = dev->ops->alloc(dev, TC_MEM_SCRATCH, sizes[i].bytes);
         if (!block) {
             tc_forward_free(f);
             return tc_fail(e, TC_NOMEM, "out of memory for scratch: %zu bytes", sizes[i].bytes);
         }
         *slot_of(f, &sizes[i]) = block;
+    }
+    tc_status status = dev->queue ? tc_forward_queued_create(f, e) : TC_OK;
+    if (status != TC_OK) {
+        tc_forward_free(f);
+        return status;
     }
     *ret = f;
     return TC_OK;
@@ -90,33 +95,40 @@ tc_status tc_forward_create(tc_weights *weights, tc_dev *dev, tc_expert_source *
 void tc_forward_free(tc_forward *f)
 {
     if (!f) return;
+    if (f->dev->queue) tc_forward_queued_free(f);
     scratch_size sizes[SCRATCH_BUFFERS];
-    for (uint32_t i = 0, n = list_scratch(f->desc, sizes); i < n; i++)
+    for (uint32_t i = 0, n = list_scratch(f->desc, f->dev->tokens_max, sizes); i < n; i++)
         f->dev->ops->release(f->dev, *slot_of(f, &sizes[i]));
     tc_free(f);
 }
 
 // f->normed holds the layer's normed input: from the layer before, or, for the first, from here.
-static tc_status run_layer(tc_forward *f, uint32_t index, uint32_t n, int32_t *chosen, tc_error *e)
+void tc_forward_mix(tc_forward *f, uint32_t index, uint32_t n)
 {
     const tc_layer_weights *layer = &f->weights->layer[index];
     const tc_dev_ops *ops = f->dev->ops;
     uint32_t hidden = f->desc->hidden;
-    uint64_t start = tc_now_us();
     if (index == 0) ops->rmsnorm(f->dev, f->x, layer->input_norm, n, hidden, f->normed);
     if (layer->kind == TC_LAYER_DELTA)
         tc_forward_delta(f, layer, n);
     else
         tc_forward_attention(f, layer, n);
     ops->add(f->dev, f->x, f->projected, n, hidden, layer->post_norm, f->normed);
+}
+
+static tc_status run_layer(tc_forward *f, uint32_t index, uint32_t n, int32_t *chosen, tc_error *e)
+{
+    uint64_t start = tc_now_us();
+    tc_forward_mix(f, index, n);
     uint64_t end = tc_now_us();
     f->times.attention_us += end - start;
     if (tc_trace_on) tc_trace_span("attention", start, end, "\"layer\":%u", index);
-    return tc_forward_mlp(f, layer, index, n, chosen, e);
+    return tc_forward_mlp(f, &f->weights->layer[index], index, n, chosen, e);
 }
 
 tc_status tc_forward_run(tc_forward *f, const tc_batch *batch, int32_t *chosen, tc_error *e)
 {
+    if (f->dev->queue) return tc_forward_run_queued(f, batch, chosen, e);
     f->dev->ops->batch_begin(f->dev, batch);
     f->dev->ops->embed(f->dev, &f->weights->embed, f->x, f->desc->hidden);
     for (uint32_t i = 0; i < f->desc->layers; i++)
@@ -133,8 +145,10 @@ const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t r
                              f->logits_in + (size_t)r * hidden);
     const tc_matmul_job job = {&f->weights->head, f->logits_in, hidden, f->logits, f->desc->vocab, NULL};
     f->dev->ops->matmul(f->dev, &job, 1, rows);
+    if (f->host_logits)
+        f->dev->ops->download(f->dev, f->host_logits, f->logits, (size_t)rows * f->desc->vocab * sizeof(float));
     f->times.head_us += tc_now_us() - start;
-    return f->logits;
+    return f->host_logits ? f->host_logits : f->logits;
 }
 
 const tc_forward_times *tc_forward_get_times(const tc_forward *f)

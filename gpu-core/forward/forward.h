@@ -4,6 +4,7 @@
 // choosing what runs (sched), sampling policy (sample.h).
 #pragma once
 
+#include "common/placement/hot_cache.h"
 #include "gpu-core/experts/source.h"
 #include "gpu-core/forward/weights.h"
 
@@ -14,15 +15,19 @@ enum { TC_LOGIT_ROWS_MAX = 64 };
 typedef struct tc_forward_times {
     uint64_t attention_us, router_us, expert_us, head_us;
     uint64_t expert_reads;
+    uint64_t device_us; // whole passes of a device that only queues; the stages are not told apart there
+    uint64_t join_us;   // of them, waiting for workers
+    uint64_t resumed;   // passes that went on through the source after a join had failed
 } tc_forward_times;
 
 typedef struct tc_forward tc_forward;
 
-// Scratch for batches of TC_BATCH_TOKENS_MAX tokens, allocated here; a pass allocates nothing.
+// Scratch for batches of dev->tokens_max tokens, allocated here; a pass allocates nothing.
 tc_status tc_forward_create(tc_weights *weights, tc_dev *dev, tc_expert_source *source,
                             tc_precision precision, tc_forward **ret, tc_error *e);
 void tc_forward_free(tc_forward *forward);
-uint64_t tc_forward_scratch_bytes(const tc_model_desc *desc);
+// Of the device, for batches of `tokens`.
+uint64_t tc_forward_scratch_bytes(const tc_model_desc *desc, uint32_t tokens);
 
 // Runs the batch. `chosen` (may be NULL): [tokens][layers][top_k] experts of each token, -1 where a layer has
 // none.
@@ -30,4 +35,11 @@ tc_status tc_forward_run(tc_forward *forward, const tc_batch *batch, int32_t *ch
 // Logits of `rows` tokens of the batch last run (their indices in it), rows <= TC_LOGIT_ROWS_MAX.
 // Returns [rows][vocab], valid until the next call.
 const float *tc_forward_logits(tc_forward *forward, const uint32_t *tokens, uint32_t rows);
+// Called after each pass of a device that only queues, with the experts it read: each (layer, expert) once.
+typedef void tc_forward_watch_fn(void *arg, const tc_expert_use *uses, uint32_t count, uint32_t tokens);
+void tc_forward_watch(tc_forward *forward, tc_forward_watch_fn *watch, void *arg);
+// Benchmarks, on such a device: before each pass `fill` says which experts every token is routed to, whatever
+// the router says: [layers][tokens][top_k], distinct in a token. NULL: the router decides.
+typedef void tc_forward_force_fn(void *arg, uint32_t *experts, uint32_t tokens);
+void tc_forward_force(tc_forward *forward, tc_forward_force_fn *fill, void *arg);
 const tc_forward_times *tc_forward_get_times(const tc_forward *forward);

@@ -28,11 +28,40 @@ struct tc_forward {
     int64_t *sum;              // [hidden]
     float *gate, *up, *shared; // [dense or shared width]; [hidden]
     float *logits_in, *logits;
+    // Devices that only queue (queued.c): the host's copies, and whether they get their experts by themselves
+    bool by_device;
+    float *host_x, *host_weight, *host_logits;
+    uint32_t *host_expert, *host_counts;
+    tc_expert_pair *host_pairs;
+    int64_t *host_sum;
+    tc_expert_use *uses;
+    tc_forward_watch_fn *watch;
+    void *watch_arg;
+    tc_forward_force_fn *force;
+    void *force_arg;
 };
+
+// Experts of a layer: of the pass's own place where they are looked at after the pass only.
+static inline uint32_t *tc_forward_experts(const tc_forward *f, uint32_t layer, uint32_t n)
+{
+    return f->expert + (f->dev->queue ? (size_t)layer * n * f->desc->top_k : 0);
+}
 
 void tc_forward_attention(tc_forward *f, const tc_layer_weights *layer, uint32_t n);
 void tc_forward_delta(tc_forward *f, const tc_layer_weights *layer, uint32_t n);
 // Adds the MLP of the layer (one of weights->layer) to x, and norms x for the next one. chosen: see
 // tc_forward_run, already at this layer's place, stride layers * top_k.
+// Attention or DeltaNet, its add and norm: the first half of a layer.
+void tc_forward_mix(tc_forward *f, uint32_t index, uint32_t n);
+// The MLP on a device that only queues.
+tc_status tc_forward_mlp_queued(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index,
+                                uint32_t n, tc_error *e);
+void tc_forward_route(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index, uint32_t n);
+// The dense MLP, and the second half of the shared expert (route did the first), into f->shared.
+void tc_forward_dense(tc_forward *f, const tc_mlp *mlp, uint32_t n);
+void tc_forward_shared_down(tc_forward *f, const tc_mlp *mlp, uint32_t n);
+tc_status tc_forward_queued_create(tc_forward *f, tc_error *e);
+void tc_forward_queued_free(tc_forward *f);
+tc_status tc_forward_run_queued(tc_forward *f, const tc_batch *batch, int32_t *chosen, tc_error *e);
 tc_status tc_forward_mlp(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index, uint32_t n,
                          int32_t *chosen, tc_error *e);

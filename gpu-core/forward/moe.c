@@ -24,8 +24,13 @@ static void run_gate_up(tc_forward *f, const tc_mlp *mlp, uint32_t n)
 static void run_down(tc_forward *f, const tc_mlp *mlp, uint32_t n, float *out)
 {
     uint32_t hidden = f->desc->hidden, width = mlp->gate.rows;
-    f->dev->ops->silu_mul(f->dev, f->gate, f->up, n, width, f->gate);
-    const tc_matmul_job down = {&mlp->down, f->gate, width, out, hidden, NULL};
+    if (!f->dev->queue) f->dev->ops->silu_mul(f->dev, f->gate, f->up, n, width, f->gate);
+    const tc_matmul_job down = {.w = &mlp->down,
+                                .x = f->gate,
+                                .ldx = width,
+                                .y = out,
+                                .ldy = hidden,
+                                .up = f->dev->queue ? f->up : NULL};
     f->dev->ops->matmul(f->dev, &down, 1, n);
 }
 
@@ -45,17 +50,28 @@ static void note_dense(const tc_forward *f, uint32_t n, int32_t *chosen)
 }
 
 // The shared expert's first half goes with the router where that delays nobody: one round over the team less.
-static void route(tc_forward *f, const tc_layer_weights *layer, uint32_t n)
+void tc_forward_route(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index, uint32_t n)
 {
     uint32_t hidden = f->desc->hidden, count = 1;
     tc_matmul_job jobs[4] = {{&layer->router, f->normed, hidden, f->router, layer->router.rows, NULL}};
     if (f->desc->shared_width) {
         jobs[count++] = (tc_matmul_job){&layer->shared_router, f->normed, hidden, f->shared_gate, 1, NULL};
-        if (f->source->ops->in_process) count += add_gate_up(f, &layer->mlp, jobs + count);
+        if (f->source->ops->in_process || f->dev->queue) count += add_gate_up(f, &layer->mlp, jobs + count);
     }
     f->dev->ops->matmul(f->dev, jobs, count, n);
-    f->dev->ops->route(f->dev, f->router, n, f->desc->experts, f->desc->top_k, f->desc->norm_top_k, f->expert,
-                       f->weight);
+    f->dev->ops->route(f->dev, f->router, n, f->desc->experts, f->desc->top_k, f->desc->norm_top_k,
+                       tc_forward_experts(f, layer_index, n), f->weight);
+}
+
+void tc_forward_dense(tc_forward *f, const tc_mlp *mlp, uint32_t n)
+{
+    run_gate_up(f, mlp, n);
+    run_down(f, mlp, n, f->shared);
+}
+
+void tc_forward_shared_down(tc_forward *f, const tc_mlp *mlp, uint32_t n)
+{
+    run_down(f, mlp, n, f->shared);
 }
 
 tc_status tc_forward_mlp(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index, uint32_t n,
@@ -71,7 +87,7 @@ tc_status tc_forward_mlp(tc_forward *f, const tc_layer_weights *layer, uint32_t 
         return TC_OK;
     }
     uint64_t start = tc_now_us();
-    route(f, layer, n);
+    tc_forward_route(f, layer, layer_index, n);
     f->times.expert_reads +=
         tc_plan_pairs(f->expert, f->weight, n, desc->top_k, desc->experts, f->counts, f->pairs);
     if (chosen) note_chosen(f, n, chosen);

@@ -25,6 +25,7 @@ typedef struct load_item {
     tc_matrix *matrix;
     float **vector;
     tc_output head; // matrices: made into this first
+    bool table;     // only rows of it are read
 } load_item;
 
 typedef struct loader {
@@ -116,7 +117,8 @@ static void list_all(loader *l)
     tc_weights *w = l->weights;
     uint32_t of_kind[2] = {0, 0};
     add_matrix(l, TC_EMBED, 0, &w->embed);
-    if (!l->desc->tied_embeddings || l->head != TC_OUTPUT_KEEP) {
+    l->items[l->count - 1].table = true;
+    if (!l->desc->tied_embeddings || l->head != TC_OUTPUT_KEEP || w->dev->ops->table) {
         add_matrix(l, TC_HEAD, 0, &w->head);
         l->items[l->count - 1].head = l->head;
     }
@@ -164,7 +166,10 @@ static tc_status load_matrix(loader *l, const load_item *item, tc_error *e)
     bool int8 = item->head == TC_OUTPUT_INT8 && !weight.quantised && item->cols % TC_SPAN_COLS == 0;
     tc_dev *dev = l->weights->dev;
     tc_status status = convert_head(&weight, item->head, e);
-    if (status == TC_OK) status = dev->ops->matrix(dev, &weight, int8 ? &eight_bits : NULL, item->matrix, e);
+    if (status == TC_OK && item->table && dev->ops->table)
+        status = dev->ops->table(dev, &weight, item->matrix, e);
+    else if (status == TC_OK)
+        status = dev->ops->matrix(dev, &weight, int8 ? &eight_bits : NULL, item->matrix, e);
     if (status == TC_OK)
         atomic_fetch_add(&l->bytes, tc_matrix_bytes(&item->matrix->form, item->rows, item->cols));
     else
@@ -177,26 +182,28 @@ static tc_status load_vector(loader *l, const load_item *item, tc_error *e)
 {
     uint64_t count = (uint64_t)item->rows * item->cols;
     tc_dev *dev = l->weights->dev;
-    float *values = NULL;
+    float *values = NULL, *placed = NULL, *made;
+    tc_status status = TC_OK;
     TC_TRY(tc_checkpoint_vector(l->checkpoint, item->name, count, &values, e));
-    float *placed = dev->ops->alloc(dev, TC_MEM_WEIGHTS, count * sizeof(float));
-    if (!placed) {
-        tc_free(values);
-        return tc_fail(e, TC_NOMEM, "%s: out of memory for %llu floats", item->name,
-                       (unsigned long long)count);
-    }
+    made = tc_alloc(TC_MEM_OTHER, count, sizeof *made);
+    if (made) placed = dev->ops->alloc(dev, TC_MEM_WEIGHTS, count * sizeof(float));
+    if (!placed)
+        TC_GOTO(tc_fail(e, TC_NOMEM, "%s: out of memory for %llu floats", item->name, (unsigned long long)count));
     for (uint64_t i = 0; i < count; i++) {
         float v = values[i];
         uint64_t at = i;
         if (item->kind == ITEM_NORM && l->desc->norm_zero_centred) v = 1.0f + v;
         if (item->kind == ITEM_NEG_EXP) v = -expf(v);
         if (item->kind == ITEM_CONV) at = i % item->cols * item->rows + i / item->cols;
-        placed[at] = v;
+        made[at] = v;
     }
-    tc_free(values);
+    dev->ops->upload(dev, placed, made, count * sizeof(float));
     *item->vector = placed;
     atomic_fetch_add(&l->bytes, count * sizeof(float));
-    return TC_OK;
+out:
+    tc_free(made);
+    tc_free(values);
+    return status;
 }
 
 static void load_one(void *arg, uint32_t i, uint32_t member)

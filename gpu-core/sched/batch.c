@@ -25,7 +25,7 @@ static uint32_t beside_answers(const tc_sched *s)
 {
     if (s->prompt_token_us <= 0) return s->o.prompt_grain;              // not measured yet
     double tokens = (double)s->o.chunk_us * 3 / 4 / s->prompt_token_us; // the next ones may be dearer
-    if (tokens >= TC_BATCH_TOKENS_MAX) return TC_BATCH_TOKENS_MAX;
+    if (tokens >= s->o.tokens_max) return s->o.tokens_max;
     uint32_t grains = (uint32_t)tokens / s->o.prompt_grain;
     return (grains ? grains : 1) * s->o.prompt_grain;
 }
@@ -63,7 +63,7 @@ void tc_sched_build(tc_sched *s)
         if (s->requests[i]->state == REQUEST_DECODE && !s->requests[i]->held)
             add_segment(s, s->requests[i], 1);
     s->decoding = s->batch.segments;
-    uint32_t room = TC_BATCH_TOKENS_MAX - s->batch.tokens, count = list_prompts(s, prompts);
+    uint32_t room = s->o.tokens_max - s->batch.tokens, count = list_prompts(s, prompts);
     if (s->decoding && beside_answers(s) < room) room = beside_answers(s);
     for (uint32_t i = 0; i < count && room && s->batch.segments < TC_BATCH_SEGMENTS_MAX; i++) {
         uint32_t n = chunk_of(s, prompts[i], room);

@@ -27,7 +27,7 @@ static bool wants_snapshot(const tc_sched *s, const request *r, uint32_t positio
 
 uint32_t tc_sched_next_border(const tc_sched *s, const request *r)
 {
-    if (!r->caches || !has_state(s)) return UINT32_MAX;
+    if (!r->caches || !has_state(s) || s->o.coarse_cuts) return UINT32_MAX;
     uint32_t done = r->session->processed, next = UINT32_MAX;
     uint32_t every = (done / s->snapshot_every + 1) * s->snapshot_every;
     const uint32_t borders[] = {last_border(r), r->branch, every};

@@ -27,6 +27,7 @@ tc_status tc_sched_create(const tc_sched_options *options, tc_sched **ret, tc_er
     s->o = *options;
     if (!s->o.queue_requests) s->o.queue_requests = TC_QUEUE_REQUESTS_DEFAULT;
     if (!s->o.queue_tokens) s->o.queue_tokens = TC_QUEUE_TOKENS_DEFAULT;
+    if (!s->o.tokens_max) s->o.tokens_max = TC_BATCH_TOKENS_MAX;
     if (!s->o.chunk_us) s->o.chunk_us = TC_CHUNK_US_DEFAULT;
     if (!s->o.prompt_grain) s->o.prompt_grain = TC_PROMPT_GRAIN;
     s->start_us = tc_sched_now(s);
@@ -39,7 +40,7 @@ tc_status tc_sched_create(const tc_sched_options *options, tc_sched **ret, tc_er
     for (uint32_t n = 0; n < desc->layers; n++)
         if (desc->layer[n].moe) s->pairs_a_token += desc->top_k;
     s->chosen =
-        tc_alloc(TC_MEM_SCRATCH, (size_t)TC_BATCH_TOKENS_MAX * desc->layers * (desc->top_k ? desc->top_k : 1),
+        tc_alloc(TC_MEM_SCRATCH, (size_t)s->o.tokens_max * desc->layers * (desc->top_k ? desc->top_k : 1),
                  sizeof(int32_t));
     tc_status status =
         s->chosen && s->requests && s->accounts
@@ -419,9 +420,10 @@ void tc_sched_status(tc_sched *s, tc_engine_status *ret)
     ret->expert_retries = source.retries;
     ret->workers_lost = source.workers_lost;
     ret->wait_us = source.wait_us;
-    ret->attention_us = times->attention_us;
+    // on a device that only queues: all but the waits for workers
+    ret->attention_us = times->attention_us + times->device_us - times->join_us;
     ret->router_us = times->router_us;
-    ret->expert_us = times->expert_us;
+    ret->expert_us = times->expert_us + times->join_us;
     ret->head_us = times->head_us;
     ret->expert_reads = times->expert_reads;
     ret->uptime_us = tc_sched_now(s) - s->start_us;

@@ -69,12 +69,12 @@ struct tc_sched {
     uint32_t account_count;
     uint64_t next_deadline_us; // no deadline is before this
     // the batch being built
-    uint32_t ids[TC_BATCH_TOKENS_MAX], position[TC_BATCH_TOKENS_MAX], segment[TC_BATCH_TOKENS_MAX];
+    uint32_t ids[TC_STEP_TOKENS_MAX], position[TC_STEP_TOKENS_MAX], segment[TC_STEP_TOKENS_MAX];
     tc_segment segments[TC_BATCH_SEGMENTS_MAX];
     request *owner[TC_BATCH_SEGMENTS_MAX];
     tc_batch batch;
     uint32_t decoding; // segments of answers, the first ones
-    int32_t *chosen;   // [TC_BATCH_TOKENS_MAX][layers][top_k]
+    int32_t *chosen;   // [tokens_max][layers][top_k]
     uint32_t pairs_a_token, snapshot_every;
     // what steps take, moving averages
     double answer_us;       // a step of answers only

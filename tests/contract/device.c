@@ -3,10 +3,11 @@
 // double, and that a token's result depends on its own session's past only: prompts cut anywhere give the
 // same bits. Instantiated for every device and kernel table this machine can run.
 #include "common/base/team.h"
-#include "gpu-core/dev/dev.h"
+#include "gpu-core/dev/cuda_library.h"
 #include "tests/support/cmocka_all.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,7 +60,35 @@ typedef struct fixture {
     tc_team *team, *other_team;
     tc_dev *dev, *other;
     double bound; // of the largest value
+    bool fast;    // 4-bit matrices give the bits of TC_FAST
+    struct {
+        void *memory;
+        size_t bytes;
+    } placed[48];
+    uint32_t placed_count;
 } fixture;
+
+// Copies of the test's arrays in the device's memory; `back` fetches one, `clear` gives all back.
+static void *put(fixture *f, const void *host, size_t bytes)
+{
+    void *memory = f->dev->ops->alloc(f->dev, TC_MEM_SCRATCH, bytes);
+    assert_non_null(memory);
+    assert_true(f->placed_count < sizeof f->placed / sizeof *f->placed);
+    f->dev->ops->upload(f->dev, memory, host, bytes);
+    f->placed[f->placed_count].memory = memory;
+    f->placed[f->placed_count++].bytes = bytes;
+    return memory;
+}
+
+static void back(fixture *f, void *host, const void *placed, size_t bytes)
+{
+    f->dev->ops->download(f->dev, host, placed, bytes);
+}
+
+static void clear(fixture *f)
+{
+    while (f->placed_count) f->dev->ops->release(f->dev, f->placed[--f->placed_count].memory);
+}
 
 static float noise(void)
 {
@@ -98,6 +127,25 @@ typedef struct batch_memory {
     tc_batch batch;
 } batch_memory;
 
+// Two sessions that get the same tokens side by side.
+static void begin_twins(fixture *f, batch_memory *m, uint32_t begin, uint32_t end)
+{
+    uint32_t n = end - begin;
+    for (uint32_t i = 0; i < 12; i++) {
+        m->pages[0][i] = 11 - i;
+        m->pages[1][i] = 12 + (5 * i + 1) % 12;
+    }
+    m->segments[0] = (tc_segment){0, n, begin, m->pages[0], 2};
+    m->segments[1] = (tc_segment){n, n, begin, m->pages[1], 0};
+    for (uint32_t i = 0; i < 2 * n; i++) {
+        m->ids[i] = i % n;
+        m->position[i] = begin + i % n;
+        m->segment[i] = i / n;
+    }
+    m->batch = (tc_batch){2 * n, 2, m->ids, m->position, m->segment, m->segments};
+    f->dev->ops->batch_begin(f->dev, &m->batch);
+}
+
 static void begin_batch(fixture *f, batch_memory *m, uint32_t begin, uint32_t end)
 {
     for (uint32_t i = 0; i < 12; i++) { // nothing in order
@@ -129,7 +177,10 @@ static void test_rmsnorm(void **state)
         for (int i = 0; i < WIDTH; i++)
             expected[t * WIDTH + i] = x[t * WIDTH + i] / sqrt(sum / WIDTH + 1e-6) * w[i];
     }
-    f->dev->ops->rmsnorm(f->dev, x, w, N, WIDTH, y);
+    float *to = put(f, y, sizeof y);
+    f->dev->ops->rmsnorm(f->dev, put(f, x, sizeof y), put(f, w, WIDTH * sizeof *w), N, WIDTH, to);
+    back(f, y, to, sizeof y);
+    clear(f);
     assert_close(y, expected, N * WIDTH, "rmsnorm");
     tc_free(x);
     tc_free(w);
@@ -141,14 +192,17 @@ static void test_matmul_with_bias(void **state)
     enum { N = 7, ROWS = 45, COLS = 33, LDY = 50 };
     float *data = random_floats(ROWS * COLS), *x = random_floats(N * COLS), *bias = random_floats(ROWS),
           y[N * LDY];
+    float *px = put(f, x, N * COLS * sizeof *x), *pb = put(f, bias, ROWS * sizeof *bias), *py = put(f, y, sizeof y);
     const tc_weight weight = {.rows = ROWS, .cols = COLS, .dtype = TC_F32, .data = data};
     tc_matrix m;
     tc_error e;
     assert_int_equal(f->dev->ops->matrix(f->dev, &weight, NULL, &m, &e), TC_OK);
-    const tc_matmul_job jobs[2] = {{&m, x, COLS, y, LDY, bias}, {&m, x, COLS, y, LDY, bias}};
+    const tc_matmul_job jobs[2] = {{&m, px, COLS, py, LDY, pb}, {&m, px, COLS, py, LDY, pb}};
     for (uint32_t count = 1; count <= 2; count++) {
         for (int i = 0; i < N * LDY; i++) y[i] = NAN;
+        f->dev->ops->upload(f->dev, py, y, sizeof y);
         f->dev->ops->matmul(f->dev, jobs, count, N);
+        back(f, y, py, sizeof y);
         for (int t = 0; t < N; t++) {
             double expected[ROWS];
             for (int r = 0; r < ROWS; r++) {
@@ -160,9 +214,60 @@ static void test_matmul_with_bias(void **state)
         }
     }
     f->dev->ops->release(f->dev, (void *)m.data);
+    clear(f);
     tc_free(data);
     tc_free(x);
     tc_free(bias);
+}
+
+// 4-bit matrices with the scales quantised again, any number of tokens: the bits of the plain C kernels.
+static void test_quantised_matmul(void **state)
+{
+    fixture *f = *state;
+    enum { N = 130, ROWS = 83, COLS = 448 };
+    static const uint32_t counts[] = {1, 2, 3, 4, 5, 8, 9, 64, 65, N};
+    const tc_kernels *plain;
+    tc_error e;
+    if (!f->fast) return;
+    assert_int_equal(tc_kernels_get(TC_FAST, "scalar", &plain, &e), TC_OK);
+    float *x = random_floats(N * COLS), *bias = random_floats(ROWS), *y = random_floats(N * ROWS),
+          *expected = random_floats(N * ROWS);
+    tc_weight weight = {.rows = ROWS, .cols = COLS, .dtype = TC_F32, .data = random_floats(ROWS * COLS)};
+    assert_int_equal(tc_weight_quantise_nf4(&weight, &e), TC_OK);
+    tc_matrix_form form = tc_matrix_form_for(&weight, 0, COLS);
+    tc_matrix host, m;
+    void *data = tc_alloc(TC_MEM_OTHER, tc_matrix_bytes(&form, ROWS, COLS), 1),
+         *rounded = tc_alloc(TC_MEM_OTHER, N, tc_rounded_bytes(COLS));
+    tc_matrix_pack(&weight, 0, ROWS, 0, COLS, &form, data, &host);
+    assert_int_equal(host.form.type, TC_M_Q4);
+    const float *rows[N];
+    float *to[N];
+    tc_rounded_row round[N];
+    for (uint32_t t = 0; t < N; t++) {
+        rows[t] = x + t * COLS;
+        to[t] = expected + t * ROWS;
+        round[t] = tc_rounded_at((char *)rounded + t * tc_rounded_bytes(COLS), COLS);
+        plain->round(rows[t], COLS, &round[t]);
+    }
+    const tc_rows in = {rows, round};
+    tc_matmul(plain, &host, 0, tc_panels(ROWS), &in, N, to);
+    for (uint32_t i = 0; i < N * ROWS; i++) expected[i] += bias[i % ROWS];
+    assert_int_equal(f->dev->ops->matrix(f->dev, &weight, NULL, &m, &e), TC_OK);
+    float *px = put(f, x, N * COLS * sizeof *x), *pb = put(f, bias, ROWS * sizeof *bias),
+          *py = put(f, y, N * ROWS * sizeof *y);
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        for (int k = 0; k < N * ROWS; k++) y[k] = NAN;
+        f->dev->ops->upload(f->dev, py, y, N * ROWS * sizeof *y);
+        const tc_matmul_job job = {&m, px, COLS, py, ROWS, pb};
+        f->dev->ops->matmul(f->dev, &job, 1, counts[i]);
+        back(f, y, py, N * ROWS * sizeof *y);
+        assert_memory_equal(y, expected, counts[i] * ROWS * sizeof *y);
+    }
+    f->dev->ops->release(f->dev, (void *)m.data);
+    clear(f);
+    tc_weight_free(&weight);
+    void *all[] = {x, bias, y, expected, data, rounded};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) tc_free(all[i]);
 }
 
 static void test_route(void **state)
@@ -171,8 +276,12 @@ static void test_route(void **state)
     enum { N = 9, EXPERTS = 40, TOP_K = 6 };
     float *logits = random_floats(N * EXPERTS), weight[N * TOP_K];
     uint32_t expert[N * TOP_K];
+    float *pl = put(f, logits, N * EXPERTS * sizeof *logits), *pw = put(f, weight, sizeof weight);
+    uint32_t *pe = put(f, expert, sizeof expert);
     for (int renormalise = 0; renormalise < 2; renormalise++) {
-        f->dev->ops->route(f->dev, logits, N, EXPERTS, TOP_K, renormalise, expert, weight);
+        f->dev->ops->route(f->dev, pl, N, EXPERTS, TOP_K, renormalise, pe, pw);
+        back(f, expert, pe, sizeof expert);
+        back(f, weight, pw, sizeof weight);
         for (int t = 0; t < N; t++) {
             const float *l = logits + t * EXPERTS;
             double sum = 0, chosen = 0, expected[TOP_K];
@@ -188,6 +297,7 @@ static void test_route(void **state)
             assert_close(weight + t * TOP_K, expected, TOP_K, "route");
         }
     }
+    clear(f);
     tc_free(logits);
 }
 
@@ -202,19 +312,30 @@ static void test_combine(void **state)
         sum[i] = (int64_t)(noise() * 8e9f);
         expected[i] = x[i] + (double)sum[i] / 4294967296.0 + shared[i] / (1 + exp(-gate[i / WIDTH]));
     }
-    f->dev->ops->combine(f->dev, x, sum, shared, gate, 1, N, WIDTH, NULL, NULL);
+    float *px = put(f, x, sizeof sum / 2), *ps = put(f, shared, sizeof sum / 2), *pg = put(f, gate, N * sizeof *gate);
+    int64_t *psum = put(f, sum, sizeof sum);
+    f->dev->ops->combine(f->dev, px, psum, ps, pg, 1, N, WIDTH, NULL, NULL);
+    back(f, x, px, sizeof sum / 2);
     assert_close(x, expected, N * WIDTH, "combine");
     // then with a norm behind it, and add with one: the same bits as the two operators
     float *w = random_floats(WIDTH), y[N * WIDTH], normed[N * WIDTH], apart[N * WIDTH];
-    memcpy(y, x, sizeof y);
-    f->dev->ops->combine(f->dev, x, sum, shared, gate, 1, N, WIDTH, NULL, NULL);
-    f->dev->ops->combine(f->dev, y, sum, shared, gate, 1, N, WIDTH, w, normed);
-    f->dev->ops->rmsnorm(f->dev, x, w, N, WIDTH, apart);
+    float *pw = put(f, w, WIDTH * sizeof *w), *py = put(f, x, sizeof y), *pn = put(f, x, sizeof y), *pa = put(f, x, sizeof y);
+    f->dev->ops->combine(f->dev, px, psum, ps, pg, 1, N, WIDTH, NULL, NULL);
+    f->dev->ops->combine(f->dev, py, psum, ps, pg, 1, N, WIDTH, pw, pn);
+    f->dev->ops->rmsnorm(f->dev, px, pw, N, WIDTH, pa);
+    back(f, x, px, sizeof y);
+    back(f, y, py, sizeof y);
+    back(f, normed, pn, sizeof y);
+    back(f, apart, pa, sizeof y);
     assert_memory_equal(x, y, sizeof y);
     assert_memory_equal(normed, apart, sizeof normed);
     for (int i = 0; i < N * WIDTH; i++) expected[i] = (double)x[i] + shared[i];
-    f->dev->ops->add(f->dev, x, shared, N, WIDTH, w, normed);
-    f->dev->ops->rmsnorm(f->dev, x, w, N, WIDTH, apart);
+    f->dev->ops->add(f->dev, px, ps, N, WIDTH, pw, pn);
+    f->dev->ops->rmsnorm(f->dev, px, pw, N, WIDTH, pa);
+    back(f, x, px, sizeof y);
+    back(f, normed, pn, sizeof y);
+    back(f, apart, pa, sizeof y);
+    clear(f);
     assert_close(x, expected, N * WIDTH, "add");
     assert_memory_equal(normed, apart, sizeof normed);
     tc_free(w);
@@ -280,12 +401,56 @@ static void run_attention(fixture *f, const attention_data *a, uint32_t chunk, f
         memcpy(k, a->k + (size_t)begin * kv_row, (size_t)n * kv_row * sizeof *k);
         memcpy(v, a->v + (size_t)begin * kv_row, (size_t)n * kv_row * sizeof *v);
         begin_batch(f, &m, begin, end);
-        const tc_attention_args args = {1, q, k, v, a->q_norm, a->k_norm, a->gated, y};
+        const tc_attention_args args = {.kv_layer = 1,
+                                        .q = put(f, q, (size_t)(n + 1) * q_row * sizeof *q),
+                                        .k = put(f, k, (size_t)(n + 1) * kv_row * sizeof *k),
+                                        .v = put(f, v, (size_t)(n + 1) * kv_row * sizeof *v),
+                                        .q_norm = put(f, a->q_norm, DIM * sizeof(float)),
+                                        .k_norm = put(f, a->k_norm, DIM * sizeof(float)),
+                                        .gated = a->gated,
+                                        .out = put(f, y, (size_t)(n + 1) * HEADS * DIM * sizeof *y)};
         f->dev->ops->attention(f->dev, &args);
-        memcpy(out + (size_t)begin * HEADS * DIM, y, (size_t)n * HEADS * DIM * sizeof *y);
+        back(f, out + (size_t)begin * HEADS * DIM, args.out, (size_t)n * HEADS * DIM * sizeof *y);
+        clear(f);
         tc_free(q);
         tc_free(k);
         tc_free(v);
+        tc_free(y);
+    }
+}
+
+// The same for both of two sessions; `first` gets what the first one's tokens got.
+static void run_attention_twice(fixture *f, const attention_data *a, uint32_t chunk, float *first, float *second)
+{
+    uint32_t q_row = HEADS * DIM * (a->gated ? 2 : 1), kv_row = KV_HEADS * DIM, out_row = HEADS * DIM;
+    for (uint32_t begin = 0; begin < TOKENS; begin += chunk) {
+        uint32_t end = begin + chunk < TOKENS ? begin + chunk : TOKENS, n = end - begin;
+        batch_memory m;
+        const float *from[3] = {a->q + (size_t)begin * q_row, a->k + (size_t)begin * kv_row,
+                                a->v + (size_t)begin * kv_row};
+        const uint32_t row[3] = {q_row, kv_row, kv_row};
+        float *in[3], *y = random_floats((size_t)2 * n * out_row);
+        for (int i = 0; i < 3; i++) {
+            float *both = random_floats((size_t)2 * n * row[i]);
+            memcpy(both, from[i], (size_t)n * row[i] * sizeof *both);
+            memcpy(both + n * row[i], from[i], (size_t)n * row[i] * sizeof *both);
+            in[i] = put(f, both, (size_t)2 * n * row[i] * sizeof *both);
+            tc_free(both);
+        }
+        begin_twins(f, &m, begin, end);
+        const tc_attention_args args = {.kv_layer = 1,
+                                        .q = in[0],
+                                        .k = in[1],
+                                        .v = in[2],
+                                        .q_norm = put(f, a->q_norm, DIM * sizeof(float)),
+                                        .k_norm = put(f, a->k_norm, DIM * sizeof(float)),
+                                        .gated = a->gated,
+                                        .out = put(f, y, (size_t)2 * n * out_row * sizeof *y)};
+        f->dev->ops->attention(f->dev, &args);
+        back(f, y, args.out, (size_t)2 * n * out_row * sizeof *y);
+        memcpy(first + (size_t)begin * out_row, y, (size_t)n * out_row * sizeof *y);
+        memcpy(second + (size_t)begin * out_row, y + (size_t)n * out_row, (size_t)n * out_row * sizeof *y);
+        clear(f);
         tc_free(y);
     }
 }
@@ -319,6 +484,13 @@ static void test_attention(void **state)
             assert_memory_equal(cut, whole, (size_t)TOKENS * HEADS * DIM * sizeof *cut);
             run_attention(&other, &a, chunks[i], cut);
             assert_memory_equal(cut, whole, (size_t)TOKENS * HEADS * DIM * sizeof *cut);
+        }
+        for (uint32_t chunk = 1; chunk < 100; chunk += 66) {
+            float *second = random_floats((size_t)TOKENS * HEADS * DIM);
+            run_attention_twice(f, &a, chunk, cut, second);
+            assert_memory_equal(cut, whole, (size_t)TOKENS * HEADS * DIM * sizeof *cut);
+            assert_memory_equal(second, whole, (size_t)TOKENS * HEADS * DIM * sizeof *cut);
+            tc_free(second);
         }
         tc_free(a.q);
         tc_free(a.k);
@@ -407,11 +579,55 @@ static void run_delta(fixture *f, const delta_data *d, uint32_t chunk, float *ou
         memcpy(qkvz, d->qkvz + (size_t)begin * QKVZ, (size_t)n * QKVZ * sizeof *qkvz);
         memcpy(ba, d->ba + (size_t)begin * 2 * VALUE_HEADS, (size_t)n * 2 * VALUE_HEADS * sizeof *ba);
         begin_batch(f, &m, begin, end);
-        const tc_delta_args args = {1, qkvz, ba, d->conv, d->neg_exp_a, d->dt_bias, d->norm, y};
+        const tc_delta_args args = {.dn_layer = 1,
+                                    .qkvz = put(f, qkvz, (size_t)(n + 1) * QKVZ * sizeof *qkvz),
+                                    .ba = put(f, ba, (size_t)(n + 1) * 2 * VALUE_HEADS * sizeof *ba),
+                                    .conv = put(f, d->conv, (size_t)CONV * CHANNELS * sizeof(float)),
+                                    .neg_exp_a = put(f, d->neg_exp_a, VALUE_HEADS * sizeof(float)),
+                                    .dt_bias = put(f, d->dt_bias, VALUE_HEADS * sizeof(float)),
+                                    .norm = put(f, d->norm, DV * sizeof(float)),
+                                    .out = put(f, y, (size_t)(n + 1) * VALUE_HEADS * DV * sizeof *y)};
         f->dev->ops->delta(f->dev, &args);
-        memcpy(out + (size_t)begin * VALUE_HEADS * DV, y, (size_t)n * VALUE_HEADS * DV * sizeof *y);
+        back(f, out + (size_t)begin * VALUE_HEADS * DV, args.out, (size_t)n * VALUE_HEADS * DV * sizeof *y);
+        clear(f);
         tc_free(qkvz);
         tc_free(ba);
+        tc_free(y);
+    }
+}
+
+static void run_delta_twice(fixture *f, const delta_data *d, uint32_t chunk, float *first, float *second)
+{
+    enum { ROW = VALUE_HEADS * DV };
+    f->dev->ops->slot_reset(f->dev, 0);
+    f->dev->ops->slot_reset(f->dev, 2);
+    for (uint32_t begin = 0; begin < TOKENS; begin += chunk) {
+        uint32_t end = begin + chunk < TOKENS ? begin + chunk : TOKENS, n = end - begin;
+        batch_memory m;
+        const float *from[2] = {d->qkvz + (size_t)begin * QKVZ, d->ba + (size_t)begin * 2 * VALUE_HEADS};
+        const uint32_t row[2] = {QKVZ, 2 * VALUE_HEADS};
+        float *in[2], *y = random_floats((size_t)2 * n * ROW);
+        for (int i = 0; i < 2; i++) {
+            float *both = random_floats((size_t)2 * n * row[i]);
+            memcpy(both, from[i], (size_t)n * row[i] * sizeof *both);
+            memcpy(both + n * row[i], from[i], (size_t)n * row[i] * sizeof *both);
+            in[i] = put(f, both, (size_t)2 * n * row[i] * sizeof *both);
+            tc_free(both);
+        }
+        begin_twins(f, &m, begin, end);
+        const tc_delta_args args = {.dn_layer = 1,
+                                    .qkvz = in[0],
+                                    .ba = in[1],
+                                    .conv = put(f, d->conv, (size_t)CONV * CHANNELS * sizeof(float)),
+                                    .neg_exp_a = put(f, d->neg_exp_a, VALUE_HEADS * sizeof(float)),
+                                    .dt_bias = put(f, d->dt_bias, VALUE_HEADS * sizeof(float)),
+                                    .norm = put(f, d->norm, DV * sizeof(float)),
+                                    .out = put(f, y, (size_t)2 * n * ROW * sizeof *y)};
+        f->dev->ops->delta(f->dev, &args);
+        back(f, y, args.out, (size_t)2 * n * ROW * sizeof *y);
+        memcpy(first + (size_t)begin * ROW, y, (size_t)n * ROW * sizeof *y);
+        memcpy(second + (size_t)begin * ROW, y + (size_t)n * ROW, (size_t)n * ROW * sizeof *y);
+        clear(f);
         tc_free(y);
     }
 }
@@ -445,6 +661,13 @@ static void test_delta(void **state)
         run_delta(&other, &d, chunks[i], cut);
         assert_memory_equal(cut, whole, (size_t)TOKENS * VALUE_HEADS * DV * sizeof *cut);
     }
+    for (uint32_t chunk = 1; chunk < 100; chunk += 66) {
+        float *second = random_floats((size_t)TOKENS * VALUE_HEADS * DV);
+        run_delta_twice(f, &d, chunk, cut, second);
+        assert_memory_equal(cut, whole, (size_t)TOKENS * VALUE_HEADS * DV * sizeof *cut);
+        assert_memory_equal(second, whole, (size_t)TOKENS * VALUE_HEADS * DV * sizeof *cut);
+        tc_free(second);
+    }
     float *all[] = {d.qkvz, d.ba, d.conv, d.neg_exp_a, d.dt_bias, d.norm, whole, cut};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) tc_free(all[i]);
 }
@@ -463,12 +686,32 @@ static int set_up_device(tc_precision precision, const char *isa, tc_kv_type kv,
     if (status == TC_UNSUPPORTED) return 1;
     assert_int_equal(status, TC_OK);
     g.kv_type = kv;
+    current.fast = precision == TC_FAST;
     current.bound = kv == TC_KV_F16 ? HALF_BOUND : BOUND;
     assert_int_equal(tc_team_create(&team, &current.team, &e), TC_OK);
     assert_int_equal(tc_team_create(&other, &current.other_team, &e), TC_OK);
     assert_int_equal(tc_dev_cpu_create(&g, current.team, kernels, &current.dev, &e), TC_OK);
     assert_int_equal(tc_dev_cpu_create(&g, current.other_team, kernels, &current.other, &e), TC_OK);
     return 0;
+}
+
+static tc_status set_up_cuda(tc_error *e)
+{
+    const tc_cuda_library *cuda;
+    char card[128];
+    tc_cuda_options o = {.geometry = geometry,
+                         .hidden = 4096,
+                         .vocab = 64,
+                         .layers = 4,
+                         .experts = 64,
+                         .top_k = 6,
+                         .tokens_max = TC_BATCH_TOKENS_MAX,
+                         .vram_bytes = 4ull << 30};
+    o.geometry.kv_type = TC_KV_F16;
+    TC_TRY(tc_cuda_library_load(0, &cuda, card, e));
+    current = (fixture){.bound = HALF_BOUND, .fast = true};
+    TC_TRY(cuda->create(&o, &current.dev, e));
+    return cuda->create(&o, &current.other, e);
 }
 
 // What start-up adds up before it takes anything.
@@ -481,42 +724,61 @@ static void test_bytes(void **state)
     assert_true(tc_dev_scratch_bytes(g, 4) > tc_dev_scratch_bytes(g, 1));
 }
 
-int main(void)
+static const struct {
+    const char *name, *isa;
+    tc_precision precision;
+    tc_kv_type kv;
+    uint32_t threads;
+} devices[] = {{"cpu exact", NULL, TC_EXACT, TC_KV_F32, 2},
+               {"cpu scalar", "scalar", TC_FLOAT, TC_KV_F32, 1},
+               {"cpu scalar f16", "scalar", TC_FLOAT, TC_KV_F16, 3},
+               {"cpu avx2", "avx2", TC_FLOAT, TC_KV_F32, 3},
+               {"cpu avx2 f16", "avx2", TC_FLOAT, TC_KV_F16, 1},
+               {"cpu avx512", "avx512", TC_FLOAT, TC_KV_F32, 2},
+               {"cpu avx512 f16", "avx512", TC_FLOAT, TC_KV_F16, 1},
+               {"cpu fast", NULL, TC_FAST, TC_KV_F32, 2}};
+enum { CUDA = sizeof devices / sizeof *devices };
+
+// Why a device cannot be had here goes to `why`.
+static bool set_up(size_t i, char why[TC_ERROR_TEXT_BYTES])
 {
-    static const struct {
-        const char *name, *isa;
-        tc_precision precision;
-        tc_kv_type kv;
-        uint32_t threads;
-    } devices[] = {{"cpu exact", NULL, TC_EXACT, TC_KV_F32, 2},
-                   {"cpu scalar", "scalar", TC_FLOAT, TC_KV_F32, 1},
-                   {"cpu scalar f16", "scalar", TC_FLOAT, TC_KV_F16, 3},
-                   {"cpu avx2", "avx2", TC_FLOAT, TC_KV_F32, 3},
-                   {"cpu avx2 f16", "avx2", TC_FLOAT, TC_KV_F16, 1},
-                   {"cpu avx512", "avx512", TC_FLOAT, TC_KV_F32, 2},
-                   {"cpu avx512 f16", "avx512", TC_FLOAT, TC_KV_F16, 1},
-                   {"cpu fast", NULL, TC_FAST, TC_KV_F32, 2}};
+    tc_error e = {0};
+    bool fine = i == CUDA ? set_up_cuda(&e) == TC_OK
+                          : !set_up_device(devices[i].precision, devices[i].isa, devices[i].kv, devices[i].threads);
+    snprintf(why, TC_ERROR_TEXT_BYTES, "%s", i == CUDA ? e.text : "this CPU lacks it");
+    return fine;
+}
+
+int main(int argc, char **argv)
+{
     int failed = 0;
-    for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
+    const char *only = argc > 1 ? argv[1] : "";
+    for (size_t i = 0; i <= CUDA; i++) {
+        const char *name = i == CUDA ? "cuda" : devices[i].name;
+        char why[TC_ERROR_TEXT_BYTES];
+        if (strncmp(name, only, strlen(only)) != 0) continue;
         srand(11);
-        if (set_up_device(devices[i].precision, devices[i].isa, devices[i].kv, devices[i].threads)) {
-            print_message("[  SKIPPED ] %s: this CPU lacks it\n", devices[i].name);
+        if (!set_up(i, why)) {
+            print_message("[  SKIPPED ] %s: %s\n", name, why);
+            if (*only) failed++;
             continue;
         }
         const struct CMUnitTest tests[] = {
             cmocka_unit_test_prestate(test_rmsnorm, &current),
             cmocka_unit_test_prestate(test_matmul_with_bias, &current),
+            cmocka_unit_test_prestate(test_quantised_matmul, &current),
             cmocka_unit_test_prestate(test_route, &current),
             cmocka_unit_test_prestate(test_combine, &current),
             cmocka_unit_test_prestate(test_bytes, &current),
             cmocka_unit_test_prestate(test_attention, &current),
             cmocka_unit_test_prestate(test_delta, &current),
         };
-        failed += cmocka_run_group_tests_name(devices[i].name, tests, NULL, NULL);
+        failed += cmocka_run_group_tests_name(name, tests, NULL, NULL);
         tc_dev_free(current.dev);
         tc_dev_free(current.other);
         tc_team_free(current.team);
         tc_team_free(current.other_team);
+        current = (fixture){0};
     }
     return failed;
 }

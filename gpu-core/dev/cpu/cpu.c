@@ -8,17 +8,6 @@
 #include <string.h>
 #include <sys/mman.h>
 
-uint64_t tc_dev_page_bytes(const tc_dev_geometry *g)
-{
-    uint64_t row_bytes = tc_dense_padded(g->head_dim) * (g->kv_type == TC_KV_F16 ? 2u : 4u);
-    return (uint64_t)g->kv_layers * 2 * g->kv_heads * TC_KV_PAGE_POSITIONS * row_bytes;
-}
-
-uint64_t tc_dev_slot_bytes(const tc_dev_geometry *g)
-{
-    return (uint64_t)g->dn_layers * tc_cpu_state_floats(g) * sizeof(float);
-}
-
 static uint64_t rotary_floats(const tc_dev_geometry *g)
 {
     return (uint64_t)TC_BATCH_TOKENS_MAX * g->rotary_dim + g->rotary_dim / 2 + 1;
@@ -98,10 +87,22 @@ static tc_status cpu_matrix(tc_dev *dev, const tc_weight *weight, const tc_matri
     return TC_OK;
 }
 
+static void cpu_copy_in(tc_dev *dev, void *to, const void *host, size_t bytes)
+{
+    (void)dev;
+    memcpy(to, host, bytes);
+}
+
+static void cpu_copy_out(tc_dev *dev, void *host, const void *from, size_t bytes)
+{
+    (void)dev;
+    memcpy(host, from, bytes);
+}
+
 static void cpu_slot_reset(tc_dev *dev, uint32_t slot)
 {
     tc_dev_cpu *cpu = tc_cpu(dev);
-    size_t floats = dev->geometry.dn_layers * tc_cpu_state_floats(&dev->geometry);
+    size_t floats = dev->geometry.dn_layers * tc_dev_state_floats(&dev->geometry);
     memset(cpu->states + slot * floats, 0, floats * sizeof(float));
 }
 
@@ -343,6 +344,8 @@ static const tc_dev_ops cpu_ops = {
     .alloc = cpu_alloc,
     .release = cpu_release,
     .matrix = cpu_matrix,
+    .upload = cpu_copy_in,
+    .download = cpu_copy_out,
     .slot_reset = cpu_slot_reset,
     .page_copy = tc_cpu_page_copy,
     .page_save = tc_cpu_page_save,
@@ -371,6 +374,7 @@ tc_status tc_dev_cpu_create(const tc_dev_geometry *geometry, tc_team *team, cons
     uint32_t members = tc_team_size(team), half = g->rotary_dim / 2;
     cpu->dev.ops = &cpu_ops;
     cpu->dev.geometry = *geometry;
+    cpu->dev.tokens_max = TC_BATCH_TOKENS_MAX;
     cpu->team = team;
     cpu->kernels = kernels;
     cpu->dense = tc_dense_for(kernels->name);

@@ -36,7 +36,7 @@ typedef struct tc_dev_cpu {
     // used
     void *kv;
     size_t kv_bytes;
-    float *states; // [slots][dn_layers][tc_cpu_state_floats], mapped (delta.c)
+    float *states; // [slots][dn_layers][tc_dev_state_floats], mapped (delta.c)
     size_t states_bytes;
     tc_cpu_attention_state attention;
     float *delta_scratch;     // [members][...] some tokens of one key head
@@ -71,7 +71,6 @@ void tc_cpu_attention_free(tc_dev_cpu *cpu);
 void tc_cpu_attention_begin(tc_dev_cpu *cpu); // the batch is set
 void tc_cpu_attention(tc_dev *dev, const tc_attention_args *args);
 
-size_t tc_cpu_state_floats(const tc_dev_geometry *g); // of one DeltaNet layer
 size_t tc_cpu_delta_floats(const tc_dev_geometry *g); // scratch of a member
 void tc_cpu_delta(tc_dev *dev, const tc_delta_args *args);
 

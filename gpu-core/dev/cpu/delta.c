@@ -8,7 +8,7 @@
 // once a run, and a token's arithmetic is the same wherever a prompt is cut.
 //
 // A layer's state: [value heads][strips][dk padded][16], then the convolution's inputs, a ring [taps -
-// 1][channels] by position.
+// 1][channels] by position (and a row to spare, so that a slot has the same size on every device).
 #include "common/model/model.h"
 #include "gpu-core/dev/cpu/cpu.h"
 
@@ -38,13 +38,6 @@ static uint32_t key_floats(const tc_dev_geometry *g)
 static size_t head_floats(const tc_dev_geometry *g)
 {
     return (size_t)tc_dense_padded(g->dn_value_dim) * key_floats(g);
-}
-
-size_t tc_cpu_state_floats(const tc_dev_geometry *g)
-{
-    if (g->dn_layers == 0) return 0;
-    size_t history = (size_t)(g->dn_conv - 1) * channels_of(g);
-    return g->dn_value_heads * head_floats(g) + ((history + 15) & ~(size_t)15);
 }
 
 // One member's memory for a run: q, k [RUN][dk padded]; v, o [RUN][dv padded]; five numbers a token.
@@ -173,7 +166,7 @@ static float *layer_state(const delta_job *job, const tc_segment *segment)
 {
     const tc_dev_geometry *g = &job->cpu->dev.geometry;
     return job->cpu->states +
-           ((size_t)segment->slot * g->dn_layers + job->args->dn_layer) * tc_cpu_state_floats(g);
+           ((size_t)segment->slot * g->dn_layers + job->args->dn_layer) * tc_dev_state_floats(g);
 }
 
 static void delta_item(void *arg, uint32_t item, uint32_t member)

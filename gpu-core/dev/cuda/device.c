@@ -1,0 +1,904 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the cuda device: its memory and budget, the batch it works on, recording and replaying passes, and the
+// operators of dev.h as launches in one stream. Every call to the driver is checked; the first failure is kept
+// with its expression and place, and everything after it is void until it is reported by wait.
+// Refuses: experts (experts.c) and arithmetic (the .cu files).
+#include "gpu-core/dev/cuda/device.h"
+
+#include "common/base/mem.h"
+#include "common/model/dtype.h"
+#include "gpu-core/dev/cpu/dense.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+bool tc_cuda_check(tc_dev_cuda *c, int code, const char *expression, const char *file, int line)
+{
+    if (code == cudaSuccess) return true;
+    const char *name = strrchr(file, '/');
+    if (!*c->error)
+        snprintf(c->error, sizeof c->error, "%s (%s) in %s at %s:%d", cudaGetErrorString((cudaError_t)code),
+                 cudaGetErrorName((cudaError_t)code), expression, name ? name + 1 : file, line);
+    return false;
+}
+
+enum { TURN_US = 1000 };
+
+// ---- memory ----
+
+static uint64_t used_bytes(const tc_dev_cuda *c)
+{
+    uint64_t sum = c->context;
+    for (int i = 0; i < TC_MEM_TAGS; i++) sum += c->used[i];
+    return sum;
+}
+
+// Blocks remember their tag and size in a list on the host.
+typedef struct tc_cuda_block {
+    void *memory;
+    tc_mem_tag tag;
+    size_t bytes;
+    bool host;
+    struct tc_cuda_block *next;
+} block;
+
+static size_t round_up(size_t bytes)
+{
+    return (bytes + 511) & ~(size_t)511;
+}
+
+static void remember(tc_dev_cuda *c, block *b, void *memory, tc_mem_tag tag, size_t bytes, bool host)
+{
+    *b = (block){memory, tag, bytes, host, c->blocks};
+    c->blocks = b;
+    if (!host) c->used[tag] += bytes;
+}
+
+void *tc_cuda_take(tc_dev_cuda *c, tc_mem_tag tag, size_t bytes)
+{
+    void *memory = NULL;
+    block *b = malloc(sizeof *b);
+    bytes = round_up(bytes ? bytes : 1);
+    pthread_mutex_lock(&c->lock);
+    if (b && used_bytes(c) + bytes + RESERVE_BYTES <= c->budget && cudaMalloc(&memory, bytes) == cudaSuccess &&
+        CHECK(c, cudaMemset(memory, 0, bytes))) {
+        remember(c, b, memory, tag, bytes, false);
+    } else {
+        free(b);
+        cudaGetLastError(); // out of memory is an answer here, not a failure of the device
+    }
+    pthread_mutex_unlock(&c->lock);
+    return memory;
+}
+
+void tc_cuda_give(tc_dev_cuda *c, void *memory)
+{
+    if (!memory) return;
+    pthread_mutex_lock(&c->lock);
+    for (block **at = &c->blocks; *at; at = &(*at)->next) {
+        block *b = *at;
+        if (b->memory != memory) continue;
+        *at = b->next;
+        if (b->host) {
+            tc_free(memory);
+        } else {
+            c->used[b->tag] -= b->bytes;
+            cudaFree(memory);
+        }
+        free(b);
+        break;
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void *cuda_alloc(tc_dev *dev, tc_mem_tag tag, size_t bytes)
+{
+    return tc_cuda_take(cuda_of(dev), tag, bytes);
+}
+
+static void cuda_release(tc_dev *dev, void *memory)
+{
+    tc_cuda_give(cuda_of(dev), memory);
+}
+
+static void cuda_upload(tc_dev *dev, void *to, const void *host, size_t bytes)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    if (CHECK(c, cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, c->stream)))
+        CHECK(c, cudaStreamSynchronize(c->stream));
+}
+
+static void cuda_download(tc_dev *dev, void *host, const void *from, size_t bytes)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    if (CHECK(c, cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, c->stream)))
+        CHECK(c, cudaStreamSynchronize(c->stream));
+}
+
+static tc_status pack_host(const tc_weight *weight, const tc_matrix_form *wanted, tc_matrix *ret, void **ret_data,
+                           size_t *ret_bytes, tc_error *e)
+{
+    tc_matrix_form form = wanted ? *wanted : tc_matrix_form_for(weight, 0, weight->cols);
+    if (form.type == TC_M_Q4 && form.group != TC_SPAN_COLS) form = (tc_matrix_form){TC_M_F32, 0, 0};
+    *ret_bytes = tc_matrix_bytes(&form, weight->rows, weight->cols);
+    *ret_data = tc_alloc(TC_MEM_WEIGHTS, *ret_bytes, 1);
+    if (!*ret_data) return tc_fail(e, TC_NOMEM, "out of memory for a matrix of %zu bytes", *ret_bytes);
+    tc_matrix_pack(weight, 0, weight->rows, 0, weight->cols, &form, *ret_data, ret);
+    return TC_OK;
+}
+
+static tc_status cuda_matrix(tc_dev *dev, const tc_weight *weight, const tc_matrix_form *wanted, tc_matrix *ret,
+                             tc_error *e)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    void *data;
+    size_t bytes;
+    TC_TRY(pack_host(weight, wanted, ret, &data, &bytes, e));
+    void *memory = tc_cuda_take(c, TC_MEM_WEIGHTS, bytes);
+    tc_status status = TC_OK;
+    if (!memory) {
+        status = tc_fail(e, TC_BUDGET, "no device memory for a matrix of %zu bytes: %llu of %llu MiB are in use",
+                         bytes, (unsigned long long)(used_bytes(c) >> 20), (unsigned long long)(c->budget >> 20));
+    } else {
+        cudaError_t code = cudaMemcpy(memory, data, bytes, cudaMemcpyHostToDevice);
+        if (code != cudaSuccess) status = tc_fail(e, TC_INTERNAL, "cudaMemcpy: %s", cudaGetErrorString(code));
+    }
+    // kernels read the head of a nested table from the host's copy: its two numbers travel in the launch
+    if (status == TC_OK && ret->form.type == TC_M_Q4 && ret->form.nested_stride) {
+        const tc_nested_table *table = data;
+        ret->nested_offset = table->offset;
+        ret->nested_phase = table->phase % (1u << TC_NESTED_SHIFT);
+    }
+    tc_free(data);
+    ret->data = memory;
+    return status;
+}
+
+static tc_status cuda_table(tc_dev *dev, const tc_weight *weight, tc_matrix *ret, tc_error *e)
+{
+    void *data;
+    size_t bytes;
+    tc_dev_cuda *c = cuda_of(dev);
+    block *b = malloc(sizeof *b);
+    if (!b) return tc_fail(e, TC_NOMEM, "out of memory");
+    tc_status status = pack_host(weight, NULL, ret, &data, &bytes, e);
+    if (status != TC_OK) {
+        free(b);
+        return status;
+    }
+    pthread_mutex_lock(&c->lock);
+    remember(c, b, data, TC_MEM_WEIGHTS, bytes, true);
+    pthread_mutex_unlock(&c->lock);
+    return TC_OK;
+}
+
+// ---- sessions' state ----
+
+static size_t slot_bytes(const tc_dev *dev)
+{
+    return (size_t)tc_dev_slot_bytes(&dev->geometry);
+}
+
+static char *slot_at(tc_dev *dev, uint32_t slot)
+{
+    return (char *)cuda_of(dev)->states + slot_bytes(dev) * slot;
+}
+
+static size_t page_bytes(const tc_dev *dev)
+{
+    return (size_t)tc_dev_page_bytes(&dev->geometry);
+}
+
+static char *page_at(tc_dev *dev, uint32_t page)
+{
+    return (char *)cuda_of(dev)->kv + page_bytes(dev) * page;
+}
+
+static void cuda_slot_reset(tc_dev *dev, uint32_t slot)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    if (slot_bytes(dev)) CHECK(c, cudaMemsetAsync(slot_at(dev, slot), 0, slot_bytes(dev), c->stream));
+}
+
+static void copy_inside(tc_dev *dev, void *to, const void *from, size_t bytes)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    if (bytes) CHECK(c, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, c->stream));
+}
+
+static void cuda_page_copy(tc_dev *dev, uint32_t from, uint32_t to)
+{
+    copy_inside(dev, page_at(dev, to), page_at(dev, from), page_bytes(dev));
+}
+static void cuda_page_save(tc_dev *dev, uint32_t page, void *host)
+{
+    cuda_download(dev, host, page_at(dev, page), page_bytes(dev));
+}
+static void cuda_page_load(tc_dev *dev, uint32_t page, const void *host)
+{
+    cuda_upload(dev, page_at(dev, page), host, page_bytes(dev));
+}
+static void cuda_slot_copy(tc_dev *dev, uint32_t from, uint32_t to)
+{
+    copy_inside(dev, slot_at(dev, to), slot_at(dev, from), slot_bytes(dev));
+}
+static void cuda_slot_save(tc_dev *dev, uint32_t slot, void *host)
+{
+    if (slot_bytes(dev)) cuda_download(dev, host, slot_at(dev, slot), slot_bytes(dev));
+}
+static void cuda_slot_load(tc_dev *dev, uint32_t slot, const void *host)
+{
+    if (slot_bytes(dev)) cuda_upload(dev, slot_at(dev, slot), host, slot_bytes(dev));
+}
+
+// ---- the batch ----
+
+static uint32_t group_of(const tc_dev_geometry *g)
+{
+    return g->kv_heads ? g->heads / g->kv_heads : 1;
+}
+
+static batch_layout lay_out(const tc_cuda_options *o)
+{
+    const tc_dev_geometry *g = &o->geometry;
+    batch_layout l = {0};
+    uint32_t pages_a_session = g->positions_max / TC_KV_PAGE_POSITIONS + 1;
+    l.blocks_max = (uint32_t)((uint64_t)o->tokens_max * group_of(g) / TC_GPU_ATTENTION_ROWS) + TC_BATCH_SEGMENTS_MAX;
+    l.pages_max = pages_a_session * TC_BATCH_SEGMENTS_MAX;
+    size_t at = 64;
+    l.segments = at, at += TC_BATCH_SEGMENTS_MAX * sizeof(tc_gpu_segment);
+    l.segment = at, at += (size_t)o->tokens_max * 4;
+    l.position = at, at += (size_t)o->tokens_max * 4;
+    l.block_segment = at, at += (size_t)l.blocks_max * 4;
+    l.block_row = at, at += (size_t)l.blocks_max * 4;
+    l.pages = at, at += (size_t)l.pages_max * 4;
+    l.bytes = at;
+    return l;
+}
+
+static void send(tc_dev_cuda *c, size_t at, size_t bytes)
+{
+    if (bytes)
+        CHECK(c, cudaMemcpyAsync(c->batch_dev + at, c->batch_host + at, bytes, cudaMemcpyHostToDevice, c->stream));
+}
+
+// Row blocks of attention for a batch that is not one token each.
+static void list_blocks(tc_dev_cuda *c)
+{
+    uint32_t *segment = (uint32_t *)(c->batch_host + c->layout.block_segment);
+    uint32_t *row = (uint32_t *)(c->batch_host + c->layout.block_row), n = 0;
+    for (uint32_t s = 0; s < c->batch.segments; s++) {
+        uint32_t rows = c->batch.segment_list[s].tokens * group_of(&c->dev.geometry);
+        // the last rows first: they have most to do
+        for (uint32_t i = (rows + TC_GPU_ATTENTION_ROWS - 1) / TC_GPU_ATTENTION_ROWS; i-- > 0;) {
+            segment[n] = s;
+            row[n++] = i * TC_GPU_ATTENTION_ROWS;
+        }
+    }
+    c->attention_blocks = n;
+    send(c, c->layout.block_segment, n * 4);
+    send(c, c->layout.block_row, n * 4);
+}
+
+// The host's copy of the batch may be written again only when the last upload is done: a batch ends with wait.
+static void cuda_batch_begin(tc_dev *dev, const tc_batch *batch)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    const batch_layout *l = &c->layout;
+    tc_gpu_segment *segments = (tc_gpu_segment *)(c->batch_host + l->segments);
+    uint32_t *pages = (uint32_t *)(c->batch_host + l->pages), used = 0;
+    CHECK(c, cudaStreamSynchronize(c->stream));
+    c->batch = *batch;
+    c->one_each = true;
+    c->direct = c->pending = c->streaming = false;
+    for (uint32_t s = 0; s < batch->segments; s++) {
+        const tc_segment *from = &batch->segment_list[s];
+        uint32_t count = (from->position + from->tokens + TC_KV_PAGE_POSITIONS - 1) / TC_KV_PAGE_POSITIONS;
+        if (!dev->geometry.kv_layers) count = 0;
+        segments[s] = (tc_gpu_segment){from->first, from->tokens, from->position, from->slot, used};
+        for (uint32_t i = 0; i < count; i++) pages[used++] = from->pages[i];
+        c->one_each &= from->tokens == 1;
+    }
+    memcpy(c->batch_host + l->segment, batch->segment, batch->tokens * 4);
+    memcpy(c->batch_host + l->position, batch->position, batch->tokens * 4);
+    send(c, l->segments, batch->segments * sizeof *segments);
+    send(c, l->segment, batch->tokens * 4);
+    send(c, l->position, batch->tokens * 4);
+    send(c, l->pages, used * 4);
+    if (!c->one_each && dev->geometry.kv_layers) list_blocks(c);
+    CHECK(c, cudaMemsetAsync(c->tables.failed, 0, 8, c->stream)); // and broken
+    tc_cuda_hot_flush(c);
+    c->gpu_batch = (tc_gpu_batch){.segments = (const tc_gpu_segment *)(c->batch_dev + l->segments),
+                                  .segment = (const uint32_t *)(c->batch_dev + l->segment),
+                                  .position = (const uint32_t *)(c->batch_dev + l->position),
+                                  .pages = (const uint32_t *)(c->batch_dev + l->pages),
+                                  .tokens = batch->tokens,
+                                  .segment_count = batch->segments};
+}
+
+static void cuda_embed(tc_dev *dev, const tc_matrix *table, float *x, uint32_t ldx)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    for (uint32_t t = 0; t < c->batch.tokens; t++)
+        tc_matrix_row(table, c->batch.ids[t], c->embed_host + (size_t)t * table->cols);
+    CHECK(c, cudaMemcpy2DAsync(x, ldx * sizeof(float), c->embed_host, table->cols * sizeof(float),
+                               table->cols * sizeof(float), c->batch.tokens, cudaMemcpyHostToDevice, c->stream));
+}
+
+// ---- recording ----
+
+void tc_cuda_drop_graphs(tc_dev_cuda *c)
+{
+    for (int i = 0; i < GRAPHS; i++) {
+        if (c->graph[i]) cudaGraphExecDestroy(c->graph[i]);
+        c->graph[i] = NULL;
+    }
+}
+
+static bool cuda_replay(tc_dev *dev)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    uint32_t n = c->batch.tokens;
+    c->layer_routes = 0;
+    if (*c->error || !c->one_each || !c->direct || n >= GRAPHS) return false;
+    if (c->graph[n]) {
+        c->pending = false;
+        return CHECK(c, cudaGraphLaunch(c->graph[n], c->stream));
+    }
+    c->recording = CHECK(c, cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal));
+    return false;
+}
+
+static void cuda_record_end(tc_dev *dev)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    cudaGraph_t graph = NULL;
+    if (!c->recording) return;
+    c->recording = false;
+    if (!CHECK(c, cudaStreamEndCapture(c->stream, &graph))) return;
+    if (CHECK(c, cudaGraphInstantiate(&c->graph[c->batch.tokens], graph, 0)))
+        CHECK(c, cudaGraphLaunch(c->graph[c->batch.tokens], c->stream));
+    CHECK(c, cudaGraphDestroy(graph));
+}
+
+static void signal_end(void *arg)
+{
+    sem_post(arg);
+}
+
+// Sleeps until the stream is empty, so that the CPU is the workers'; once a millisecond somebody else gets a turn
+// (workers that must stay awake, news of those that left).
+static void wait_for_stream(tc_dev_cuda *c, void (*turn)(void *arg), void *arg)
+{
+    if (turn && CHECK(c, cudaLaunchHostFunc(c->stream, signal_end, &c->ended))) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        for (;;) {
+            until.tv_nsec += TURN_US * 1000;
+            if (until.tv_nsec >= 1000000000) until.tv_nsec -= 1000000000, until.tv_sec++;
+            if (sem_timedwait(&c->ended, &until) == 0) break;
+            if (errno == EINTR) continue;
+            if (cudaStreamQuery(c->stream) != cudaErrorNotReady) { // a stream in error does not call back
+                if (sem_trywait(&c->ended) == 0 || !CHECK(c, cudaStreamSynchronize(c->stream))) break;
+            }
+            turn(arg);
+        }
+    }
+    CHECK(c, cudaStreamSynchronize(c->stream));
+}
+
+static tc_status cuda_wait(tc_dev *dev, void (*turn)(void *arg), void *arg, uint32_t *ret_layer, tc_error *e)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    *ret_layer = UINT32_MAX;
+    CHECK(c, cudaMemcpyAsync(c->result_host, c->tables.failed, 16, cudaMemcpyDeviceToHost, c->stream));
+    wait_for_stream(c, turn, arg);
+    c->direct = false;
+    if (*c->error) return tc_fail(e, TC_INTERNAL, "cuda: %s", c->error);
+    if (c->result_host[1]) return tc_fail(e, TC_INTERNAL, "an expert's output is not finite or out of range");
+    if (c->result_host[0]) {
+        static const char *const why[] = {"?", "it gave up", "it was late", "its answer is not to the call", "it refused"};
+        uint32_t reason = c->result_host[0] >> 16;
+        char text[100];
+        *ret_layer = (c->result_host[0] & 0xffff) - 1;
+        snprintf(text, sizeof text, "layer %u: no sum from a worker: %s", *ret_layer, why[reason < 5 ? reason : 0]);
+        if (c->o.log) c->o.log(c->o.arg, true, text);
+        CHECK(c, cudaMemsetAsync(c->tables.failed, 0, 8, c->stream));
+    }
+    return TC_OK;
+}
+
+// ---- operators ----
+
+tc_gpu_q4 tc_cuda_q4(const tc_matrix *w)
+{
+    const uint8_t *data = w->data;
+    tc_gpu_q4 q = {.tiles = data + tc_matrix_tiles_at(&w->form, w->rows, w->cols),
+                   .step = w->fast_step,
+                   .rows = w->rows,
+                   .spans = w->cols / TC_SPAN_COLS,
+                   .stride = w->form.nested_stride};
+    memcpy(q.book, w->fast, sizeof q.book);
+    if (q.stride) {
+        q.codes = data + tc_matrix_codes_at(&w->form, w->rows, w->cols);
+        q.nested = (const float *)(data + offsetof(tc_nested_table, nested));
+        q.offset = w->nested_offset;
+        q.phase = w->nested_phase;
+    } else {
+        q.scales = (const float *)data;
+    }
+    return q;
+}
+
+static tc_gpu_job job_of(const tc_matmul_job *j)
+{
+    static const tc_gpu_type types[TC_M_TYPES] = {[TC_M_Q4] = TC_GPU_Q4,
+                                                  [TC_M_Q8] = TC_GPU_Q8,
+                                                  [TC_M_BF16] = TC_GPU_BF16,
+                                                  [TC_M_F16] = TC_GPU_F16,
+                                                  [TC_M_F32] = TC_GPU_F32};
+    tc_gpu_job job = {.type = types[j->w->form.type],
+                      .data = j->w->data,
+                      .rows = j->w->rows,
+                      .cols = j->w->cols,
+                      .y = j->y,
+                      .ldy = j->ldy,
+                      .bias = j->bias};
+    if (job.type == TC_GPU_Q4) job.q4 = tc_cuda_q4(j->w);
+    if (job.type == TC_GPU_Q8) {
+        job.scales = j->w->data;
+        job.data = (const uint8_t *)j->w->data + tc_matrix_tiles_at(&j->w->form, j->w->rows, j->w->cols);
+    }
+    return job;
+}
+
+static void matmul_q4(tc_dev_cuda *c, const tc_gpu_jobs *jobs, const float *x, const float *up, uint32_t ldx,
+                      uint32_t n)
+{
+    uint32_t spans = jobs->job[0].q4.spans;
+    if (n <= TC_GPU_FEW && spans <= TC_GPU_FEW_SPANS_MAX) {
+        CHECK(c, tc_gpu_matmul_few(c->stream, &c->tables, jobs, x, up, ldx, n));
+        return;
+    }
+    CHECK(c, tc_gpu_round(c->stream, x, up, ldx, n, spans, c->x_rounded, c->x_scale));
+    for (uint32_t i = 0; i < jobs->count; i++)
+        CHECK(c, tc_gpu_matmul_many(c->stream, &c->tables, &jobs->job[i], c->x_rounded, c->x_scale, n));
+}
+
+static bool same_input(const tc_matmul_job *a, const tc_matmul_job *b)
+{
+    return a->x == b->x && a->ldx == b->ldx && a->w->cols == b->w->cols && a->up == b->up;
+}
+
+static void cuda_matmul(tc_dev *dev, const tc_matmul_job *jobs, uint32_t count, uint32_t n)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    for (uint32_t begin = 0, end; begin < count; begin = end) {
+        const tc_matmul_job *first = &jobs[begin];
+        tc_gpu_jobs q4 = {.count = 0}, other = {.count = 0};
+        for (end = begin; end < count && same_input(first, &jobs[end]); end++) {
+            tc_gpu_job job = job_of(&jobs[end]);
+            tc_gpu_jobs *list = job.type == TC_GPU_Q4 ? &q4 : &other;
+            list->job[list->count++] = job;
+        }
+        if (other.count && first->up) // in place, for all that follows: x is nobody else's
+            CHECK(c, tc_gpu_silu_mul(c->stream, first->x, first->up, (size_t)n * first->ldx, (float *)first->x));
+        if (q4.count) matmul_q4(c, &q4, first->x, other.count ? NULL : first->up, first->ldx, n);
+        if (other.count) CHECK(c, tc_gpu_matmul_float(c->stream, &other, first->x, first->ldx, n));
+    }
+}
+
+static void cuda_rmsnorm(tc_dev *dev, const float *x, const float *multiplier, uint32_t n, uint32_t dim, float *y)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    CHECK(c, tc_gpu_rmsnorm(c->stream, x, multiplier, n, dim, dev->geometry.rms_eps, y));
+}
+
+static void cuda_attention(tc_dev *dev, const tc_attention_args *a)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    const tc_dev_geometry *g = &dev->geometry;
+    tc_gpu_attention args = {
+        .q = a->q,
+        .k = a->k,
+        .v = a->v,
+        .q_stride = g->head_dim * (a->gated ? 2 : 1),
+        .gated = a->gated,
+        .q_norm = a->q_norm,
+        .k_norm = a->k_norm,
+        .out = a->out,
+        .heads = g->heads,
+        .kv_heads = g->kv_heads,
+        .dim = g->head_dim,
+        .padded = tc_dense_padded(g->head_dim),
+        .rotary = g->rotary_dim,
+        .kv_layer = a->kv_layer,
+        .kv_layers = g->kv_layers,
+        .inverse_frequency = c->inverse_frequency,
+        .eps = g->rms_eps,
+        .kv = c->kv,
+        .q_half = c->q_half,
+        .partial = c->partial,
+        .state = c->partial_state,
+        .chunks_max = c->chunks_max,
+        .split = c->one_each && c->partial,
+        .blocks = c->attention_blocks,
+        .block_segment = (const uint32_t *)(c->batch_dev + c->layout.block_segment),
+        .block_row = (const uint32_t *)(c->batch_dev + c->layout.block_row),
+    };
+    CHECK(c, tc_gpu_attention_run(c->stream, &c->gpu_batch, &args));
+}
+
+static void cuda_delta(tc_dev *dev, const tc_delta_args *a)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    const tc_dev_geometry *g = &dev->geometry;
+    tc_gpu_delta args = {
+        .qkvz = a->qkvz,
+        .ba = a->ba,
+        .conv = a->conv,
+        .neg_exp_a = a->neg_exp_a,
+        .dt_bias = a->dt_bias,
+        .norm = a->norm,
+        .out = a->out,
+        .states = c->states,
+        .slot_floats = slot_bytes(dev) / sizeof(float),
+        .layer_at = a->dn_layer * tc_dev_state_floats(g),
+        .key_heads = g->dn_key_heads,
+        .value_heads = g->dn_value_heads,
+        .dk = g->dn_key_dim,
+        .dv = g->dn_value_dim,
+        .taps = g->dn_conv,
+        .eps = g->rms_eps,
+        .q = c->delta_q,
+        .k = c->delta_k,
+        .v = c->delta_v,
+        .scalars = c->delta_scalars,
+        .one_each = c->one_each,
+    };
+    CHECK(c, tc_gpu_delta_run(c->stream, &c->tables, &c->gpu_batch, &args));
+}
+
+static void cuda_route(tc_dev *dev, const float *logits, uint32_t n, uint32_t experts, uint32_t top_k,
+                       bool renormalise, uint32_t *expert, float *weight)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    size_t at = (size_t)c->layer_routes++ * n * top_k;
+    const uint32_t *forced = c->forced && at + (size_t)n * top_k <= c->forced_count ? c->forced + at : NULL;
+    CHECK(c, tc_gpu_route(c->stream, &c->tables, logits, n, experts, top_k, renormalise, forced, expert, weight));
+}
+
+static void cuda_silu_mul(tc_dev *dev, const float *gate, const float *up, uint32_t n, uint32_t dim, float *out)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    CHECK(c, tc_gpu_silu_mul(c->stream, gate, up, (size_t)n * dim, out));
+}
+
+// A layer's first add keeps x, so that the combination behind it can be done again after a failed join.
+static void cuda_add(tc_dev *dev, float *x, const float *y, uint32_t n, uint32_t dim, const float *norm, float *normed)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    tc_gpu_row_args args = {.x = x, .y = y, .n = n, .dim = dim, .norm = norm, .normed = normed};
+    args.eps = dev->geometry.rms_eps;
+    if (dim == c->o.hidden) args.residual = c->residual;
+    CHECK(c, tc_gpu_add(c->stream, &c->tables, &args));
+}
+
+static void cuda_combine(tc_dev *dev, float *x, const int64_t *sum, const float *shared, const float *shared_gate,
+                         uint32_t ld_gate, uint32_t n, uint32_t dim, const float *norm, float *normed)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    tc_gpu_row_args args = {.x = x,
+                            .sum = sum,
+                            .shared = shared,
+                            .gate = shared_gate,
+                            .ld_gate = ld_gate,
+                            .n = n,
+                            .dim = dim,
+                            .norm = norm,
+                            .normed = normed,
+                            .eps = dev->geometry.rms_eps};
+    if (dim == c->o.hidden) args.residual = c->residual; // what the add before it kept
+    if (c->pending) args.sum = c->pending_sum;
+    bool boxes = c->pending && c->boxes.count && !c->streaming;
+    CHECK(c, tc_gpu_combine(c->stream, &c->tables, &args, boxes ? &c->boxes : NULL));
+    c->pending = false;
+}
+
+static uint64_t cuda_join_us(tc_dev *dev)
+{
+    uint64_t ns;
+    memcpy(&ns, cuda_of(dev)->result_host + 2, sizeof ns);
+    return ns / 1000;
+}
+
+static void *cuda_host_alloc(tc_dev *dev, size_t bytes)
+{
+    void *memory = NULL;
+    return CHECK(cuda_of(dev), cudaHostAlloc(&memory, bytes, cudaHostAllocDefault)) ? memory : NULL;
+}
+
+static void cuda_host_release(tc_dev *dev, void *memory)
+{
+    if (memory) CHECK(cuda_of(dev), cudaFreeHost(memory));
+}
+
+static void cuda_force_routes(tc_dev *dev, const uint32_t *expert, size_t count)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    if (count > c->forced_count) {
+        tc_cuda_drop_graphs(c);
+        tc_cuda_give(c, c->forced);
+        c->forced = tc_cuda_take(c, TC_MEM_SCRATCH, count * sizeof *expert);
+    }
+    c->forced_count = c->forced ? count : 0;
+    if (c->forced && count) cuda_upload(dev, c->forced, expert, count * sizeof *expert);
+}
+
+// ---- life ----
+
+static void cuda_free(tc_dev *dev)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    cudaDeviceSynchronize();
+    tc_cuda_drop_graphs(c);
+    tc_cuda_hot_close(c);
+    for (uint32_t i = 0; i < TC_LENT_MAX; i++)
+        if (c->box_memory[i]) cudaHostUnregister(c->box_memory[i]);
+    while (c->blocks) tc_cuda_give(c, c->blocks->memory);
+    if (c->batch_host) cudaFreeHost(c->batch_host);
+    if (c->embed_host) cudaFreeHost(c->embed_host);
+    if (c->result_host) cudaFreeHost(c->result_host);
+    if (c->stream) cudaStreamDestroy(c->stream);
+    pthread_mutex_destroy(&c->lock);
+    sem_destroy(&c->ended);
+    cudaGetLastError();
+    tc_free(c);
+}
+
+static const tc_dev_ops cuda_ops = {
+    .name = "cuda",
+    .free = cuda_free,
+    .alloc = cuda_alloc,
+    .release = cuda_release,
+    .matrix = cuda_matrix,
+    .table = cuda_table,
+    .upload = cuda_upload,
+    .download = cuda_download,
+    .slot_reset = cuda_slot_reset,
+    .page_copy = cuda_page_copy,
+    .page_save = cuda_page_save,
+    .page_load = cuda_page_load,
+    .slot_copy = cuda_slot_copy,
+    .slot_save = cuda_slot_save,
+    .slot_load = cuda_slot_load,
+    .batch_begin = cuda_batch_begin,
+    .embed = cuda_embed,
+    .rmsnorm = cuda_rmsnorm,
+    .matmul = cuda_matmul,
+    .attention = cuda_attention,
+    .delta = cuda_delta,
+    .route = cuda_route,
+    .silu_mul = cuda_silu_mul,
+    .add = cuda_add,
+    .combine = cuda_combine,
+};
+
+static const tc_dev_queue_ops cuda_queue = {
+    .replay = cuda_replay,
+    .record_end = cuda_record_end,
+    .wait = cuda_wait,
+    .experts_begin = tc_cuda_experts_begin,
+    .experts = tc_cuda_experts,
+    .force_routes = cuda_force_routes,
+    .join_us = cuda_join_us,
+    .host_alloc = cuda_host_alloc,
+    .host_release = cuda_host_release,
+};
+
+static tc_status check_geometry(const tc_cuda_options *o, tc_error *e)
+{
+    const tc_dev_geometry *g = &o->geometry;
+    if (g->kv_layers && g->kv_type != TC_KV_F16)
+        return tc_fail(e, TC_UNSUPPORTED, "cuda: keys and values are kept as f16 only (--kv f16)");
+    if (g->head_dim > 256 || group_of(g) > TC_GPU_ATTENTION_ROWS)
+        return tc_fail(e, TC_UNSUPPORTED, "cuda: heads of %u dimensions, %u to a KV head", g->head_dim, group_of(g));
+    if (g->dn_layers && (g->dn_key_dim > 128 || g->dn_value_dim > 128 || g->dn_value_dim % 4))
+        return tc_fail(e, TC_UNSUPPORTED, "cuda: DeltaNet heads of %u and %u", g->dn_key_dim, g->dn_value_dim);
+    if (o->experts > 4096 || o->top_k > TC_GPU_TOP_K_MAX)
+        return tc_fail(e, TC_UNSUPPORTED, "cuda: %u of %u experts", o->top_k, o->experts);
+    if (o->tokens_max < 1 || o->tokens_max > TC_STEP_TOKENS_MAX)
+        return tc_fail(e, TC_ARGUMENT, "cuda: batches of %u tokens, at most %d", o->tokens_max, TC_STEP_TOKENS_MAX);
+    return TC_OK;
+}
+
+typedef struct wanted {
+    void **at;
+    tc_mem_tag tag;
+    uint64_t bytes;
+} wanted;
+
+enum { WANTED_MAX = 32, SPLIT_BYTES_MAX = 256 << 20 };
+
+static uint64_t part_rows(const tc_cuda_options *o)
+{
+    const tc_dev_geometry *g = &o->geometry;
+    uint64_t chunks = (g->positions_max + TC_GPU_CHUNK - 1) / TC_GPU_CHUNK, tokens = TC_BATCH_SEGMENTS_MAX;
+    if (g->slots < tokens) tokens = g->slots;
+    return tokens * g->heads * chunks;
+}
+
+static uint32_t list_wanted(const tc_cuda_options *o, tc_dev_cuda *c, wanted ret[WANTED_MAX])
+{
+    const tc_dev_geometry *g = &o->geometry;
+    const uint64_t n = o->tokens_max, cols = (g->matmul_cols_max + 63) / 64 * 64, f = sizeof(float);
+    const uint64_t dkp = (g->dn_key_dim + 15) & ~15u, padded = tc_dense_padded(g->head_dim);
+    const uint64_t partial = part_rows(o) * padded * f;
+    const bool split = partial <= SPLIT_BYTES_MAX;
+    const wanted all[] = {
+        {(void **)&c->tables.map, TC_MEM_SCRATCH, 256 * f},
+        {(void **)&c->tables.failed, TC_MEM_SCRATCH, 64},
+        {(void **)&c->posted, TC_MEM_SCRATCH, 4 * TC_GPU_MAILBOXES_MAX},
+        {(void **)&c->batch_dev, TC_MEM_SCRATCH, lay_out(o).bytes},
+        {(void **)&c->kv, TC_MEM_KV, tc_dev_page_bytes(g) * g->pages},
+        {(void **)&c->states, TC_MEM_STATE, tc_dev_slot_bytes(g) * g->slots},
+        {(void **)&c->inverse_frequency, TC_MEM_SCRATCH, (g->rotary_dim / 2 + 1) * f},
+        {(void **)&c->q_half, TC_MEM_SCRATCH, g->kv_layers ? n * g->heads * padded * 2 : 0},
+        {(void **)&c->partial, TC_MEM_SCRATCH, g->kv_layers && split ? partial : 0},
+        {(void **)&c->partial_state, TC_MEM_SCRATCH, g->kv_layers && split ? part_rows(o) * 2 * f : 0},
+        {(void **)&c->delta_q, TC_MEM_SCRATCH, g->dn_layers ? n * g->dn_key_heads * dkp * f : 0},
+        {(void **)&c->delta_k, TC_MEM_SCRATCH, g->dn_layers ? n * g->dn_key_heads * dkp * f : 0},
+        {(void **)&c->delta_v, TC_MEM_SCRATCH, g->dn_layers ? n * g->dn_value_heads * g->dn_value_dim * f : 0},
+        {(void **)&c->delta_scalars, TC_MEM_SCRATCH, g->dn_layers ? n * g->dn_value_heads * 4 * f : 0},
+        {(void **)&c->x_rounded, TC_MEM_SCRATCH, n * cols * 2},
+        {(void **)&c->x_scale, TC_MEM_SCRATCH, n * cols / 64 * f},
+        {(void **)&c->residual, TC_MEM_SCRATCH, n * o->hidden * f},
+    };
+    memcpy(ret, all, sizeof all);
+    return sizeof all / sizeof *all;
+}
+
+static uint64_t cuda_fixed_bytes(const tc_cuda_options *o)
+{
+    tc_dev_cuda none;
+    wanted list[WANTED_MAX];
+    uint64_t sum = RESERVE_BYTES;
+    for (uint32_t i = 0, n = list_wanted(o, &none, list); i < n; i++) sum += round_up((size_t)list[i].bytes);
+    return sum;
+}
+
+static tc_status find_card(uint32_t ordinal, struct cudaDeviceProp *ret, tc_error *e)
+{
+    int count = 0;
+    cudaError_t code = cudaGetDeviceCount(&count);
+    if (code != cudaSuccess || count < 1)
+        return tc_fail(e, TC_NOT_FOUND, "no usable GPU: %s",
+                       code == cudaSuccess ? "none found" : cudaGetErrorString(code));
+    if (ordinal >= (uint32_t)count) return tc_fail(e, TC_NOT_FOUND, "there is no GPU %u, only %d", ordinal, count);
+    code = cudaGetDeviceProperties(ret, (int)ordinal);
+    if (code != cudaSuccess) return tc_fail(e, TC_NOT_FOUND, "GPU %u: %s", ordinal, cudaGetErrorString(code));
+    if (ret->major < 8)
+        return tc_fail(e, TC_UNSUPPORTED, "%s has compute capability %d.%d, 8.0 is the least", ret->name, ret->major,
+                       ret->minor);
+    return TC_OK;
+}
+
+static tc_status cuda_probe(uint32_t ordinal, char card[128], tc_error *e)
+{
+    struct cudaDeviceProp p;
+    TC_TRY(find_card(ordinal, &p, e));
+    snprintf(card, 128, "%.80s, %zu MiB", p.name, p.totalGlobalMem >> 20);
+    return TC_OK;
+}
+
+static tc_status open_card(tc_dev_cuda *c, tc_error *e)
+{
+    size_t left, total;
+    struct cudaDeviceProp p;
+    cudaError_t code;
+    TC_TRY(find_card(c->o.ordinal, &p, e));
+    if ((code = cudaSetDevice((int)c->o.ordinal)) != cudaSuccess || (code = cudaFree(NULL)) != cudaSuccess ||
+        (code = cudaMemGetInfo(&left, &total)) != cudaSuccess)
+        return tc_fail(e, TC_NOT_FOUND, "GPU %u cannot be used: %s", c->o.ordinal, cudaGetErrorString(code));
+    c->multiprocessors = (uint32_t)p.multiProcessorCount;
+    c->context = total - left; // ours, and what others hold of this card
+    c->budget = c->o.vram_bytes ? c->o.vram_bytes : total - total / 20;
+    if (c->budget > total) c->budget = total;
+    return TC_OK;
+}
+
+static tc_status take_all(tc_dev_cuda *c, tc_error *e)
+{
+    wanted list[WANTED_MAX];
+    uint64_t sum = 0;
+    uint32_t count = list_wanted(&c->o, c, list);
+    for (uint32_t i = 0; i < count; i++) sum += round_up((size_t)list[i].bytes);
+    for (uint32_t i = 0; i < count; i++) {
+        if (!list[i].bytes) continue;
+        *list[i].at = tc_cuda_take(c, list[i].tag, (size_t)list[i].bytes);
+        if (!*list[i].at)
+            return tc_fail(e, TC_BUDGET,
+                           "cuda: context %llu + KV %llu + states %llu + scratch of batches of %u tokens, together %llu "
+                           "MiB, do not fit --vram %llu MiB; lower --context, --sessions, --kv-budget or --chunk-tokens",
+                           (unsigned long long)(c->context >> 20), (unsigned long long)(list[4].bytes >> 20),
+                           (unsigned long long)(list[5].bytes >> 20), c->o.tokens_max,
+                           (unsigned long long)((c->context + sum) >> 20), (unsigned long long)(c->budget >> 20));
+    }
+    return TC_OK;
+}
+
+static tc_status fill_tables(tc_dev_cuda *c, tc_error *e)
+{
+    const tc_dev_geometry *g = &c->dev.geometry;
+    uint32_t half = g->rotary_dim / 2;
+    float frequency[TC_HEAD_DIM_MAX];
+    for (uint32_t i = 0; i < half; i++)
+        frequency[i] = 1.0f / powf((float)g->rope_theta, (float)(2 * i) / (float)g->rotary_dim);
+    CHECK(c, cudaMemcpy(c->inverse_frequency, frequency, half * sizeof(float), cudaMemcpyHostToDevice));
+    CHECK(c, cudaMemcpy((void *)c->tables.map, tc_nested_levels(), 256 * sizeof(float), cudaMemcpyHostToDevice));
+    c->broken = c->tables.failed + 1;
+    c->wait_ns = (uint64_t *)(void *)(c->tables.failed + 2);
+    size_t rows = (size_t)c->o.tokens_max * c->o.hidden * sizeof(float);
+    CHECK(c, cudaHostAlloc((void **)&c->batch_host, c->layout.bytes, cudaHostAllocDefault));
+    CHECK(c, cudaHostAlloc((void **)&c->embed_host, rows, cudaHostAllocDefault));
+    CHECK(c, cudaHostAlloc((void **)&c->result_host, 64, cudaHostAllocDefault));
+    if (*c->error) return tc_fail(e, TC_INTERNAL, "cuda: %s", c->error);
+    return TC_OK;
+}
+
+static tc_status cuda_create(const tc_cuda_options *options, tc_dev **ret, tc_error *e)
+{
+    tc_status status;
+    tc_dev_cuda *c = NULL;
+    TC_TRY(check_geometry(options, e));
+    c = tc_alloc(TC_MEM_OTHER, 1, sizeof *c);
+    if (!c) return tc_fail(e, TC_NOMEM, "out of memory for the cuda device");
+    c->o = *options;
+    c->dev.ops = &cuda_ops;
+    c->dev.queue = &cuda_queue;
+    c->dev.geometry = options->geometry;
+    c->dev.tokens_max = options->tokens_max;
+    c->layout = lay_out(options);
+    c->chunks_max = (options->geometry.positions_max + TC_GPU_CHUNK - 1) / TC_GPU_CHUNK;
+    pthread_mutex_init(&c->lock, NULL);
+    sem_init(&c->ended, 0, 0);
+    TC_GOTO(open_card(c, e));
+    if (!CHECK(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking)))
+        TC_GOTO(tc_fail(e, TC_INTERNAL, "cuda: %s", c->error));
+    TC_GOTO(take_all(c, e));
+    TC_GOTO(fill_tables(c, e));
+    *ret = &c->dev;
+    return TC_OK;
+out:
+    cuda_free(&c->dev);
+    return status;
+}
+
+static void cuda_memory(tc_dev *dev, tc_cuda_memory *ret)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    size_t left, total;
+    if (cudaMemGetInfo(&left, &total) == cudaSuccess && total - left > c->peak) c->peak = total - left;
+    *ret = (tc_cuda_memory){.budget_bytes = c->budget,
+                            .context_bytes = c->context,
+                            .slot_bytes = c->hot.slot_bytes * c->hot.slot_count,
+                            .peak_bytes = c->peak};
+    memcpy(ret->tag_bytes, c->used, sizeof ret->tag_bytes);
+}
+
+__attribute__((visibility("default"))) const tc_cuda_library *tc_cuda_library_get(void);
+const tc_cuda_library *tc_cuda_library_get(void)
+{
+    static tc_cuda_library library = {.abi = TC_CUDA_ABI,
+                                      .struct_bytes = sizeof(tc_cuda_options),
+                                      .probe = cuda_probe,
+                                      .create = cuda_create,
+                                      .memory = cuda_memory,
+                                      .fixed_bytes = cuda_fixed_bytes};
+    library.hot = tc_cuda_hot;
+    return &library;
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: what the host files of the cuda device share. Refuses: to be included outside gpu-core/dev/cuda.
+#pragma once
+
+#include "gpu-core/dev/cuda/cuda.h"
+#include "gpu-core/dev/cuda/gpu.h"
+#include "gpu-core/experts/source.h"
+
+#include <cuda_runtime_api.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+
+enum {
+    GRAPHS = TC_BATCH_SEGMENTS_MAX + 1,
+    STAGES = 8,           // buffers through which cold experts are streamed
+    STAGE_EXPERTS = 32,   // experts of a buffer
+    FILLS = 256,          // fills under way
+    STREAM_FROM = 65,     // tokens of a batch from which cold experts are streamed and not sent
+    RESERVE_BYTES = 384 << 20, // graphs, the driver's own growth
+};
+
+// What the batch upload holds, at fixed places of one block in host and device memory.
+typedef struct batch_layout {
+    size_t sequence, segments, segment, position, block_segment, block_row, pages, bytes;
+    uint32_t blocks_max, pages_max;
+} batch_layout;
+
+typedef struct expert_range { // one layer's bytes in one place of the store
+    const uint8_t *base;
+    size_t bytes;
+    bool registered;
+} expert_range;
+
+typedef struct hot_experts {
+    const tc_store *store;
+    const tc_store_info *info;
+    tc_gpu_expert_layout *layout; // [layers]
+    uint8_t *slots;
+    uint64_t slot_bytes;
+    uint32_t slot_count;
+    const uint8_t **place, **place_dev; // [layers][experts]
+    uint32_t *placed;                   // [layers] how many are hot
+    uint8_t *dirty;                     // [layers]
+    bool any_dirty;
+    // registration, in a thread of its own
+    expert_range *ranges;
+    uint32_t range_count;
+    pthread_t thread;
+    bool thread_on;
+    _Atomic bool settled, failed, stop;
+    // fills under way, first in first out
+    cudaStream_t copies;
+    cudaEvent_t fill_event[FILLS];
+    uint32_t fill_slot[FILLS], fill_head, fill_tail;
+    // streaming
+    uint8_t *stage[STAGES];
+    cudaEvent_t stage_full[STAGES], stage_free[STAGES];
+    uint32_t next_stage;
+    tc_gpu_pairs pairs;
+    uint8_t *h_rounded;
+    float *h_scale;
+} hot_experts;
+
+typedef struct tc_dev_cuda {
+    tc_dev dev;
+    tc_cuda_options o;
+    cudaStream_t stream;
+    uint32_t multiprocessors;
+    tc_gpu_tables tables;
+    uint32_t *broken; // beside tables.failed
+    uint64_t *wait_ns;
+    uint32_t *posted;
+    // memory
+    uint64_t budget, context, used[TC_MEM_TAGS], peak;
+    pthread_mutex_t lock; // weights are loaded by several threads
+    struct tc_cuda_block *blocks;
+    void *kv;
+    float *states;
+    // batch
+    batch_layout layout;
+    uint8_t *batch_host, *batch_dev;
+    tc_batch batch;
+    tc_gpu_batch gpu_batch;
+    uint32_t attention_blocks;
+    bool one_each;
+    float *embed_host;
+    // scratch
+    float *inverse_frequency, *partial, *partial_state, *delta_q, *delta_k, *delta_v, *delta_scalars;
+    void *q_half;
+    uint32_t chunks_max;
+    uint8_t *x_rounded;
+    float *x_scale;
+    uint32_t *forced;
+    size_t forced_count;
+    // graphs
+    cudaGraphExec_t graph[GRAPHS];
+    sem_t ended; // posted when the stream has come to a batch's end
+    bool recording;
+    uint32_t layer_routes; // routes queued in this pass: the layer among those with experts
+    // experts
+    bool direct, pending, streaming;
+    tc_gpu_mailboxes boxes;
+    void *box_memory[TC_LENT_MAX];
+    uint64_t box_id[TC_LENT_MAX];
+    int64_t *pending_sum;
+    float *residual;
+    hot_experts hot;
+    uint32_t *result_host; // failed, broken
+    char error[400];
+} tc_dev_cuda;
+
+static inline tc_dev_cuda *cuda_of(tc_dev *dev)
+{
+    return (tc_dev_cuda *)dev;
+}
+
+// Keeps the first failure: what, why and where.
+bool tc_cuda_check(tc_dev_cuda *c, int code, const char *expression, const char *file, int line);
+#define CHECK(c, expression) tc_cuda_check(c, (int)(expression), #expression, __FILE__, __LINE__)
+
+// Device memory under the budget; NULL: it does not fit, or the card refuses.
+void *tc_cuda_take(tc_dev_cuda *c, tc_mem_tag tag, size_t bytes);
+void tc_cuda_give(tc_dev_cuda *c, void *block);
+void tc_cuda_drop_graphs(tc_dev_cuda *c);
+tc_gpu_q4 tc_cuda_q4(const tc_matrix *w);
+
+extern const tc_cuda_hot_ops tc_cuda_hot;
+void tc_cuda_hot_close(tc_dev_cuda *c);
+void tc_cuda_hot_flush(tc_dev_cuda *c); // the table's changes, before a batch
+bool tc_cuda_can_stream(const tc_dev_cuda *c);
+bool tc_cuda_experts_begin(tc_dev *dev, const tc_lent_mailbox *boxes, uint32_t count, uint64_t sequence);
+void tc_cuda_experts(tc_dev *dev, uint32_t layer, const float *x, uint32_t n, const uint32_t *expert,
+                     const float *weight, int64_t *sum);

@@ -1,0 +1,492 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: routed experts on the cuda device: slots in VRAM and their table, fills beside the computation, the
+// mailboxes of lent workers, and the streaming of a layer's cold experts for prompts, double-buffered over the
+// link. Refuses: to choose what is hot.
+#include "gpu-core/dev/cuda/device.h"
+
+#include "common/base/mem.h"
+#include "common/model/matrix.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// ---- how experts lie ----
+
+static bool layout_of(const tc_store *store, uint32_t layer, tc_gpu_expert_layout *ret)
+{
+    const tc_store_info *info = tc_store_get_info(store);
+    tc_store_unit unit, second;
+    tc_store_get_unit(store, layer, 0, 0, &unit);
+    tc_store_get_unit(store, layer, 0, info->units > 1 ? 1 : 0, &second);
+    const tc_matrix *parts[3] = {&unit.gate, &unit.up, &unit.down};
+    const uint8_t *base = unit.gate.data;
+    if (info->unit != TC_SPAN_COLS || info->hidden % TC_SPAN_COLS) return false;
+    uint64_t end = 0;
+    *ret = (tc_gpu_expert_layout){.units = info->units, .hidden = info->hidden};
+    for (int p = 0; p < 3; p++) {
+        const tc_matrix *m = parts[p];
+        if (m->form.type != TC_M_Q4 || m->form.group != TC_SPAN_COLS) return false;
+        uint64_t at = (uint64_t)((const uint8_t *)m->data - base);
+        ret->data_at[p] = at;
+        ret->codes_at[p] = at + tc_matrix_codes_at(&m->form, m->rows, m->cols);
+        ret->tiles_at[p] = at + tc_matrix_tiles_at(&m->form, m->rows, m->cols);
+        ret->step[p] = m->fast_step;
+        ret->stride[p] = m->form.nested_stride;
+        memcpy(ret->book[p], m->fast, sizeof ret->book[p]);
+        uint64_t part_end = at + ((tc_matrix_bytes(&m->form, m->rows, m->cols) + 63) & ~63ull);
+        if (part_end > end) end = part_end;
+    }
+    ret->unit_stride = end;
+    ret->expert_stride = end * info->units;
+    ret->experts = info->experts;
+    ret->top_k = info->top_k;
+    return true;
+}
+
+// Bytes [*, + stride) of one unit; units of an expert in one place follow each other.
+static const uint8_t *unit_at(const tc_store *store, uint32_t layer, uint32_t expert, uint32_t unit)
+{
+    tc_store_unit u;
+    tc_store_get_unit(store, layer, expert, unit, &u);
+    return u.gate.data;
+}
+
+// ---- making the store's memory known to the card ----
+
+static void *register_all(void *arg)
+{
+    tc_dev_cuda *c = arg;
+    hot_experts *h = &c->hot;
+    bool fine = cudaSetDevice((int)c->o.ordinal) == cudaSuccess;
+    for (uint32_t i = 0; fine && i < h->range_count && !atomic_load(&h->stop); i++) {
+        expert_range *r = &h->ranges[i];
+        cudaError_t code = cudaHostRegister((void *)r->base, r->bytes, cudaHostRegisterReadOnly);
+        if (code != cudaSuccess) {
+            cudaGetLastError();
+            code = cudaHostRegister((void *)r->base, r->bytes, cudaHostRegisterDefault);
+        }
+        fine = r->registered = code == cudaSuccess;
+        if (!fine && c->o.log) {
+            char text[200];
+            snprintf(text, sizeof text, "experts cannot be pinned for the GPU (%s): it takes none, workers compute all",
+                     cudaGetErrorString(code));
+            c->o.log(c->o.arg, true, text);
+        }
+    }
+    cudaGetLastError();
+    if (!fine) atomic_store(&h->failed, true);
+    atomic_store(&h->settled, true);
+    return NULL;
+}
+
+static int by_base(const void *a, const void *b)
+{
+    const expert_range *x = a, *y = b;
+    return x->base < y->base ? -1 : x->base > y->base;
+}
+
+// One range a layer and place, page aligned: a copy never crosses a border between two registrations.
+static tc_status list_ranges(hot_experts *h, tc_error *e)
+{
+    const tc_store_info *info = h->info;
+    h->ranges = calloc((size_t)info->layers * info->units * 2 + 1, sizeof *h->ranges);
+    if (!h->ranges) return tc_fail(e, TC_NOMEM, "out of memory");
+    for (uint32_t l = 0; l < info->layers; l++) {
+        uint32_t first = h->range_count;
+        if (!tc_store_layer_has_experts(h->store, l)) continue;
+        const uint64_t stride = h->layout[l].unit_stride;
+        for (uint32_t x = 0; x < info->experts; x++)
+            for (uint32_t u = 0; u < info->units; u++) {
+                const uint8_t *at = unit_at(h->store, l, x, u);
+                expert_range *last = h->range_count > first ? &h->ranges[h->range_count - 1] : NULL;
+                if (last && last->base + last->bytes == at) {
+                    last->bytes += stride;
+                    continue;
+                }
+                bool known = false; // another place's run of the layer
+                for (uint32_t i = first; i < h->range_count && !known; i++)
+                    if (h->ranges[i].base + h->ranges[i].bytes == at) {
+                        h->ranges[i].bytes += stride;
+                        known = true;
+                    }
+                if (known) continue;
+                if (h->range_count - first >= info->units * 2)
+                    return tc_fail(e, TC_INTERNAL, "layer %u: its experts lie in too many pieces", l);
+                h->ranges[h->range_count++] = (expert_range){.base = at, .bytes = stride};
+            }
+    }
+    for (uint32_t i = 0; i < h->range_count; i++) {
+        uintptr_t begin = (uintptr_t)h->ranges[i].base & ~(uintptr_t)4095,
+                  end = ((uintptr_t)h->ranges[i].base + h->ranges[i].bytes + 4095) & ~(uintptr_t)4095;
+        h->ranges[i].base = (const uint8_t *)begin;
+        h->ranges[i].bytes = end - begin;
+    }
+    qsort(h->ranges, h->range_count, sizeof *h->ranges, by_base);
+    return TC_OK;
+}
+
+// ---- opening ----
+
+static tc_status take_staging(tc_dev_cuda *c, tc_error *e)
+{
+    hot_experts *h = &c->hot;
+    const tc_store_info *info = h->info;
+    uint64_t pairs = (uint64_t)c->o.tokens_max * info->top_k;
+    for (int i = 0; i < STAGES; i++) {
+        h->stage[i] = tc_cuda_take(c, TC_MEM_SCRATCH, STAGE_EXPERTS * h->slot_bytes);
+        if (!h->stage[i]) return tc_fail(e, TC_BUDGET, "cuda: no room to stream experts");
+        CHECK(c, cudaEventCreateWithFlags(&h->stage_full[i], cudaEventDisableTiming));
+        CHECK(c, cudaEventCreateWithFlags(&h->stage_free[i], cudaEventDisableTiming));
+    }
+    h->pairs.begin = tc_cuda_take(c, TC_MEM_SCRATCH, (info->experts + 1) * 4);
+    h->pairs.fill = tc_cuda_take(c, TC_MEM_SCRATCH, info->experts * 4);
+    h->pairs.token = tc_cuda_take(c, TC_MEM_SCRATCH, pairs * 4);
+    h->pairs.weight = tc_cuda_take(c, TC_MEM_SCRATCH, pairs * 4);
+    h->h_rounded = tc_cuda_take(c, TC_MEM_SCRATCH, pairs * info->units * TC_GPU_ROW_BYTES);
+    h->h_scale = tc_cuda_take(c, TC_MEM_SCRATCH, pairs * info->units * 4);
+    if (!h->pairs.begin || !h->pairs.fill || !h->pairs.token || !h->pairs.weight || !h->h_rounded || !h->h_scale)
+        return tc_fail(e, TC_BUDGET, "cuda: no room for the pairs of %u tokens", c->o.tokens_max);
+    return TC_OK;
+}
+
+static uint64_t room_left(const tc_dev_cuda *c)
+{
+    uint64_t used = c->context + RESERVE_BYTES;
+    for (int i = 0; i < TC_MEM_TAGS; i++) used += c->used[i];
+    return c->budget > used ? c->budget - used : 0;
+}
+
+static tc_status open_slots(tc_dev_cuda *c, uint32_t wanted, tc_error *e)
+{
+    hot_experts *h = &c->hot;
+    size_t table = (size_t)h->info->layers * h->info->experts;
+    h->place = calloc(table, sizeof *h->place);
+    h->placed = calloc(h->info->layers, sizeof *h->placed);
+    h->dirty = calloc(h->info->layers, 1);
+    h->place_dev = tc_cuda_take(c, TC_MEM_SCRATCH, table * sizeof *h->place_dev);
+    if (!h->place || !h->placed || !h->dirty || !h->place_dev)
+        return tc_fail(e, TC_NOMEM, "out of memory for the table of hot experts");
+    uint64_t fit = room_left(c) / h->slot_bytes;
+    if (fit > wanted) fit = wanted;
+    if (fit > table) fit = table;
+    h->slots = fit ? tc_cuda_take(c, TC_MEM_OTHER, fit * h->slot_bytes) : NULL;
+    h->slot_count = h->slots ? (uint32_t)fit : 0;
+    return TC_OK;
+}
+
+static tc_status hot_open(tc_dev *dev, const tc_store *store, uint32_t wanted, uint32_t *ret, tc_error *e)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    hot_experts *h = &c->hot;
+    const tc_store_info *info = tc_store_get_info(store);
+    *ret = 0;
+    h->info = info;
+    h->layout = calloc(info->layers, sizeof *h->layout);
+    if (!h->layout) return tc_fail(e, TC_NOMEM, "out of memory");
+    for (uint32_t l = 0; l < info->layers; l++) {
+        if (!tc_store_layer_has_experts(store, l)) continue;
+        if (!layout_of(store, l, &h->layout[l])) return TC_OK; // a form the kernels do not know
+        if (h->layout[l].expert_stride > h->slot_bytes) h->slot_bytes = h->layout[l].expert_stride;
+    }
+    if (!h->slot_bytes) return TC_OK;
+    h->store = store;
+    TC_TRY(list_ranges(h, e));
+    TC_TRY(take_staging(c, e));
+    TC_TRY(open_slots(c, wanted, e));
+    CHECK(c, cudaStreamCreateWithFlags(&h->copies, cudaStreamNonBlocking));
+    for (int i = 0; i < FILLS; i++) CHECK(c, cudaEventCreateWithFlags(&h->fill_event[i], cudaEventDisableTiming));
+    if (*c->error) return tc_fail(e, TC_INTERNAL, "cuda: %s", c->error);
+    h->thread_on = pthread_create(&h->thread, NULL, register_all, c) == 0;
+    if (!h->thread_on) return tc_fail(e, TC_NOMEM, "cuda: no thread to pin the experts' memory");
+    *ret = h->slot_count;
+    return TC_OK;
+}
+
+void tc_cuda_hot_close(tc_dev_cuda *c)
+{
+    hot_experts *h = &c->hot;
+    atomic_store(&h->stop, true);
+    if (h->thread_on) pthread_join(h->thread, NULL);
+    for (uint32_t i = 0; i < h->range_count; i++)
+        if (h->ranges[i].registered) cudaHostUnregister((void *)h->ranges[i].base);
+    for (int i = 0; i < STAGES; i++) {
+        if (h->stage_full[i]) cudaEventDestroy(h->stage_full[i]);
+        if (h->stage_free[i]) cudaEventDestroy(h->stage_free[i]);
+    }
+    for (int i = 0; i < FILLS; i++)
+        if (h->fill_event[i]) cudaEventDestroy(h->fill_event[i]);
+    if (h->copies) cudaStreamDestroy(h->copies);
+    free(h->layout);
+    free(h->ranges);
+    free(h->place);
+    free(h->placed);
+    free(h->dirty);
+}
+
+static bool hot_settle(tc_dev *dev)
+{
+    hot_experts *h = &cuda_of(dev)->hot;
+    if (!h->thread_on) return false;
+    pthread_join(h->thread, NULL);
+    h->thread_on = false;
+    return !atomic_load(&h->failed);
+}
+
+static bool is_known(const hot_experts *h)
+{
+    return h->store && atomic_load(&h->settled) && !atomic_load(&h->failed);
+}
+
+// ---- filling ----
+
+// An expert's bytes to device memory, in as many copies as it has pieces.
+static bool copy_expert(tc_dev_cuda *c, uint8_t *to, uint32_t layer, uint32_t expert)
+{
+    const hot_experts *h = &c->hot;
+    const uint64_t stride = h->layout[layer].unit_stride;
+    for (uint32_t u = 0, end; u < h->info->units; u = end) {
+        const uint8_t *from = unit_at(h->store, layer, expert, u);
+        for (end = u + 1; end < h->info->units; end++)
+            if (unit_at(h->store, layer, expert, end) != from + (end - u) * stride) break;
+        if (!CHECK(c, cudaMemcpyAsync(to + u * stride, from, (end - u) * stride, cudaMemcpyHostToDevice, h->copies)))
+            return false;
+    }
+    return true;
+}
+
+// The slot's last reader is a batch that has ended: fills start between batches.
+static bool hot_fill(tc_dev *dev, uint32_t slot, uint32_t layer, uint32_t expert)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    hot_experts *h = &c->hot;
+    uint32_t at = h->fill_tail % FILLS;
+    if (!is_known(h) || slot >= h->slot_count || h->fill_tail - h->fill_head == FILLS) return false;
+    if (!copy_expert(c, h->slots + slot * h->slot_bytes, layer, expert)) return false;
+    if (!CHECK(c, cudaEventRecord(h->fill_event[at], h->copies))) return false;
+    h->fill_slot[at] = slot;
+    h->fill_tail++;
+    return true;
+}
+
+static bool hot_filled(tc_dev *dev, uint32_t *ret_slot)
+{
+    hot_experts *h = &cuda_of(dev)->hot;
+    if (h->fill_head == h->fill_tail) return false;
+    if (cudaEventQuery(h->fill_event[h->fill_head % FILLS]) != cudaSuccess) return false;
+    *ret_slot = h->fill_slot[h->fill_head++ % FILLS];
+    return true;
+}
+
+static void hot_place(tc_dev *dev, uint32_t layer, uint32_t expert, uint32_t slot)
+{
+    hot_experts *h = &cuda_of(dev)->hot;
+    const uint8_t **at = &h->place[(size_t)layer * h->info->experts + expert];
+    const uint8_t *now = slot < h->slot_count ? h->slots + slot * h->slot_bytes : NULL;
+    h->placed[layer] += (now != NULL) - (*at != NULL);
+    *at = now;
+    h->dirty[layer] = h->any_dirty = true;
+}
+
+void tc_cuda_hot_flush(tc_dev_cuda *c)
+{
+    hot_experts *h = &c->hot;
+    if (!h->any_dirty) return;
+    h->any_dirty = false;
+    const uint32_t n = h->info->experts;
+    for (uint32_t l = 0; l < h->info->layers; l++) {
+        if (!h->dirty[l]) continue;
+        h->dirty[l] = 0;
+        CHECK(c, cudaMemcpyAsync(h->place_dev + (size_t)l * n, h->place + (size_t)l * n, n * sizeof *h->place,
+                                 cudaMemcpyHostToDevice, c->stream));
+    }
+}
+
+// ---- a batch ----
+
+bool tc_cuda_can_stream(const tc_dev_cuda *c)
+{
+    return is_known(&c->hot);
+}
+
+static bool same_boxes(const tc_dev_cuda *c, const tc_lent_mailbox *boxes, uint32_t count)
+{
+    if (c->boxes.count != count) return false;
+    for (uint32_t i = 0; i < count; i++)
+        if (c->box_memory[i] != boxes[i].memory || c->box_id[i] != boxes[i].id ||
+            c->boxes.box[i].unit_begin != boxes[i].share.unit_begin ||
+            c->boxes.box[i].expert_begin != boxes[i].share.expert_begin)
+            return false;
+    return true;
+}
+
+// Segments of workers that left are unmapped already; the driver still holds their pages, which this gives
+// back.
+static bool attach(tc_dev_cuda *c, const tc_lent_mailbox *boxes, uint32_t count)
+{
+    if (same_boxes(c, boxes, count)) return true;
+    CHECK(c, cudaStreamSynchronize(c->stream));
+    tc_cuda_drop_graphs(c);
+    for (uint32_t i = 0; i < TC_LENT_MAX; i++) {
+        if (c->box_memory[i]) cudaHostUnregister(c->box_memory[i]);
+        c->box_memory[i] = NULL;
+    }
+    cudaGetLastError();
+    c->boxes.count = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const tc_lent_mailbox *b = &boxes[i];
+        void *address;
+        if (cudaHostRegister(b->memory, b->bytes, cudaHostRegisterMapped) != cudaSuccess) break;
+        c->box_memory[i] = b->memory;
+        c->box_id[i] = b->id;
+        if (cudaHostGetDevicePointer(&address, b->memory, 0) != cudaSuccess) break;
+        c->boxes.box[c->boxes.count++] = (tc_gpu_mailbox){.memory = address,
+                                                          .x_at = b->x_at,
+                                                          .pairs_at = b->pairs_at,
+                                                          .sum_at = b->sum_at,
+                                                          .expert_begin = b->share.expert_begin,
+                                                          .expert_end = b->share.expert_end,
+                                                          .unit_begin = b->share.unit_begin,
+                                                          .unit_end = b->share.unit_end,
+                                                          .tokens_max = b->tokens_max,
+                                                          .pairs_max = b->pairs_max};
+    }
+    cudaGetLastError();
+    return c->boxes.count == count;
+}
+
+bool tc_cuda_experts_begin(tc_dev *dev, const tc_lent_mailbox *boxes, uint32_t count, uint64_t sequence)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    c->direct = false;
+    c->streaming = c->batch.tokens >= STREAM_FROM && tc_cuda_can_stream(c);
+    if (c->streaming) {
+        c->direct = true;
+        return true;
+    }
+    if (!count || c->batch.tokens >= STREAM_FROM || !attach(c, boxes, count)) return false;
+    *(uint64_t *)c->batch_host = sequence;
+    CHECK(c, cudaMemcpyAsync(c->batch_dev, c->batch_host, sizeof sequence, cudaMemcpyHostToDevice, c->stream));
+    c->boxes.sequence = (const uint64_t *)c->batch_dev;
+    c->boxes.deadline_ns = c->o.call_deadline_us * 1000;
+    c->boxes.precision = 2; // TC_FAST
+    c->boxes.posted = c->posted;
+    c->boxes.wait_ns = c->wait_ns;
+    c->direct = true;
+    return true;
+}
+
+static void stream_chunk(tc_dev_cuda *c, uint32_t layer, uint32_t first, uint32_t count, tc_gpu_grouped *g)
+{
+    hot_experts *h = &c->hot;
+    uint32_t stage = h->next_stage++ % STAGES;
+    const uint64_t stride = h->layout[layer].expert_stride;
+    const uint8_t **place = h->place + (size_t)layer * h->info->experts;
+    bool any = false;
+    if (h->next_stage > STAGES) CHECK(c, cudaStreamWaitEvent(h->copies, h->stage_free[stage], 0));
+    for (uint32_t i = 0, end; i < count; i = end) {
+        end = i + 1;
+        if (place[first + i]) continue;
+        any = true;
+        const uint8_t *from = unit_at(h->store, layer, first + i, 0);
+        const bool whole = unit_at(h->store, layer, first + i, h->info->units - 1) ==
+                           from + (h->info->units - 1) * h->layout[layer].unit_stride;
+        while (whole && end < count && !place[first + end] &&
+               unit_at(h->store, layer, first + end, 0) == from + (end - i) * stride &&
+               unit_at(h->store, layer, first + end, h->info->units - 1) ==
+                   from + (end - i + 1) * stride - h->layout[layer].unit_stride)
+            end++;
+        if (whole)
+            CHECK(c, cudaMemcpyAsync(h->stage[stage] + i * stride, from, (end - i) * stride, cudaMemcpyHostToDevice,
+                                     h->copies));
+        else
+            copy_expert(c, h->stage[stage] + i * stride, layer, first + i);
+    }
+    if (any) {
+        CHECK(c, cudaEventRecord(h->stage_full[stage], h->copies));
+        CHECK(c, cudaStreamWaitEvent(c->stream, h->stage_full[stage], 0));
+        g->base = h->stage[stage];
+        g->first = first;
+        g->count = count;
+        CHECK(c, tc_gpu_grouped_run(c->stream, &c->tables, g));
+    }
+    CHECK(c, cudaEventRecord(h->stage_free[stage], c->stream));
+}
+
+static void stream_layer(tc_dev_cuda *c, uint32_t layer, const float *x, uint32_t n, const uint32_t *expert,
+                         const float *weight, int64_t *sum)
+{
+    hot_experts *h = &c->hot;
+    const tc_store_info *info = h->info;
+    tc_gpu_grouped g = {.layout = h->layout[layer],
+                        .place = h->place_dev + (size_t)layer * info->experts,
+                        .pairs = h->pairs,
+                        .n = n,
+                        .x_rounded = c->x_rounded,
+                        .x_scale = c->x_scale,
+                        .h_rounded = h->h_rounded,
+                        .h_scale = h->h_scale,
+                        .sum = sum,
+                        .broken = c->broken,
+                        .blocks = c->multiprocessors,
+                        .first = 0,
+                        .count = info->experts};
+    CHECK(c, cudaMemsetAsync(sum, 0, (size_t)n * info->hidden * sizeof *sum, c->stream));
+    CHECK(c, tc_gpu_sort_pairs(c->stream, expert, weight, n, info->top_k, info->experts, &h->pairs));
+    CHECK(c, tc_gpu_round(c->stream, x, NULL, info->hidden, n, info->hidden / TC_SPAN_COLS, c->x_rounded, c->x_scale));
+    if (h->placed[layer]) CHECK(c, tc_gpu_grouped_run(c->stream, &c->tables, &g));
+    for (uint32_t first = 0; first < info->experts; first += STAGE_EXPERTS) {
+        uint32_t left = info->experts - first;
+        stream_chunk(c, layer, first, left < STAGE_EXPERTS ? left : STAGE_EXPERTS, &g);
+    }
+}
+
+void tc_cuda_experts(tc_dev *dev, uint32_t layer, const float *x, uint32_t n, const uint32_t *expert,
+                     const float *weight, int64_t *sum)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    hot_experts *h = &c->hot;
+    c->pending = true;
+    c->pending_sum = sum;
+    if (c->streaming) {
+        stream_layer(c, layer, x, n, expert, weight, sum);
+        return;
+    }
+    const uint8_t *const *place = h->slot_count ? h->place_dev + (size_t)layer * h->info->experts : NULL;
+    c->boxes.layer = layer;
+    CHECK(c, tc_gpu_post(c->stream, &c->tables, &c->boxes, place, expert, weight, x, n, c->o.top_k, c->o.hidden));
+    if (!place) {
+        c->pending_sum = NULL;
+        return;
+    }
+    const tc_gpu_hot hot = {.layout = h->layout[layer],
+                            .place = place,
+                            .expert = expert,
+                            .weight = weight,
+                            .x = x,
+                            .n = n,
+                            .h_rounded = h->h_rounded,
+                            .h_scale = h->h_scale,
+                            .sum = sum,
+                            .broken = c->broken};
+    CHECK(c, tc_gpu_hot_run(c->stream, &c->tables, &hot));
+}
+
+static bool hot_ready(tc_dev *dev)
+{
+    return is_known(&cuda_of(dev)->hot);
+}
+
+static void hot_drain(tc_dev *dev)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    CHECK(c, cudaStreamSynchronize(c->hot.copies));
+}
+
+const tc_cuda_hot_ops tc_cuda_hot = {.open = hot_open,
+                                     .ready = hot_ready,
+                                     .fill = hot_fill,
+                                     .filled = hot_filled,
+                                     .place = hot_place,
+                                     .settle = hot_settle,
+                                     .drain = hot_drain};

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the boundary between the host code of the cuda device (C) and its kernels (CUDA C++): plain structs
+// passed by value, one launch function an operator. All pointers are device addresses unless they say
+// otherwise. Every launch returns a cudaError_t as int (0: fine) and runs in the stream it is given.
+// Refuses: to know layers, sessions, files or processes.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct CUstream_st;
+typedef struct CUstream_st *tc_gpu_stream;
+
+enum {
+    TC_GPU_FEW_SPANS_MAX = 256,
+    TC_GPU_FEW = 8,         // tokens that the narrow matrix kernels take at once
+    TC_GPU_JOBS_MAX = 8,    // matrices on one input
+    TC_GPU_SPAN = 64,       // columns that share a scale
+    TC_GPU_ROW_BYTES = 128, // of a rounded span: 64 high bytes, 64 low bytes
+    TC_GPU_CHUNK = 256,     // positions of attention that make one partial result
+    TC_GPU_MAILBOXES_MAX = 8,
+    TC_GPU_TOP_K_MAX = 64,
+};
+
+// A 4-bit matrix in the packed layout (common/model/matrix.h), group 64.
+typedef struct tc_gpu_q4 {
+    const uint8_t *tiles, *codes; // codes: nested scales, else NULL
+    const float *scales;          // float32 scales where codes is NULL
+    const float *nested;          // the table behind the codes
+    float offset, step;
+    uint32_t phase, stride; // of the table
+    uint32_t rows, spans;
+    uint32_t book[4]; // the code book of 16 signed bytes
+} tc_gpu_q4;
+
+typedef enum tc_gpu_type { TC_GPU_Q4, TC_GPU_Q8, TC_GPU_BF16, TC_GPU_F16, TC_GPU_F32 } tc_gpu_type;
+
+// y[t][r] = sum_c w[r][c] x[t][c] (+ bias[r])
+typedef struct tc_gpu_job {
+    tc_gpu_type type;
+    tc_gpu_q4 q4;
+    const void *data;    // the other types: panels of 16 rows
+    const float *scales; // Q8
+    uint32_t rows, cols;
+    float *y;
+    uint32_t ldy;
+    const float *bias; // or NULL
+    uint32_t first_block;
+} tc_gpu_job;
+
+typedef struct tc_gpu_jobs {
+    tc_gpu_job job[TC_GPU_JOBS_MAX];
+    uint32_t count, blocks;
+} tc_gpu_jobs;
+
+// Tables that outlive every launch.
+typedef struct tc_gpu_tables {
+    const float *map; // [256] bitsandbytes' dynamic map
+    uint32_t *failed; // not 0: a join failed in this step; kernels that change state do nothing
+} tc_gpu_tables;
+
+// ---- matrices (matmul.cu) ----
+// n <= TC_GPU_FEW tokens on one input x [n][ldx], or silu(x) * up where up is not NULL: rounds it on the way. spans <= TC_GPU_FEW_SPANS_MAX.
+int tc_gpu_matmul_few(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_jobs *jobs,
+                      const float *x, const float *up, uint32_t ldx, uint32_t n);
+// Rounds rows for tc_gpu_matmul_many: rounded [n][spans][TC_GPU_ROW_BYTES], scale [n][spans].
+int tc_gpu_round(tc_gpu_stream stream, const float *x, const float *up, uint32_t ldx, uint32_t n, uint32_t spans,
+                 uint8_t *rounded, float *scale);
+// Any n; the same bits as tc_gpu_matmul_few.
+int tc_gpu_matmul_many(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_job *job,
+                       const uint8_t *rounded, const float *scale, uint32_t n);
+// Matrices of 8 to 32 bits on one input, any n.
+int tc_gpu_matmul_float(tc_gpu_stream stream, const tc_gpu_jobs *jobs, const float *x, uint32_t ldx, uint32_t n);
+
+// ---- rows (rows.cu) ----
+typedef struct tc_gpu_row_args {
+    float *x;            // read and written
+    float *residual;     // add: x is kept here too; combine: read from here instead of x where not NULL
+    const float *y;      // added
+    const int64_t *sum;  // added, fixed point
+    const float *shared; // added times sigmoid(gate[t * ld_gate])
+    const float *gate;
+    uint32_t ld_gate, n, dim;
+    const float *norm; // multiplier, or NULL
+    float *normed;
+    float eps;
+} tc_gpu_row_args;
+
+// Why a join failed: above bit 16 of tables.failed, whose low half is the layer plus one.
+enum { TC_GPU_JOIN_ABORTED = 1, TC_GPU_JOIN_LATE, TC_GPU_JOIN_WRONG, TC_GPU_JOIN_REFUSED };
+
+// One worker's segment (proto/shm_layout.h), as the device sees it.
+typedef struct tc_gpu_mailbox {
+    char *memory; // device address of the registered segment
+    uint64_t x_at, pairs_at, sum_at;
+    uint32_t expert_begin, expert_end, unit_begin, unit_end;
+    uint32_t tokens_max, pairs_max;
+} tc_gpu_mailbox;
+
+typedef struct tc_gpu_mailboxes {
+    tc_gpu_mailbox box[TC_GPU_MAILBOXES_MAX];
+    uint32_t count;
+    const uint64_t *sequence; // sequence number of the step's layer 0; device memory, written by the host
+    uint64_t deadline_ns;     // of one join
+    uint32_t layer, precision;
+    uint32_t *posted; // [mailboxes] whether this layer's post reached it
+    uint64_t *wait_ns; // [1] sum of the time spent in joins
+} tc_gpu_mailboxes;
+
+int tc_gpu_rmsnorm(tc_gpu_stream stream, const float *x, const float *multiplier, uint32_t n, uint32_t dim,
+                   float eps, float *y);
+int tc_gpu_add(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_row_args *args);
+// boxes NULL: nothing to wait for.
+int tc_gpu_combine(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_row_args *args,
+                   const tc_gpu_mailboxes *boxes);
+int tc_gpu_silu_mul(tc_gpu_stream stream, const float *gate, const float *up, size_t count, float *out);
+int tc_gpu_logit_rows(tc_gpu_stream stream, const float *x, const uint32_t *tokens, uint32_t rows,
+                      uint32_t dim, float *out);
+
+// ---- the batch, as kernels see it ----
+typedef struct tc_gpu_segment {
+    uint32_t first, tokens, position, slot, pages_at; // pages_at: index of its first page in `pages`
+} tc_gpu_segment;
+
+typedef struct tc_gpu_batch {
+    const tc_gpu_segment *segments;
+    const uint32_t *segment; // [tokens]
+    const uint32_t *position;
+    const uint32_t *pages;
+    uint32_t tokens, segment_count; // of the launch
+} tc_gpu_batch;
+
+// ---- attention (attention.cu) ----
+typedef struct tc_gpu_attention {
+    float *q;
+    const float *k, *v;
+    uint32_t q_stride; // floats from one query head to the next
+    bool gated;
+    const float *q_norm, *k_norm;
+    float *out; // [n][heads][dim]
+    uint32_t heads, kv_heads, dim, padded, rotary, kv_layer, kv_layers;
+    const float *inverse_frequency;
+    float eps;
+    void *kv;               // f16 pages
+    void *q_half;           // [n][heads][padded] f16
+    float *partial, *state; // split: [tokens][kv_heads][chunks][group][padded], and max and sum
+    uint32_t chunks_max;    // split: chunks of the longest session
+    bool split;             // each segment has one token
+    uint32_t blocks;        // not split: row blocks
+    const uint32_t *block_segment, *block_row; // [blocks]
+} tc_gpu_attention;
+enum { TC_GPU_ATTENTION_ROWS = 64 }; // rows (token, head of a group) of a row block
+int tc_gpu_attention_run(tc_gpu_stream stream, const tc_gpu_batch *batch, const tc_gpu_attention *args);
+
+// ---- Gated DeltaNet (delta.cu) ----
+typedef struct tc_gpu_delta {
+    const float *qkvz, *ba, *conv, *neg_exp_a, *dt_bias, *norm;
+    float *out, *states;
+    size_t slot_floats, layer_at; // of a slot; where the layer's state begins in it
+    uint32_t key_heads, value_heads, dk, dv, taps;
+    float eps;
+    // many tokens of a segment
+    float *q, *k;         // [n][key_heads][dk padded to 16]
+    float *v;             // [n][value_heads][dv]
+    float *scalars;       // [n][value_heads][kq, decay, beta, 0]
+    bool one_each;        // each segment has one token
+} tc_gpu_delta;
+int tc_gpu_delta_run(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_batch *batch,
+                     const tc_gpu_delta *args);
+
+// ---- routing and experts ----
+// forced [n][top_k] (or NULL) replaces the choice, for benchmarks; weights are those of the logits.
+int tc_gpu_route(tc_gpu_stream stream, const tc_gpu_tables *tables, const float *logits, uint32_t n,
+                 uint32_t experts, uint32_t top_k, bool renormalise, const uint32_t *forced, uint32_t *expert,
+                 float *weight);
+
+// How one layer's experts lie in a slot or a staging buffer.
+typedef struct tc_gpu_expert_layout {
+    uint64_t expert_stride, unit_stride;
+    uint64_t tiles_at[3], codes_at[3], data_at[3]; // from the unit's start, of gate, up, down
+    float step[3];
+    uint32_t stride[3]; // nested stride; 0: float32 scales at data_at
+    uint32_t book[3][4];
+    uint32_t units, hidden, experts, top_k;
+} tc_gpu_expert_layout;
+
+typedef struct tc_gpu_hot {
+    tc_gpu_expert_layout layout;
+    const uint8_t *const *place; // [experts] where each expert of the layer lies in VRAM, or NULL
+    const uint32_t *expert;      // [n][top_k]
+    const float *weight;
+    const float *x; // [n][hidden]
+    uint32_t n;
+    uint8_t *h_rounded; // [n * top_k][units][TC_GPU_ROW_BYTES]
+    float *h_scale;     // [n * top_k][units]
+    int64_t *sum;       // [n][hidden] overwritten
+    uint32_t *broken;   // set when a part is not finite or out of range
+} tc_gpu_hot;
+// The hot ones of few tokens: two launches.
+int tc_gpu_hot_run(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_hot *args);
+
+// Sends the cold pairs to the mailboxes. place as above (NULL: all are cold).
+int tc_gpu_post(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_mailboxes *boxes,
+                const uint8_t *const *place, const uint32_t *expert, const float *weight, const float *x,
+                uint32_t n, uint32_t top_k, uint32_t hidden);
+
+// Many tokens. The pairs sorted by expert: begin [experts + 1], token and weight [n * top_k].
+typedef struct tc_gpu_pairs {
+    uint32_t *begin, *fill, *token;
+    float *weight;
+} tc_gpu_pairs;
+int tc_gpu_sort_pairs(tc_gpu_stream stream, const uint32_t *expert, const float *weight, uint32_t n,
+                      uint32_t top_k, uint32_t experts, const tc_gpu_pairs *pairs);
+
+typedef struct tc_gpu_grouped {
+    tc_gpu_expert_layout layout;
+    const uint8_t *const *place; // [experts] those that lie somewhere are computed, if base is NULL
+    const uint8_t *base;         // else those that do not: expert e lies at base + (e - first) stride
+    uint32_t first, count; // experts [first, first + count) of the layer are computed, those that lie somewhere
+    tc_gpu_pairs pairs;
+    uint32_t n;
+    const uint8_t *x_rounded;
+    const float *x_scale;
+    uint8_t *h_rounded; // [pairs][units][TC_GPU_ROW_BYTES]
+    float *h_scale;
+    int64_t *sum; // [n][hidden] added to
+    uint32_t *broken;
+    uint32_t blocks; // multiprocessors
+} tc_gpu_grouped;
+int tc_gpu_grouped_run(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_grouped *args);
+
+#ifdef __cplusplus
+}
+#endif

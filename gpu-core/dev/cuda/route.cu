@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the router's softmax and top-k, sending cold pairs to the workers' mailboxes, and sorting pairs by
+// expert for many tokens.
+#include "gpu-core/dev/cuda/q4.cuh"
+
+#include "proto/shm_layout.h"
+
+enum { ROUTE_THREADS = 128, POST_THREADS = 512, SCAN_THREADS = 1024, EXPERTS_MAX = 4096 };
+
+// Larger logit first, then lower expert: one number orders both.
+static __device__ __forceinline__ uint64_t order_of(float logit, uint32_t expert)
+{
+    uint32_t bits = __float_as_uint(logit);
+    bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    return (uint64_t)bits << 32 | (0xffffffffu - expert);
+}
+
+static __device__ __forceinline__ uint64_t warp_max(uint64_t v)
+{
+#pragma unroll
+    for (int m = 16; m; m >>= 1) {
+        uint64_t other = __shfl_xor_sync(0xffffffffu, v, m);
+        v = other > v ? other : v;
+    }
+    return v;
+}
+
+// One warp a token: top_k rounds of the largest not taken yet. NaN goes last, as in the CPU's comparison.
+template <int EACH>
+__global__ void __launch_bounds__(ROUTE_THREADS)
+    route_kernel(tc_gpu_tables tables, const float *logits, uint32_t n, uint32_t experts, uint32_t top_k,
+                 bool renormalise, const uint32_t *forced, uint32_t *expert, float *weight)
+{
+    const uint32_t t = blockIdx.x * (ROUTE_THREADS / 32) + (threadIdx.x >> 5), lane = threadIdx.x & 31;
+    let_next_start();
+    follow_previous();
+    if (t >= n || *(volatile uint32_t *)tables.failed) return;
+    const float *row = logits + (size_t)t * experts;
+    uint64_t key[EACH];
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        uint32_t e = i * 32 + lane;
+        float v = e < experts ? row[e] : -CUDART_INF_F;
+        key[i] = e < experts ? order_of(v != v ? -CUDART_INF_F : v, e) : 0;
+    }
+    float best = 0, sum = 0, mine[2] = {0, 0};
+    for (uint32_t k = 0; k < top_k; k++) {
+        uint64_t top = 0;
+#pragma unroll
+        for (int i = 0; i < EACH; i++) top = key[i] > top ? key[i] : top;
+        top = warp_max(top);
+#pragma unroll
+        for (int i = 0; i < EACH; i++)
+            if (key[i] == top) key[i] = 0;
+        uint32_t e = 0xffffffffu - (uint32_t)top;
+        if (forced) e = forced[(size_t)t * top_k + k];
+        float v = row[e];
+        if (k == 0) best = v;
+        float p = expf(v - best);
+        sum += p;
+        if (lane == (k & 31)) mine[k >> 5] = p;
+        if (lane == 0) expert[(size_t)t * top_k + k] = e;
+    }
+    if (!renormalise) {
+        sum = 0;
+        for (uint32_t e = lane; e < experts; e += 32) sum += expf(row[e] - best);
+#pragma unroll
+        for (int m = 16; m; m >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, m);
+    }
+    for (uint32_t k = lane; k < top_k; k += 32) weight[(size_t)t * top_k + k] = mine[k >> 5] / sum;
+}
+
+int tc_gpu_route(tc_gpu_stream stream, const tc_gpu_tables *tables, const float *logits, uint32_t n, uint32_t experts,
+                 uint32_t top_k, bool renormalise, const uint32_t *forced, uint32_t *expert, float *weight)
+{
+    uint32_t blocks = (n + ROUTE_THREADS / 32 - 1) / (ROUTE_THREADS / 32);
+#define ROUTE(each)                                                                                               \
+    launch_chained(route_kernel<each>, blocks, ROUTE_THREADS, 0, stream, *tables, logits, n, experts, top_k,          \
+                   renormalise, forced, expert, weight)
+    return experts <= 128 ? ROUTE(4) : experts <= 512 ? ROUTE(16) : experts <= 1024 ? ROUTE(32) : ROUTE(128);
+#undef ROUTE
+}
+
+// ---- posting ----
+
+struct wire_pair { // tc_expert_pair
+    uint32_t expert, token;
+    float weight;
+};
+
+static __device__ __forceinline__ void store_release_system(void *at, uint64_t v)
+{
+    asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(at), "l"(v) : "memory");
+}
+
+// One block a mailbox. Keys (expert, token) of the cold pairs into shared memory; a pair's place is the number
+// of smaller keys.
+__global__ void __launch_bounds__(POST_THREADS)
+    post_kernel(tc_gpu_tables tables, const __grid_constant__ tc_gpu_mailboxes boxes, const uint8_t *const *place,
+                const uint32_t *expert, const float *weight, const float *x, uint32_t n, uint32_t top_k,
+                uint32_t hidden)
+{
+    extern __shared__ uint32_t key[]; // [n * top_k]
+    __shared__ uint32_t cold;
+    const tc_gpu_mailbox &box = boxes.box[blockIdx.x];
+    const uint32_t pairs = n * top_k;
+    char *memory = box.memory;
+    let_next_start();
+    follow_previous();
+    if (*(volatile uint32_t *)tables.failed) return;
+    if (threadIdx.x == 0) cold = 0;
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < pairs; i += POST_THREADS) {
+        uint32_t e = expert[i];
+        bool mine = e >= box.expert_begin && e < box.expert_end && !(place && place[e]);
+        key[i] = mine ? e << 12 | i / top_k : 0xffffffffu;
+        if (mine) atomicAdd(&cold, 1u);
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) boxes.posted[blockIdx.x] = cold != 0;
+    if (cold == 0) return;
+    wire_pair *to = (wire_pair *)(memory + box.pairs_at);
+    for (uint32_t i = threadIdx.x; i < pairs; i += POST_THREADS) {
+        uint32_t own = key[i], at = 0;
+        if (own == 0xffffffffu) continue;
+        for (uint32_t j = 0; j < pairs; j++) at += key[j] < own;
+        to[at].expert = own >> 12;
+        to[at].token = own & 4095;
+        to[at].weight = weight[i];
+    }
+    float4 *to_x = (float4 *)(memory + box.x_at);
+    const float4 *from = (const float4 *)x;
+    for (uint32_t i = threadIdx.x; i < n * hidden / 4; i += POST_THREADS) to_x[i] = from[i];
+    const uint64_t sequence = *boxes.sequence + boxes.layer;
+    if (threadIdx.x == 0) {
+        tc_shm_request_record *record = (tc_shm_request_record *)(memory + TC_SHM_REQUEST_AT);
+        record->seq = sequence;
+        record->layer = boxes.layer;
+        record->unit_begin = box.unit_begin;
+        record->unit_end = box.unit_end;
+        record->precision = boxes.precision;
+        record->tokens = n;
+        record->hidden = hidden;
+        record->pair_count = cold;
+        record->reserved = 0;
+    }
+    __threadfence_system();
+    __syncthreads();
+    if (threadIdx.x == 0) store_release_system(memory + TC_SHM_REQUEST_FLAG_AT, sequence);
+}
+
+int tc_gpu_post(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_mailboxes *boxes,
+                const uint8_t *const *place, const uint32_t *expert, const float *weight, const float *x, uint32_t n,
+                uint32_t top_k, uint32_t hidden)
+{
+    return launch_chained(post_kernel, boxes->count, POST_THREADS, (size_t)n * top_k * 4, stream, *tables, *boxes, place,
+                          expert, weight, x, n, top_k, hidden);
+}
+
+// ---- pairs of many tokens, sorted by expert ----
+
+__global__ void count_kernel(const uint32_t *expert, uint32_t pairs, uint32_t *count)
+{
+    uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < pairs) atomicAdd(&count[expert[i] + 1], 1u);
+}
+
+// One block: begin[e + 1] becomes the number of pairs of the experts up to e; fill[e] where e's begin.
+__global__ void __launch_bounds__(SCAN_THREADS) scan_kernel(uint32_t experts, uint32_t *begin, uint32_t *fill)
+{
+    __shared__ uint32_t sum[2][EXPERTS_MAX];
+    uint32_t from = 0;
+    for (uint32_t e = threadIdx.x; e < experts; e += SCAN_THREADS) sum[0][e] = begin[e + 1];
+    __syncthreads();
+    for (uint32_t step = 1; step < experts; step *= 2, from ^= 1) {
+        for (uint32_t e = threadIdx.x; e < experts; e += SCAN_THREADS)
+            sum[from ^ 1][e] = sum[from][e] + (e >= step ? sum[from][e - step] : 0);
+        __syncthreads();
+    }
+    for (uint32_t e = threadIdx.x; e < experts; e += SCAN_THREADS) {
+        begin[e + 1] = sum[from][e];
+        fill[e] = e ? sum[from][e - 1] : 0;
+    }
+}
+
+// The order within an expert does not matter to any sum, so it may differ from run to run.
+__global__ void fill_kernel(const uint32_t *expert, const float *weight, uint32_t pairs, uint32_t top_k,
+                            tc_gpu_pairs to)
+{
+    uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= pairs) return;
+    uint32_t at = atomicAdd(&to.fill[expert[i]], 1u);
+    to.token[at] = i / top_k;
+    to.weight[at] = weight[i];
+}
+
+int tc_gpu_sort_pairs(tc_gpu_stream stream, const uint32_t *expert, const float *weight, uint32_t n, uint32_t top_k,
+                      uint32_t experts, const tc_gpu_pairs *pairs)
+{
+    uint32_t count = n * top_k, blocks = (count + 255) / 256;
+    cudaError_t e = cudaMemsetAsync(pairs->begin, 0, (experts + 1) * sizeof(uint32_t), stream);
+    if (e != cudaSuccess) return (int)e;
+    count_kernel<<<blocks, 256, 0, stream>>>(expert, count, pairs->begin);
+    scan_kernel<<<1, SCAN_THREADS, 0, stream>>>(experts, pairs->begin, pairs->fill);
+    fill_kernel<<<blocks, 256, 0, stream>>>(expert, weight, count, top_k, *pairs);
+    return launched();
+}

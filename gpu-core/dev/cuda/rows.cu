@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: the element-wise operators on rows: RMS norm, residual adds, the combination of routed and shared
+// experts (with the wait for the workers' answers), SiLU, picking rows for the head. One block a row; the order
+// of every sum depends on the row's length only.
+#include "gpu-core/dev/cuda/q4.cuh"
+
+#include "proto/shm_layout.h"
+
+enum { ROW_THREADS = 512 };
+
+static __device__ __forceinline__ float block_sum(float v)
+{
+    __shared__ float of_warp[ROW_THREADS / 32];
+#pragma unroll
+    for (int m = 16; m; m >>= 1) v += __shfl_xor_sync(0xffffffffu, v, m);
+    if ((threadIdx.x & 31) == 0) of_warp[threadIdx.x >> 5] = v;
+    __syncthreads();
+    v = of_warp[threadIdx.x & (ROW_THREADS / 32 - 1)];
+#pragma unroll
+    for (int m = ROW_THREADS / 64; m; m >>= 1) v += __shfl_xor_sync(0xffffffffu, v, m);
+    __syncthreads();
+    return v;
+}
+
+// y = x * multiplier / rms; x may have been written by this thread just before.
+static __device__ __forceinline__ void norm_row(const float *x, const float *multiplier, uint32_t dim, float eps,
+                                                float *y)
+{
+    float sum = 0;
+    for (uint32_t i = threadIdx.x; i < dim; i += ROW_THREADS) sum = fmaf(x[i], x[i], sum);
+    float factor = 1.0f / sqrtf(block_sum(sum) / (float)dim + eps);
+    for (uint32_t i = threadIdx.x; i < dim; i += ROW_THREADS) y[i] = x[i] * factor * multiplier[i];
+}
+
+__global__ void __launch_bounds__(ROW_THREADS)
+    rmsnorm_kernel(const float *x, const float *multiplier, uint32_t dim, float eps, float *y)
+{
+    size_t at = (size_t)blockIdx.x * dim;
+    norm_row(x + at, multiplier, dim, eps, y + at);
+}
+
+int tc_gpu_rmsnorm(tc_gpu_stream stream, const float *x, const float *multiplier, uint32_t n, uint32_t dim,
+                   float eps, float *y)
+{
+    rmsnorm_kernel<<<n, ROW_THREADS, 0, stream>>>(x, multiplier, dim, eps, y);
+    return launched();
+}
+
+__global__ void __launch_bounds__(ROW_THREADS) add_kernel(tc_gpu_tables tables, tc_gpu_row_args a)
+{
+    size_t at = (size_t)blockIdx.x * a.dim;
+    let_next_start();
+    follow_previous();
+    if (*(volatile uint32_t *)tables.failed) return;
+    for (uint32_t i = threadIdx.x; i < a.dim; i += ROW_THREADS) {
+        float v = a.x[at + i] + a.y[at + i];
+        a.x[at + i] = v;
+        if (a.residual) a.residual[at + i] = v;
+    }
+    if (a.norm) norm_row(a.x + at, a.norm, a.dim, a.eps, a.normed + at);
+}
+
+int tc_gpu_add(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_row_args *args)
+{
+    return launch_chained(add_kernel, args->n, ROW_THREADS, 0, stream, *tables, *args);
+}
+
+// ---- the join ----
+
+static __device__ __forceinline__ uint64_t load_acquire_system(const void *at)
+{
+    uint64_t v;
+    asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(at) : "memory");
+    return v;
+}
+
+static __device__ __forceinline__ uint32_t load_system(const void *at)
+{
+    uint32_t v;
+    asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
+    return v;
+}
+
+static __device__ __forceinline__ uint64_t now_ns(void)
+{
+    uint64_t v;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(v));
+    return v;
+}
+
+// Waits until mailbox b has answered call `sequence`; 0: well; else why not. One thread.
+static __device__ uint32_t wait_for(const tc_gpu_mailbox &box, uint64_t sequence, uint64_t until_ns, uint32_t n,
+                                uint32_t dim)
+{
+    while (load_acquire_system(box.memory + TC_SHM_REPLY_FLAG_AT) != sequence) {
+        if (load_system(box.memory + TC_SHM_ABORT_AT)) return TC_GPU_JOIN_ABORTED;
+        if (now_ns() > until_ns) return TC_GPU_JOIN_LATE;
+    }
+    const char *reply = box.memory + TC_SHM_REPLY_AT; // seq, status, tokens, hidden
+    if (load_acquire_system(reply) != sequence) return TC_GPU_JOIN_WRONG;
+    if (load_system(reply + 8) != 0) return TC_GPU_JOIN_REFUSED;
+    return load_system(reply + 12) == n && load_system(reply + 16) == dim ? 0 : TC_GPU_JOIN_WRONG;
+}
+
+// Whether every posted mailbox has answered. The whole block.
+static __device__ bool join(const tc_gpu_tables &tables, const tc_gpu_mailboxes &boxes, uint32_t n, uint32_t dim)
+{
+    __shared__ uint32_t fine;
+    if (threadIdx.x == 0) {
+        uint64_t begin = now_ns(), sequence = *boxes.sequence + boxes.layer;
+        bool good = *(volatile uint32_t *)tables.failed == 0;
+        for (uint32_t b = 0; good && b < boxes.count; b++) {
+            uint32_t why = boxes.posted[b] ? wait_for(boxes.box[b], sequence, begin + boxes.deadline_ns, n, dim) : 0;
+            if (why) atomicCAS(tables.failed, 0u, (boxes.layer + 1) | why << 16);
+            good = !why;
+        }
+        if (blockIdx.x == 0) *boxes.wait_ns += now_ns() - begin;
+        fine = good;
+    }
+    __syncthreads();
+    return fine;
+}
+
+// A worker's sums may be changed by it while they are read: whatever is read is added, nothing more.
+__global__ void __launch_bounds__(ROW_THREADS)
+    combine_kernel(tc_gpu_tables tables, tc_gpu_row_args a, const __grid_constant__ tc_gpu_mailboxes boxes)
+{
+    const size_t at = (size_t)blockIdx.x * a.dim;
+    let_next_start();
+    follow_previous();
+    if (boxes.count) {
+        if (!join(tables, boxes, a.n, a.dim)) return;
+    } else if (*(volatile uint32_t *)tables.failed) {
+        return;
+    }
+    const float gate = a.shared ? 1.0f / (1.0f + expf(-a.gate[(size_t)blockIdx.x * a.ld_gate])) : 0.0f;
+    const float *from = a.residual ? a.residual : a.x;
+    for (uint32_t i = threadIdx.x; i < a.dim; i += ROW_THREADS) {
+        long long sum = a.sum ? a.sum[at + i] : 0;
+        for (uint32_t b = 0; b < boxes.count; b++)
+            if (boxes.posted[b])
+                sum += __ldcv((const long long *)(boxes.box[b].memory + boxes.box[b].sum_at) + at + i);
+        float y = a.sum || boxes.count ? (float)((double)sum * (1.0 / 4294967296.0)) : 0.0f;
+        if (a.shared) y = fmaf(gate, a.shared[at + i], y);
+        a.x[at + i] = from[at + i] + y;
+    }
+    if (a.norm) norm_row(a.x + at, a.norm, a.dim, a.eps, a.normed + at);
+}
+
+int tc_gpu_combine(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_row_args *args,
+                   const tc_gpu_mailboxes *boxes)
+{
+    tc_gpu_mailboxes none = {};
+    return launch_chained(combine_kernel, args->n, ROW_THREADS, 0, stream, *tables, *args, boxes ? *boxes : none);
+}
+
+__global__ void silu_kernel(const float *gate, const float *up, size_t count, float *out)
+{
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < count) out[i] = silu_mul(gate[i], up[i]);
+}
+
+int tc_gpu_silu_mul(tc_gpu_stream stream, const float *gate, const float *up, size_t count, float *out)
+{
+    silu_kernel<<<(uint32_t)((count + 255) / 256), 256, 0, stream>>>(gate, up, count, out);
+    return launched();
+}
+
+__global__ void rows_kernel(const float *x, const uint32_t *tokens, uint32_t dim, float *out)
+{
+    const float *from = x + (size_t)tokens[blockIdx.x] * dim;
+    for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x) out[(size_t)blockIdx.x * dim + i] = from[i];
+}
+
+int tc_gpu_logit_rows(tc_gpu_stream stream, const float *x, const uint32_t *tokens, uint32_t rows, uint32_t dim,
+                      float *out)
+{
+    rows_kernel<<<rows, 256, 0, stream>>>(x, tokens, dim, out);
+    return launched();
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: carrying out the hot cache's decisions on the cuda device.
+#include "gpu-core/experts/hot_tier.h"
+
+#include "common/base/clock.h"
+#include "common/base/mem.h"
+
+enum { FILLS_A_STEP = 48, FILLS_IN_FLIGHT = 192 };
+
+struct tc_hot_tier {
+    const tc_cuda_hot_ops *ops;
+    tc_dev *dev;
+    const tc_store *store;
+    tc_hot_cache *cache;
+    uint32_t slots;
+    bool primed; // free slots were filled
+    bool still; // benchmarks: the table stays as it is
+    tc_cache_fill fills[TC_FILLS_MAX];
+};
+
+tc_status tc_hot_tier_create(const tc_cuda_library *cuda, tc_dev *dev, const tc_store *store, uint32_t wanted,
+                             tc_hot_tier **ret, tc_error *e)
+{
+    const tc_store_info *info = tc_store_get_info(store);
+    uint32_t slots = 0;
+    *ret = NULL;
+    TC_TRY(cuda->hot.open(dev, store, wanted, &slots, e));
+    if (!slots) return TC_OK;
+    tc_hot_tier *t = tc_alloc(TC_MEM_OTHER, 1, sizeof *t);
+    if (!t) return tc_fail(e, TC_NOMEM, "out of memory for the hot experts");
+    const tc_hot_cache_options options = {.layers = info->layers,
+                                          .experts = info->experts,
+                                          .slots_max = slots,
+                                          .slots = slots,
+                                          .policy = TC_POLICY_DECAYED,
+                                          .fills_max = FILLS_A_STEP,
+                                          .in_flight_max = FILLS_IN_FLIGHT,
+                                          .slot_bytes = info->expert_bytes};
+    *t = (tc_hot_tier){.ops = &cuda->hot, .dev = dev, .store = store, .slots = slots};
+    tc_status status = tc_hot_cache_create(&options, &t->cache, e);
+    if (status != TC_OK) {
+        tc_free(t);
+        return status;
+    }
+    *ret = t;
+    return TC_OK;
+}
+
+void tc_hot_tier_free(tc_hot_tier *t)
+{
+    if (!t) return;
+    tc_hot_cache_free(t->cache);
+    tc_free(t);
+}
+
+tc_hot_cache *tc_hot_tier_cache(tc_hot_tier *t)
+{
+    return t->cache;
+}
+
+static void tell_changes(tc_hot_tier *t)
+{
+    const tc_hot_cache_options *o = tc_hot_cache_get_options(t->cache);
+    const uint32_t *table = tc_hot_cache_table(t->cache);
+    const tc_table_change *change;
+    bool all;
+    uint32_t count = tc_hot_cache_changes(t->cache, &change, &all);
+    for (uint32_t i = 0; i < count && !all; i++)
+        t->ops->place(t->dev, change[i].layer, change[i].expert, change[i].slot);
+    for (uint32_t l = 0; l < o->layers && all; l++)
+        for (uint32_t x = 0; x < o->experts; x++) t->ops->place(t->dev, l, x, table[(size_t)l * o->experts + x]);
+}
+
+static void collect(tc_hot_tier *t)
+{
+    uint32_t slot;
+    while (t->ops->filled(t->dev, &slot)) tc_hot_cache_fill_done(t->cache, slot, tc_now_us());
+}
+
+static void start_fills(tc_hot_tier *t, uint32_t fills)
+{
+    // an order that the device does not take counts as done and is never placed: its slot is asked for again
+    for (uint32_t i = 0; i < fills; i++) t->ops->fill(t->dev, t->fills[i].slot, t->fills[i].layer, t->fills[i].expert);
+}
+
+static uint32_t each_of(const tc_hot_tier *t)
+{
+    const tc_store_info *info = tc_store_get_info(t->store);
+    uint32_t layers = 0;
+    for (uint32_t l = 0; l < info->layers; l++) layers += tc_store_layer_has_experts(t->store, l);
+    uint32_t each = layers ? t->slots / layers : 0;
+    return each < info->experts ? each : info->experts;
+}
+
+bool tc_hot_tier_idle(tc_hot_tier *t)
+{
+    const tc_store_info *info = tc_store_get_info(t->store);
+    const tc_cache_input none = {.now_us = 0};
+    tc_cache_stats stats;
+    uint32_t each = each_of(t), before = UINT32_MAX;
+    if (t->primed || t->still || !t->ops->ready(t->dev)) return false;
+    t->primed = true;
+    for (uint32_t x = 0; x < each; x++)
+        for (uint32_t l = 0; l < info->layers; l++)
+            if (tc_store_layer_has_experts(t->store, l)) (void)tc_hot_cache_want(t->cache, l, x, 0.001f);
+    for (;;) { // a quarter of a second for 12 GB
+        start_fills(t, tc_hot_cache_step(t->cache, &none, t->fills));
+        t->ops->drain(t->dev);
+        collect(t);
+        tc_hot_cache_publish(t->cache);
+        tell_changes(t);
+        tc_hot_cache_stats(t->cache, &stats);
+        if (stats.ready == before) return true;
+        before = stats.ready;
+    }
+}
+
+void tc_hot_tier_step(void *arg, const tc_expert_use *uses, uint32_t count, uint32_t tokens)
+{
+    tc_hot_tier *t = arg;
+    if (t->still || !t->ops->ready(t->dev)) {
+        tc_hot_cache_account(t->cache, uses, count);
+        return;
+    }
+    const tc_cache_input input = {.uses = uses, .count = count, .tokens = tokens, .now_us = tc_now_us()};
+    collect(t);
+    uint32_t fills = tc_hot_cache_step(t->cache, &input, t->fills);
+    tell_changes(t);
+    start_fills(t, fills);
+}
+
+uint32_t tc_hot_tier_fill_evenly(tc_hot_tier *t)
+{
+    const tc_store_info *info = tc_store_get_info(t->store);
+    uint32_t slot = 0, done, each = each_of(t);
+    if (!t->ops->settle(t->dev)) return 0;
+    t->still = true;
+    for (uint32_t l = 0; l < info->layers; l++) {
+        if (!tc_store_layer_has_experts(t->store, l)) continue;
+        for (uint32_t x = 0; x < each; x++, slot++) {
+            while (!t->ops->fill(t->dev, slot, l, x)) (void)t->ops->filled(t->dev, &done);
+            t->ops->place(t->dev, l, x, slot);
+        }
+    }
+    t->ops->drain(t->dev);
+    while (t->ops->filled(t->dev, &done)) continue;
+    return each;
+}
+
+static uint32_t below(uint64_t *state, uint32_t n) // xorshift*
+{
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    return (uint32_t)(((*state * 0x2545f4914f6cdd1du) >> 32) * n >> 32);
+}
+
+static bool is_in(const uint32_t *list, uint32_t count, uint32_t value)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (list[i] == value) return true;
+    return false;
+}
+
+void tc_dialled_routes_fill(void *arg, uint32_t *experts, uint32_t tokens)
+{
+    tc_dialled_routes *r = arg;
+    for (uint32_t i = 0; i < r->layers * tokens; i++, experts += r->top_k)
+        for (uint32_t k = 0; k < r->top_k; k++) {
+            bool hot = below(&r->state, 100) < r->percent;
+            if (r->hot < 2 * r->top_k) hot = false;
+            if (r->experts - r->hot < 2 * r->top_k) hot = true;
+            do {
+                experts[k] = hot ? below(&r->state, r->hot) : r->hot + below(&r->state, r->experts - r->hot);
+            } while (is_in(experts, k, experts[k]));
+        }
+}
