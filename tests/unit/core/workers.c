@@ -5,6 +5,7 @@
 #include "common/base/clock.h"
 #include "gpu-core/experts/source.h"
 #include "proto/expert.h"
+#include "proto/shm.h"
 #include "tests/support/cmocka_all.h"
 
 #include <stdio.h>
@@ -88,6 +89,52 @@ tc_status tc_expert_hub_call(tc_expert_hub *hub, uint32_t worker, uint64_t seq, 
         return TC_OK;
     }
     return tc_fail(e, TC_CLOSED, "worker %u is gone", worker);
+}
+
+// ---- lending: what the segments are asked for is written down ----
+
+static struct {
+    uint32_t lent, nudged, reclaimed;
+    uint64_t last;
+    tc_status reclaim;
+} lending;
+
+tc_status tc_expert_hub_lend(tc_expert_hub *hub, uint32_t worker, uint32_t tokens, tc_shm **ret, tc_error *e)
+{
+    for (uint32_t i = 0; i < hub->count; i++)
+        if (hub->workers[i].up && hub->workers[i].id == worker && !hub->workers[i].busy && tokens <= TOKENS) {
+            *ret = (tc_shm *)(void *)&hub->workers[i];
+            lending.lent++;
+            return TC_OK;
+        }
+    return tc_fail(e, TC_UNSUPPORTED, "worker %u has no memory for it", worker);
+}
+
+tc_status tc_expert_hub_reclaim(tc_expert_hub *hub, uint32_t worker, uint64_t last, tc_error *e)
+{
+    lending.reclaimed++;
+    lending.last = last;
+    if (lending.reclaim == TC_OK) return TC_OK;
+    tc_expert_hub_drop(hub, worker, "late");
+    return tc_fail(e, lending.reclaim, "late");
+}
+
+void tc_shm_nudge(tc_shm *shm)
+{
+    assert_true(((const fake_worker *)(const void *)shm)->up); // never one that has left
+    lending.nudged++;
+}
+
+void *tc_shm_memory(tc_shm *shm, size_t *ret_bytes)
+{
+    *ret_bytes = 4096;
+    return shm;
+}
+
+const tc_shm_header *tc_shm_layout(const tc_shm *shm)
+{
+    static const tc_shm_header layout = {.tokens_max = TOKENS, .pairs_max = PAIRS, .x_at = 1, .pairs_at = 2, .sum_at = 3};
+    return (void)shm, &layout;
 }
 
 // What a worker would answer: depends on (pair, unit) only, so any grouping must give the same total.
@@ -269,6 +316,45 @@ static void test_nobody_comes(void **state)
     source->ops->free(source);
 }
 
+// All shares or nothing; numbers that never come again; a worker that leaves meanwhile is nudged no more; one that
+// was late is cut off.
+static void test_lending(void **state)
+{
+    (void)state;
+    srand(6);
+    tc_expert_hub hub = {0};
+    tc_expert_source *source = source_of(&hub, 2, TC_SHARD_SLICE, 100000);
+    tc_lent_mailbox box[TC_LENT_MAX];
+    uint64_t first = 0, second = 0;
+    memset(&lending, 0, sizeof lending);
+    come_up(&hub, 0);
+    source->ops->poll(source);
+    assert_int_equal(source->ops->lend(source, TOKENS, box, &first), 0); // share 1 has nobody
+    come_up(&hub, 1);
+    source->ops->poll(source);
+    assert_int_equal(source->ops->lend(source, TOKENS + 1, box, &first), 0); // too many tokens
+    assert_int_equal(source->ops->lend(source, TOKENS, box, &first), 2);
+    assert_true(box[0].share.unit_begin == 0 && box[0].share.unit_end == 2 && box[1].share.unit_end == UNITS);
+    assert_true(box[0].id != box[1].id && box[0].x_at == 1 && box[0].sum_at == 3);
+    source->ops->nudge(source);
+    assert_int_equal(lending.nudged, 2);
+    source->ops->settle(source, true);
+    assert_int_equal(lending.reclaimed, 2);
+    assert_int_equal(source->ops->lend(source, TOKENS, box, &second), 2);
+    assert_true(second > lending.last && lending.last >= first + TC_LAYERS_MAX - 1);
+    go_down(&hub, &hub.workers[0]);
+    source->ops->nudge(source);
+    assert_int_equal(lending.nudged, 3);
+    lending.reclaim = TC_TIMEOUT;
+    source->ops->settle(source, false);
+    source->ops->poll(source);
+    tc_source_stats stats;
+    source->ops->stats(source, &stats);
+    assert_int_equal(stats.workers_up, 0);
+    assert_int_equal(stats.retries, 1);
+    source->ops->free(source);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -279,6 +365,7 @@ int main(void)
         cmocka_unit_test(test_one_worker_does_all_shares),
         cmocka_unit_test(test_owner_is_preferred),
         cmocka_unit_test(test_nobody_comes),
+        cmocka_unit_test(test_lending),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
