@@ -145,15 +145,32 @@ int main(int argc, char **argv) // an operator's first letters: only those
     char card[128];
     tc_error e = {0};
     bench b = {0};
-    tc_cuda_options o = {
-        .geometry = {.heads = 16, .kv_heads = 2, .head_dim = 256, .rotary_dim = 64, .kv_layers = 1, .kv_type = TC_KV_F16, .rope_theta = 1e7, .dn_key_heads = 16, .dn_value_heads = 32, .dn_key_dim = 128, .dn_value_dim = 128, .dn_conv = 4, .dn_layers = 1, .rms_eps = 1e-6f, .matmul_cols_max = 4096, .positions_max = CONTEXT, .pages = CONTEXT / TC_KV_PAGE_POSITIONS, .slots = 1},
-        .hidden = HIDDEN,
-        .vocab = 151936,
-        .layers = 48,
-        .experts = EXPERTS,
-        .top_k = TOP_K,
-        .tokens_max = TOKENS};
-    if (tc_cuda_library_load(0, &cuda, card, &e) != TC_OK || cuda->create(&o, &b.dev, &e) != TC_OK) fail("cuda", &e);
+    tc_cuda_options o = {.geometry = {.heads = 16,
+                                      .kv_heads = 2,
+                                      .head_dim = 256,
+                                      .rotary_dim = 64,
+                                      .kv_layers = 1,
+                                      .kv_type = TC_KV_F16,
+                                      .rope_theta = 1e7,
+                                      .dn_key_heads = 16,
+                                      .dn_value_heads = 32,
+                                      .dn_key_dim = 128,
+                                      .dn_value_dim = 128,
+                                      .dn_conv = 4,
+                                      .dn_layers = 1,
+                                      .rms_eps = 1e-6f,
+                                      .matmul_cols_max = 4096,
+                                      .positions_max = CONTEXT,
+                                      .pages = CONTEXT / TC_KV_PAGE_POSITIONS,
+                                      .slots = 1},
+                         .hidden = HIDDEN,
+                         .vocab = 151936,
+                         .layers = 48,
+                         .experts = EXPERTS,
+                         .top_k = TOP_K,
+                         .tokens_max = TOKENS};
+    if (tc_cuda_library_load(0, &cuda, card, &e) != TC_OK || cuda->create(&o, &b.dev, &e) != TC_OK)
+        fail("cuda", &e);
     b.qkvz = matrix(&b, 12288, HIDDEN, true);
     b.out = matrix(&b, HIDDEN, 4096, true);
     b.gate = matrix(&b, 1024, HIDDEN, true);
@@ -199,7 +216,9 @@ int main(int argc, char **argv) // an operator's first letters: only those
             printf("%10.1f", last);
             fflush(stdout);
         }
-        if (ops[k].megabytes > 0) printf("  %7.0f %9.0f", ops[k].megabytes / first * 1e3, ops[k].megaproducts * TOKENS / last * 1e-3 * 1e3);
+        if (ops[k].megabytes > 0)
+            printf("  %7.0f %9.0f", ops[k].megabytes / first * 1e3,
+                   ops[k].megaproducts * TOKENS / last * 1e-3 * 1e3);
         printf("\n");
     }
     tc_dev_free(b.dev);

@@ -321,17 +321,19 @@ static int usage(FILE *to)
     fprintf(to, "usage: thermocline-make-checkpoint --shape NAME [options] OUTDIR\n"
                 "  --shape NAME      ");
     for (int i = 0; i < SHAPES; i++) fprintf(to, "%s%s", i ? " | " : "", shapes[i].name);
-    fprintf(to, "\n"
-                "  --layers N        fewer (or more) layers than the shape has\n"
-                "  --experts N       other number of experts\n"
-                "  --vocab N         other vocabulary, for a tokenizer of that size\n"
-                "  --dtype nf4|bf16  how linears are stored (nf4)\n"
-                "  --seed S          the same seed gives the same bytes (1)\n"
-                "  --tokenizer FILE  copied as tokenizer.json, so that text can be served\n"
-                "  --memory CACHE    no experts in the model: random packed ones straight into the arena, for one\n"
-                "                    worker, and a store of nothing into this cache folder\n"
-                "  --arena-dir DIR   where that arena is\n"
-                "Writes a model directory with random weights. Its text is noise.\n");
+    fprintf(
+        to,
+        "\n"
+        "  --layers N        fewer (or more) layers than the shape has\n"
+        "  --experts N       other number of experts\n"
+        "  --vocab N         other vocabulary, for a tokenizer of that size\n"
+        "  --dtype nf4|bf16  how linears are stored (nf4)\n"
+        "  --seed S          the same seed gives the same bytes (1)\n"
+        "  --tokenizer FILE  copied as tokenizer.json, so that text can be served\n"
+        "  --memory CACHE    no experts in the model: random packed ones straight into the arena, for one\n"
+        "                    worker, and a store of nothing into this cache folder\n"
+        "  --arena-dir DIR   where that arena is\n"
+        "Writes a model directory with random weights. Its text is noise.\n");
     return to == stderr ? 2 : 0;
 }
 
@@ -357,11 +359,17 @@ static bool pick_shape(const char *name, shape *ret)
 
 static bool parse_options(int argc, char **argv, options *o, int *ret_exit)
 {
-    static const struct option table[] = {
-        {"shape", 1, 0, 's'},     {"layers", 1, 0, 'l'}, {"experts", 1, 0, 'x'},
-        {"vocab", 1, 0, 'v'},     {"dtype", 1, 0, 'd'},  {"seed", 1, 0, 'r'},
-        {"tokenizer", 1, 0, 't'}, {"memory", 1, 0, 'm'}, {"arena-dir", 1, 0, 'a'},
-        {"help", 0, 0, 'h'},      {0}};
+    static const struct option table[] = {{"shape", 1, 0, 's'},
+                                          {"layers", 1, 0, 'l'},
+                                          {"experts", 1, 0, 'x'},
+                                          {"vocab", 1, 0, 'v'},
+                                          {"dtype", 1, 0, 'd'},
+                                          {"seed", 1, 0, 'r'},
+                                          {"tokenizer", 1, 0, 't'},
+                                          {"memory", 1, 0, 'm'},
+                                          {"arena-dir", 1, 0, 'a'},
+                                          {"help", 0, 0, 'h'},
+                                          {0}};
     uint64_t layers = 0, experts = 0, vocab = 0;
     bool shaped = false, ok = true;
     for (int c; ok && (c = getopt_long(argc, argv, "h", table, NULL)) != -1;) {

@@ -53,7 +53,8 @@ static void fill_pools(maker *m)
 static void fill_matrix(const maker *m, const tc_matrix *w, uint64_t at)
 {
     uint8_t *data = (uint8_t *)w->data;
-    size_t bytes = tc_matrix_bytes(&w->form, w->rows, w->cols), codes = tc_matrix_codes_at(&w->form, w->rows, w->cols),
+    size_t bytes = tc_matrix_bytes(&w->form, w->rows, w->cols),
+           codes = tc_matrix_codes_at(&w->form, w->rows, w->cols),
            tiles = tc_matrix_tiles_at(&w->form, w->rows, w->cols);
     // deviations of about 1 / sqrt(columns of the whole weight), as a trained one's
     float middle = 1.7f / sqrtf((float)(w->form.nested_stride * TC_SPAN_COLS));
@@ -117,7 +118,8 @@ static tc_status write_hole(const char *path, const tc_store_header *h, tc_error
 {
     int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) return tc_fail_errno(e, TC_IO, "%s", path);
-    bool fine = pwrite(fd, h, h->header_bytes, 0) == (ssize_t)h->header_bytes && ftruncate(fd, (off_t)h->file_bytes) == 0;
+    bool fine = pwrite(fd, h, h->header_bytes, 0) == (ssize_t)h->header_bytes &&
+                ftruncate(fd, (off_t)h->file_bytes) == 0;
     tc_status status = fine ? TC_OK : tc_fail_errno(e, TC_IO, "%s", path);
     close(fd);
     return status;
@@ -163,7 +165,8 @@ static tc_status make_arena(maker *m, const char *arena_dir, const char *store, 
     return TC_OK;
 }
 
-tc_status tc_memory_store_make(const char *directory, const char *cache_dir, const char *arena_dir, uint64_t seed, tc_error *e)
+tc_status tc_memory_store_make(const char *directory, const char *cache_dir, const char *arena_dir,
+                               uint64_t seed, tc_error *e)
 {
     tc_checkpoint *checkpoint = NULL;
     tc_team *team = NULL;
@@ -184,7 +187,8 @@ tc_status tc_memory_store_make(const char *directory, const char *cache_dir, con
     TC_GOTO(tc_store_from_header(path, header, &m.store, e)); // takes the header over
     m.info = tc_store_get_info(m.store);
     TC_GOTO(make_arena(&m, arena_dir, path, e));
-    TC_GOTO(tc_team_create(&(tc_team_options){.threads = cpus > THREADS_MAX ? THREADS_MAX : (uint32_t)cpus}, &team, e));
+    TC_GOTO(tc_team_create(&(tc_team_options){.threads = cpus > THREADS_MAX ? THREADS_MAX : (uint32_t)cpus},
+                           &team, e));
     fill_pools(&m);
     tc_team_each(team, m.info->layers * m.info->experts, fill_expert, &m);
 out:

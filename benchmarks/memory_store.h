@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: random packed experts of a checkpoint that has none, straight into the arena where serving finds them,
-// with a store file beside it that has a header and nothing else (a hole). For measuring at full size.
+// Owns: random packed experts of a checkpoint that has none, straight into the arena where serving finds
+// them, with a store file beside it that has a header and nothing else (a hole). For measuring at full size.
 #pragma once
 
 #include "common/model/arena.h"

@@ -249,11 +249,12 @@ static tc_status choose_device(core *c, tc_error *e)
     char card[128] = "";
     tc_error why = {0};
     if (c->o.device == TC_DEVICE_CPU) return TC_OK;
-    // A kernel loaded at its first use waits for the device, and the device may be waiting for a worker that only
-    // this thread can wake.
+    // A kernel loaded at its first use waits for the device, and the device may be waiting for a worker that
+    // only this thread can wake.
     setenv("CUDA_MODULE_LOADING", "EAGER", 0);
     if (c->o.hot_budget_bytes)
-        tc_fail(&why, TC_UNSUPPORTED, "--hot-budget is the cpu device's; --vram and --hot-experts say what a GPU keeps");
+        tc_fail(&why, TC_UNSUPPORTED,
+                "--hot-budget is the cpu device's; --vram and --hot-experts say what a GPU keeps");
     else if (c->o.precision != TC_FAST || (c->o.kv != TC_KV_BY_PRECISION && c->o.kv != TC_KV_F16))
         tc_fail(&why, TC_UNSUPPORTED, "it computes --precision fast with --kv f16 only");
     else
@@ -300,15 +301,19 @@ static tc_status open_hot(core *c, tc_error *e)
                                          .hot = c->hot ? tc_hot_tier_fill_evenly(c->hot) : 0,
                                          .percent = c->o.force_hits - 1,
                                          .state = 1};
-        tc_info("routes are dialled: %u of 100 to the %u hot experts of each layer", c->dialled.percent, c->dialled.hot);
+        tc_info("routes are dialled: %u of 100 to the %u hot experts of each layer", c->dialled.percent,
+                c->dialled.hot);
         tc_forward_force(c->forward, tc_dialled_routes_fill, &c->dialled);
     }
     c->cuda->memory(c->dev, &m);
-    tc_info("VRAM: %llu of %llu MiB: context %llu, weights %llu, KV %llu, states %llu, scratch %llu, hot experts %llu",
-            (unsigned long long)(m.peak_bytes >> 20), (unsigned long long)(m.budget_bytes >> 20),
-            (unsigned long long)(m.context_bytes >> 20), (unsigned long long)(m.tag_bytes[TC_MEM_WEIGHTS] >> 20),
-            (unsigned long long)(m.tag_bytes[TC_MEM_KV] >> 20), (unsigned long long)(m.tag_bytes[TC_MEM_STATE] >> 20),
-            (unsigned long long)(m.tag_bytes[TC_MEM_SCRATCH] >> 20), (unsigned long long)(m.slot_bytes >> 20));
+    tc_info(
+        "VRAM: %llu of %llu MiB: context %llu, weights %llu, KV %llu, states %llu, scratch %llu, hot experts "
+        "%llu",
+        (unsigned long long)(m.peak_bytes >> 20), (unsigned long long)(m.budget_bytes >> 20),
+        (unsigned long long)(m.context_bytes >> 20), (unsigned long long)(m.tag_bytes[TC_MEM_WEIGHTS] >> 20),
+        (unsigned long long)(m.tag_bytes[TC_MEM_KV] >> 20),
+        (unsigned long long)(m.tag_bytes[TC_MEM_STATE] >> 20),
+        (unsigned long long)(m.tag_bytes[TC_MEM_SCRATCH] >> 20), (unsigned long long)(m.slot_bytes >> 20));
     return TC_OK;
 }
 

@@ -8,8 +8,13 @@
 #include "common/kernels/kernels.h"
 #include "common/placement/hot_cache.h"
 
-enum { TC_CONTEXT_DEFAULT = 4096, TC_SESSIONS_DEFAULT = 8, TC_SESSIONS_MAX = 64, TC_CONTEXT_MAX = 1 << 20,
-       TC_CHUNK_TOKENS_DEFAULT = 4096 };
+enum {
+    TC_CONTEXT_DEFAULT = 4096,
+    TC_SESSIONS_DEFAULT = 8,
+    TC_SESSIONS_MAX = 64,
+    TC_CONTEXT_MAX = 1 << 20,
+    TC_CHUNK_TOKENS_DEFAULT = 4096
+};
 
 #define TC_KV_BY_PRECISION (-1)
 #define TC_CACHE_AUTO UINT64_MAX
@@ -54,8 +59,8 @@ typedef struct tc_core_options {
     uint32_t gpu, hot_experts, chunk_tokens;
     uint32_t force_hits; // percent plus one; 0: the router decides
     uint64_t vram_bytes; // 0: what the GPU has
-    long parent_pid;    // 0: none; else leave when it does
-    tc_setting_id show; // TC_OPT_HELP, TC_OPT_VERSION: only that was asked for
+    long parent_pid;     // 0: none; else leave when it does
+    tc_setting_id show;  // TC_OPT_HELP, TC_OPT_VERSION: only that was asked for
 } tc_core_options;
 
 // TC_CANCELLED: help or version was asked for (`show`). Texts borrow from argv.

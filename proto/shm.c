@@ -437,8 +437,8 @@ tc_status tc_shm_reclaim(tc_shm *shm, uint64_t last, tc_error *e)
     uint64_t request = flag_load(shm, TC_SHM_REQUEST_FLAG_AT), reply = flag_load(shm, TC_SHM_REPLY_FLAG_AT);
     tc_shm_reply_record r;
     if (request > last || reply > request)
-        return tc_fail(e, TC_PEER, "flags of calls %llu and %llu, the last was %llu", (unsigned long long)request,
-                       (unsigned long long)reply, (unsigned long long)last);
+        return tc_fail(e, TC_PEER, "flags of calls %llu and %llu, the last was %llu",
+                       (unsigned long long)request, (unsigned long long)reply, (unsigned long long)last);
     if (reply != request)
         return tc_fail(e, TC_TIMEOUT, "call %llu was not answered in time", (unsigned long long)request);
     copy_once(&r, shm->memory + TC_SHM_REPLY_AT, offsetof(tc_shm_reply_record, reason));

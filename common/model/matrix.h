@@ -47,7 +47,7 @@ typedef struct tc_matrix {
     int8_t
         fast[16]; // Q4: the code book of TC_FAST, each in [-127, 127]: levels[i] is about fast[i] * fast_step
     float fast_step;
-    float nested_offset;   // of the nested table and below 256 its phase, for those who cannot look into `data`
+    float nested_offset; // of the nested table and below 256 its phase, for those who cannot look into `data`
     uint32_t nested_phase; // (set where a device keeps it)
     const void *data;
 } tc_matrix;

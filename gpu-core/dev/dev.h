@@ -143,7 +143,8 @@ typedef struct tc_dev_queue_ops {
     // its combine is done, nothing after it changed any state), UINT32_MAX: none. Fails when the device did.
     // turn: called each millisecond of the wait; may be NULL.
     tc_status (*wait)(tc_dev *dev, void (*turn)(void *arg), void *arg, uint32_t *ret_layer, tc_error *e);
-    uint64_t (*join_us)(tc_dev *dev); // spent waiting for workers' answers, since creation, as of the last wait
+    uint64_t (*join_us)(
+        tc_dev *dev); // spent waiting for workers' answers, since creation, as of the last wait
     // Host memory that copies to and from the device run fastest with. NULL: out of memory.
     void *(*host_alloc)(tc_dev *dev, size_t bytes);
     void (*host_release)(tc_dev *dev, void *memory); // NULL is legal

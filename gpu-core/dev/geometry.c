@@ -14,7 +14,8 @@ uint64_t tc_dev_page_bytes(const tc_dev_geometry *g)
 size_t tc_dev_state_floats(const tc_dev_geometry *g)
 {
     if (g->dn_layers == 0) return 0;
-    size_t channels = 2 * (size_t)g->dn_key_heads * g->dn_key_dim + (size_t)g->dn_value_heads * g->dn_value_dim;
+    size_t channels =
+        2 * (size_t)g->dn_key_heads * g->dn_key_dim + (size_t)g->dn_value_heads * g->dn_value_dim;
     size_t head = (size_t)tc_dense_padded(g->dn_value_dim) * tc_dense_padded(g->dn_key_dim);
     return g->dn_value_heads * head + ((g->dn_conv * channels + 15) & ~(size_t)15);
 }

@@ -14,7 +14,7 @@ struct tc_hot_tier {
     tc_hot_cache *cache;
     uint32_t slots;
     bool primed; // free slots were filled
-    bool still; // benchmarks: the table stays as it is
+    bool still;  // benchmarks: the table stays as it is
     tc_cache_fill fills[TC_FILLS_MAX];
 };
 
@@ -68,7 +68,8 @@ static void tell_changes(tc_hot_tier *t)
     for (uint32_t i = 0; i < count && !all; i++)
         t->ops->place(t->dev, change[i].layer, change[i].expert, change[i].slot);
     for (uint32_t l = 0; l < o->layers && all; l++)
-        for (uint32_t x = 0; x < o->experts; x++) t->ops->place(t->dev, l, x, table[(size_t)l * o->experts + x]);
+        for (uint32_t x = 0; x < o->experts; x++)
+            t->ops->place(t->dev, l, x, table[(size_t)l * o->experts + x]);
 }
 
 static void collect(tc_hot_tier *t)
@@ -80,7 +81,8 @@ static void collect(tc_hot_tier *t)
 static void start_fills(tc_hot_tier *t, uint32_t fills)
 {
     // an order that the device does not take counts as done and is never placed: its slot is asked for again
-    for (uint32_t i = 0; i < fills; i++) t->ops->fill(t->dev, t->fills[i].slot, t->fills[i].layer, t->fills[i].expert);
+    for (uint32_t i = 0; i < fills; i++)
+        t->ops->fill(t->dev, t->fills[i].slot, t->fills[i].layer, t->fills[i].expert);
 }
 
 static uint32_t each_of(const tc_hot_tier *t)

@@ -41,9 +41,9 @@ typedef struct tc_source_ops {
     void (*poll)(tc_expert_source *source);
     void (*stats)(tc_expert_source *source, tc_source_stats *ret);
     int (*fd)(tc_expert_source *source); // readable when poll has something to do; -1: never
-    // Lends the mailboxes of all shares to a device for one batch of up to `tokens` tokens: their number, or 0
-    // where that cannot be now. Calls take the numbers *ret_sequence + layer. The workers are awake when this
-    // returns; nudge keeps them so. Until settle nothing else may be asked of the source. NULL: never.
+    // Lends the mailboxes of all shares to a device for one batch of up to `tokens` tokens: their number, or
+    // 0 where that cannot be now. Calls take the numbers *ret_sequence + layer. The workers are awake when
+    // this returns; nudge keeps them so. Until settle nothing else may be asked of the source. NULL: never.
     uint32_t (*lend)(tc_expert_source *source, uint32_t tokens, tc_lent_mailbox ret[TC_LENT_MAX],
                      uint64_t *ret_sequence);
     void (*nudge)(tc_expert_source *source);

@@ -275,14 +275,13 @@ tc_status tc_source_hot_create(const tc_store *store, tc_team *team, uint32_t to
 {
     source_hot *h = tc_alloc(TC_MEM_OTHER, 1, sizeof *h);
     if (!h) return tc_fail(e, TC_NOMEM, "out of memory for the hot tier");
-    h->ops =
-        (tc_source_ops){.free = hot_free,
-                        .post = hot_post,
-                        .join = hot_join,
-                        .poll = hot_poll,
-                        .stats = hot_stats,
-                        .fd = hot_fd,
-                        .in_process = cold->ops->in_process};
+    h->ops = (tc_source_ops){.free = hot_free,
+                             .post = hot_post,
+                             .join = hot_join,
+                             .poll = hot_poll,
+                             .stats = hot_stats,
+                             .fd = hot_fd,
+                             .in_process = cold->ops->in_process};
     h->source.ops = &h->ops;
     h->store = store;
     h->info = tc_store_get_info(store);

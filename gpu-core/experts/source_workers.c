@@ -50,7 +50,7 @@ typedef struct source_workers {
     uint64_t next_seq, compute_us_max;
     tc_source_stats stats;
     tc_worker_stats of_worker[TC_WORKERS_MAX]; // by index
-    uint32_t lent[TC_LENT_MAX], lent_count; // workers whose segments a device has
+    uint32_t lent[TC_LENT_MAX], lent_count;    // workers whose segments a device has
     tc_shm *lent_shm[TC_LENT_MAX];
     uint64_t lent_last; // the highest number it may use
 } source_workers;
@@ -388,7 +388,8 @@ static int workers_fd(tc_expert_source *source)
 static worker *owner_of(source_workers *s, uint32_t index)
 {
     for (uint32_t i = 0; i < TC_WORKERS_MAX; i++)
-        if (s->workers[i].up && s->workers[i].index == index && !s->workers[i].busy_seq) return &s->workers[i];
+        if (s->workers[i].up && s->workers[i].index == index && !s->workers[i].busy_seq)
+            return &s->workers[i];
     return NULL;
 }
 

@@ -146,7 +146,8 @@ const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t r
     const tc_matmul_job job = {&f->weights->head, f->logits_in, hidden, f->logits, f->desc->vocab, NULL};
     f->dev->ops->matmul(f->dev, &job, 1, rows);
     if (f->host_logits)
-        f->dev->ops->download(f->dev, f->host_logits, f->logits, (size_t)rows * f->desc->vocab * sizeof(float));
+        f->dev->ops->download(f->dev, f->host_logits, f->logits,
+                              (size_t)rows * f->desc->vocab * sizeof(float));
     f->times.head_us += tc_now_us() - start;
     return f->host_logits ? f->host_logits : f->logits;
 }

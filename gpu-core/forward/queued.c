@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: a pass on a device whose operators only queue work: recorded passes are replayed as a whole, routed
 // experts are the device's own business where it can reach them, and the host computes a layer's experts
-// through the expert source where it cannot, or where a join failed: then from that layer on, nothing is lost.
+// through the expert source where it cannot, or where a join failed: then from that layer on, nothing is
+// lost.
 //
 //   begin -> lend the workers' mailboxes -> replay | queue layers -> wait
 //     join of layer l failed: settle, layer l's experts by the source, combine, layers l + 1 .. by the source
@@ -71,7 +72,8 @@ static tc_status experts_by_host(tc_forward *f, uint32_t layer, uint32_t n, tc_e
     ops->download(f->dev, f->host_expert, tc_forward_experts(f, layer, n), pairs * sizeof *f->host_expert);
     ops->download(f->dev, f->host_weight, f->weight, pairs * sizeof *f->host_weight);
     for (size_t i = 0; i < pairs; i++) // a device in error may have left anything there
-        if (f->host_expert[i] >= f->desc->experts) return tc_fail(e, TC_INTERNAL, "layer %u: no routes", layer);
+        if (f->host_expert[i] >= f->desc->experts)
+            return tc_fail(e, TC_INTERNAL, "layer %u: no routes", layer);
     for (uint32_t t = 0; t < n; t += TC_CALL_TOKENS_MAX)
         TC_TRY(call_source(f, layer, t, n - t < TC_CALL_TOKENS_MAX ? n - t : TC_CALL_TOKENS_MAX, e));
     ops->upload(f->dev, f->sum, f->host_sum, n * row * sizeof *f->host_sum);
@@ -86,8 +88,8 @@ static void combine(tc_forward *f, const tc_layer_weights *layer, uint32_t layer
                          desc->hidden, next_norm, f->normed);
 }
 
-tc_status tc_forward_mlp_queued(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index, uint32_t n,
-                                tc_error *e)
+tc_status tc_forward_mlp_queued(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index,
+                                uint32_t n, tc_error *e)
 {
     const tc_model_desc *desc = f->desc;
     if (!layer->moe) {
@@ -98,8 +100,8 @@ tc_status tc_forward_mlp_queued(tc_forward *f, const tc_layer_weights *layer, ui
     }
     tc_forward_route(f, layer, layer_index, n);
     if (f->by_device)
-        f->dev->queue->experts(f->dev, layer_index, f->normed, n, tc_forward_experts(f, layer_index, n), f->weight,
-                               f->sum);
+        f->dev->queue->experts(f->dev, layer_index, f->normed, n, tc_forward_experts(f, layer_index, n),
+                               f->weight, f->sum);
     if (desc->shared_width) tc_forward_shared_down(f, &layer->mlp, n);
     if (!f->by_device) TC_TRY(experts_by_host(f, layer_index, n, e));
     combine(f, layer, layer_index, n);
@@ -141,18 +143,21 @@ static void note_routes(tc_forward *f, uint32_t n, int32_t *chosen)
     const uint32_t k = desc->top_k;
     uint32_t uses = 0;
     if (!k) return;
-    f->dev->ops->download(f->dev, f->host_expert, f->expert, (size_t)desc->layers * n * k * sizeof *f->host_expert);
+    f->dev->ops->download(f->dev, f->host_expert, f->expert,
+                          (size_t)desc->layers * n * k * sizeof *f->host_expert);
     for (uint32_t l = 0; l < desc->layers; l++) {
         const uint32_t *expert = f->host_expert + (size_t)l * n * k;
         const bool moe = f->weights->layer[l].moe;
         if (moe) memset(f->host_counts, 0, desc->experts * sizeof *f->host_counts);
         for (uint32_t i = 0; i < n * k; i++) {
             if (moe && expert[i] < desc->experts) f->host_counts[expert[i]]++;
-            if (chosen) chosen[((size_t)(i / k) * desc->layers + l) * k + i % k] = moe ? (int32_t)expert[i] : -1;
+            if (chosen)
+                chosen[((size_t)(i / k) * desc->layers + l) * k + i % k] = moe ? (int32_t)expert[i] : -1;
         }
         for (uint32_t x = 0; moe && x < desc->experts; x++)
             if (f->host_counts[x])
-                f->uses[uses++] = (tc_expert_use){.layer = (uint16_t)l, .expert = (uint16_t)x, .count = f->host_counts[x]};
+                f->uses[uses++] =
+                    (tc_expert_use){.layer = (uint16_t)l, .expert = (uint16_t)x, .count = f->host_counts[x]};
     }
     f->times.expert_reads += uses;
     if (f->watch) f->watch(f->watch_arg, f->uses, uses, n);

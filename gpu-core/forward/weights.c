@@ -188,7 +188,8 @@ static tc_status load_vector(loader *l, const load_item *item, tc_error *e)
     made = tc_alloc(TC_MEM_OTHER, count, sizeof *made);
     if (made) placed = dev->ops->alloc(dev, TC_MEM_WEIGHTS, count * sizeof(float));
     if (!placed)
-        TC_GOTO(tc_fail(e, TC_NOMEM, "%s: out of memory for %llu floats", item->name, (unsigned long long)count));
+        TC_GOTO(
+            tc_fail(e, TC_NOMEM, "%s: out of memory for %llu floats", item->name, (unsigned long long)count));
     for (uint64_t i = 0; i < count; i++) {
         float v = values[i];
         uint64_t at = i;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows: the routed experts of the cuda device, hot ones in VRAM, cold ones in a worker's mailbox, streamed ones
-// over the link, give the bits of the CPU's expert computation, whatever lies where; and a worker that does not
-// answer, fails or leaves ends the wait with the layer's number. Usage: test MODEL CACHE_DIR. Without a GPU it
-// says so and is skipped.
+// Shows: the routed experts of the cuda device, hot ones in VRAM, cold ones in a worker's mailbox, streamed
+// ones over the link, give the bits of the CPU's expert computation, whatever lies where; and a worker that
+// does not answer, fails or leaves ends the wait with the layer's number. Usage: test MODEL CACHE_DIR.
+// Without a GPU it says so and is skipped.
 #include "common/base/clock.h"
 #include "common/base/team.h"
 #include "common/model/store_pack.h"
@@ -106,7 +106,11 @@ static tc_status set_up(fixture *f, const char *model, const char *cache, tc_err
     need(tc_team_create(&team, &f->team, e), e);
     need(tc_ffn_create(f->store, f->team, TOKENS, NULL, &f->ffn, e), e);
     need(tc_ffn_create(f->store, f->team, TOKENS, NULL, &f->worker_ffn, e), e);
-    const tc_cuda_options o = {.geometry = {.matmul_cols_max = f->info->hidden, .positions_max = 1024, .pages = 1, .slots = 1, .kv_type = TC_KV_F16},
+    const tc_cuda_options o = {.geometry = {.matmul_cols_max = f->info->hidden,
+                                            .positions_max = 1024,
+                                            .pages = 1,
+                                            .slots = 1,
+                                            .kv_type = TC_KV_F16},
                                .hidden = f->info->hidden,
                                .vocab = 64,
                                .layers = f->info->layers,

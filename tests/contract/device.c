@@ -192,7 +192,8 @@ static void test_matmul_with_bias(void **state)
     enum { N = 7, ROWS = 45, COLS = 33, LDY = 50 };
     float *data = random_floats(ROWS * COLS), *x = random_floats(N * COLS), *bias = random_floats(ROWS),
           y[N * LDY];
-    float *px = put(f, x, N * COLS * sizeof *x), *pb = put(f, bias, ROWS * sizeof *bias), *py = put(f, y, sizeof y);
+    float *px = put(f, x, N * COLS * sizeof *x), *pb = put(f, bias, ROWS * sizeof *bias),
+          *py = put(f, y, sizeof y);
     const tc_weight weight = {.rows = ROWS, .cols = COLS, .dtype = TC_F32, .data = data};
     tc_matrix m;
     tc_error e;
@@ -312,14 +313,16 @@ static void test_combine(void **state)
         sum[i] = (int64_t)(noise() * 8e9f);
         expected[i] = x[i] + (double)sum[i] / 4294967296.0 + shared[i] / (1 + exp(-gate[i / WIDTH]));
     }
-    float *px = put(f, x, sizeof sum / 2), *ps = put(f, shared, sizeof sum / 2), *pg = put(f, gate, N * sizeof *gate);
+    float *px = put(f, x, sizeof sum / 2), *ps = put(f, shared, sizeof sum / 2),
+          *pg = put(f, gate, N * sizeof *gate);
     int64_t *psum = put(f, sum, sizeof sum);
     f->dev->ops->combine(f->dev, px, psum, ps, pg, 1, N, WIDTH, NULL, NULL);
     back(f, x, px, sizeof sum / 2);
     assert_close(x, expected, N * WIDTH, "combine");
     // then with a norm behind it, and add with one: the same bits as the two operators
     float *w = random_floats(WIDTH), y[N * WIDTH], normed[N * WIDTH], apart[N * WIDTH];
-    float *pw = put(f, w, WIDTH * sizeof *w), *py = put(f, x, sizeof y), *pn = put(f, x, sizeof y), *pa = put(f, x, sizeof y);
+    float *pw = put(f, w, WIDTH * sizeof *w), *py = put(f, x, sizeof y), *pn = put(f, x, sizeof y),
+          *pa = put(f, x, sizeof y);
     f->dev->ops->combine(f->dev, px, psum, ps, pg, 1, N, WIDTH, NULL, NULL);
     f->dev->ops->combine(f->dev, py, psum, ps, pg, 1, N, WIDTH, pw, pn);
     f->dev->ops->rmsnorm(f->dev, px, pw, N, WIDTH, pa);
@@ -420,7 +423,8 @@ static void run_attention(fixture *f, const attention_data *a, uint32_t chunk, f
 }
 
 // The same for both of two sessions; `first` gets what the first one's tokens got.
-static void run_attention_twice(fixture *f, const attention_data *a, uint32_t chunk, float *first, float *second)
+static void run_attention_twice(fixture *f, const attention_data *a, uint32_t chunk, float *first,
+                                float *second)
 {
     uint32_t q_row = HEADS * DIM * (a->gated ? 2 : 1), kv_row = KV_HEADS * DIM, out_row = HEADS * DIM;
     for (uint32_t begin = 0; begin < TOKENS; begin += chunk) {
@@ -729,22 +733,20 @@ static const struct {
     tc_precision precision;
     tc_kv_type kv;
     uint32_t threads;
-} devices[] = {{"cpu exact", NULL, TC_EXACT, TC_KV_F32, 2},
-               {"cpu scalar", "scalar", TC_FLOAT, TC_KV_F32, 1},
-               {"cpu scalar f16", "scalar", TC_FLOAT, TC_KV_F16, 3},
-               {"cpu avx2", "avx2", TC_FLOAT, TC_KV_F32, 3},
-               {"cpu avx2 f16", "avx2", TC_FLOAT, TC_KV_F16, 1},
-               {"cpu avx512", "avx512", TC_FLOAT, TC_KV_F32, 2},
-               {"cpu avx512 f16", "avx512", TC_FLOAT, TC_KV_F16, 1},
-               {"cpu fast", NULL, TC_FAST, TC_KV_F32, 2}};
+} devices[] = {
+    {"cpu exact", NULL, TC_EXACT, TC_KV_F32, 2},          {"cpu scalar", "scalar", TC_FLOAT, TC_KV_F32, 1},
+    {"cpu scalar f16", "scalar", TC_FLOAT, TC_KV_F16, 3}, {"cpu avx2", "avx2", TC_FLOAT, TC_KV_F32, 3},
+    {"cpu avx2 f16", "avx2", TC_FLOAT, TC_KV_F16, 1},     {"cpu avx512", "avx512", TC_FLOAT, TC_KV_F32, 2},
+    {"cpu avx512 f16", "avx512", TC_FLOAT, TC_KV_F16, 1}, {"cpu fast", NULL, TC_FAST, TC_KV_F32, 2}};
 enum { CUDA = sizeof devices / sizeof *devices };
 
 // Why a device cannot be had here goes to `why`.
 static bool set_up(size_t i, char why[TC_ERROR_TEXT_BYTES])
 {
     tc_error e = {0};
-    bool fine = i == CUDA ? set_up_cuda(&e) == TC_OK
-                          : !set_up_device(devices[i].precision, devices[i].isa, devices[i].kv, devices[i].threads);
+    bool fine = i == CUDA
+                    ? set_up_cuda(&e) == TC_OK
+                    : !set_up_device(devices[i].precision, devices[i].isa, devices[i].kv, devices[i].threads);
     snprintf(why, TC_ERROR_TEXT_BYTES, "%s", i == CUDA ? e.text : "this CPU lacks it");
     return fine;
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: full attention over the paged KV pool (16-bit floats): per-head norm and rotary, append, attend, gate.
-// A warp meets 16 rows (tokens times the query heads of a KV head) with keys and values on the tensor cores, in
-// steps of 32 positions; every 256 positions, counted from the session's start, make a partial result, and the
-// partials are folded in rising order. Prompts fold as they go; a step of single tokens deals the chunks out
-// over blocks and folds afterwards: the same operations in the same order either way.
+// Owns: full attention over the paged KV pool (16-bit floats): per-head norm and rotary, append, attend,
+// gate. A warp meets 16 rows (tokens times the query heads of a KV head) with keys and values on the tensor
+// cores, in steps of 32 positions; every 256 positions, counted from the session's start, make a partial
+// result, and the partials are folded in rising order. Prompts fold as they go; a step of single tokens deals
+// the chunks out over blocks and folds afterwards: the same operations in the same order either way.
 #include "gpu-core/dev/cuda/q4.cuh"
 
 #include <cuda_fp16.h>
@@ -12,13 +12,15 @@ enum { KEYS = 32, ATTEND_WARPS = 4, ATTEND_THREADS = 128, PAGE = 64, DIM_MAX = 2
 
 // ---- rows of q, k, v ----
 
-static __device__ __forceinline__ size_t page_row(const tc_gpu_attention &a, uint32_t page, bool value, uint32_t head)
+static __device__ __forceinline__ size_t page_row(const tc_gpu_attention &a, uint32_t page, bool value,
+                                                  uint32_t head)
 {
     return ((((size_t)page * a.kv_layers + a.kv_layer) * 2 + value) * a.kv_heads + head) * PAGE;
 }
 
 // One warp a (token, head): query heads, then key heads, then value heads.
-__global__ void __launch_bounds__(128) prepare_kernel(tc_gpu_batch batch, const __grid_constant__ tc_gpu_attention a)
+__global__ void __launch_bounds__(128)
+    prepare_kernel(tc_gpu_batch batch, const __grid_constant__ tc_gpu_attention a)
 {
     __shared__ float rows[4][DIM_MAX];
     const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
@@ -44,7 +46,8 @@ __global__ void __launch_bounds__(128) prepare_kernel(tc_gpu_batch batch, const 
         for (int m = 16; m; m >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, m);
         factor = 1.0f / sqrtf(sum / (float)a.dim + a.eps);
     }
-    for (uint32_t i = lane; i < a.dim; i += 32) row[i] = multiplier ? from[i] * factor * multiplier[i] : from[i];
+    for (uint32_t i = lane; i < a.dim; i += 32)
+        row[i] = multiplier ? from[i] * factor * multiplier[i] : from[i];
     __syncwarp();
     if (!value)
         for (uint32_t i = lane; i < half_rotary; i += 32) {
@@ -136,8 +139,7 @@ template <int DP> struct attend_state {
     float max[2], sum[2];
 };
 
-template <int DP>
-static __device__ __forceinline__ void chunk_clear(attend_state<DP> &w)
+template <int DP> static __device__ __forceinline__ void chunk_clear(attend_state<DP> &w)
 {
 #pragma unroll
     for (int i = 0; i < DP / 8; i++)
@@ -203,7 +205,8 @@ static __device__ __forceinline__ void step(attend_state<DP> &w, const __half *k
 #pragma unroll
     for (int n = 0; n < KEYS / 16; n++) {
         const uint32_t p[4] = {pack_half(s[2 * n][0], s[2 * n][1]), pack_half(s[2 * n][2], s[2 * n][3]),
-                               pack_half(s[2 * n + 1][0], s[2 * n + 1][1]), pack_half(s[2 * n + 1][2], s[2 * n + 1][3])};
+                               pack_half(s[2 * n + 1][0], s[2 * n + 1][1]),
+                               pack_half(s[2 * n + 1][2], s[2 * n + 1][3])};
 #pragma unroll
         for (int d = 0; d < DP / 16; d++) {
             uint32_t b[4]; // 16 keys, 16 dimensions
@@ -221,8 +224,8 @@ template <int DP> struct attend_memory {
 // Positions [first, first + KEYS) of a KV head, those from `end` on as zeros.
 template <int DP>
 static __device__ __forceinline__ void stage(attend_memory<DP> &m, uint32_t at, const tc_gpu_batch &batch,
-                                             const tc_gpu_attention &a, const tc_gpu_segment &s, uint32_t head,
-                                             uint32_t first, uint32_t end)
+                                             const tc_gpu_attention &a, const tc_gpu_segment &s,
+                                             uint32_t head, uint32_t first, uint32_t end)
 {
     constexpr uint32_t PIECES = DP / 8;
     const uint32_t page = first < end ? batch.pages[s.pages_at + first / PAGE] : 0; // a step lies in one page
@@ -231,7 +234,8 @@ static __device__ __forceinline__ void stage(attend_memory<DP> &m, uint32_t at, 
         __half *to = (value ? m.v : m.k)[at][key] + piece * 8;
         if (first + key < end && piece * 8 < a.padded) {
             const __half *from = (const __half *)a.kv +
-                                 (page_row(a, page, value, head) + (first + key) % PAGE) * a.padded + piece * 8;
+                                 (page_row(a, page, value, head) + (first + key) % PAGE) * a.padded +
+                                 piece * 8;
             uint32_t p = (uint32_t)__cvta_generic_to_shared(to);
             asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(p), "l"(from));
         } else {
@@ -303,7 +307,8 @@ __global__ void __launch_bounds__(ATTEND_THREADS)
                 float *to = a.partial + (part + row[i]) * a.padded;
 #pragma unroll
                 for (int d = 0; d < DP / 8; d++)
-                    if (d * 8 < a.padded) *(float2 *)(to + d * 8 + t2) = make_float2(w.o[d][2 * i], w.o[d][2 * i + 1]);
+                    if (d * 8 < a.padded)
+                        *(float2 *)(to + d * 8 + t2) = make_float2(w.o[d][2 * i], w.o[d][2 * i + 1]);
                 if (t2 == 0) *(float2 *)(a.state + (part + row[i]) * 2) = make_float2(w.max[i], w.sum[i]);
             }
             continue;
@@ -332,7 +337,8 @@ __global__ void __launch_bounds__(ATTEND_THREADS)
 }
 
 // Block (query head, token): folds the chunks of a split row.
-__global__ void __launch_bounds__(DIM_MAX) fold_kernel(tc_gpu_batch batch, const __grid_constant__ tc_gpu_attention a)
+__global__ void __launch_bounds__(DIM_MAX)
+    fold_kernel(tc_gpu_batch batch, const __grid_constant__ tc_gpu_attention a)
 {
     const uint32_t group = a.heads / a.kv_heads, head = blockIdx.x / group, column = threadIdx.x;
     const tc_gpu_segment s = batch.segments[blockIdx.y];
@@ -351,24 +357,27 @@ __global__ void __launch_bounds__(DIM_MAX) fold_kernel(tc_gpu_batch batch, const
         total = fold(total, a.partial[at * a.padded + column], f);
     }
     const size_t row = (size_t)s.first * a.heads + blockIdx.x;
-    a.out[row * a.dim + column] = finish(total, sum, a.gated ? a.q + row * a.q_stride + a.dim + column : NULL);
+    a.out[row * a.dim + column] =
+        finish(total, sum, a.gated ? a.q + row * a.q_stride + a.dim + column : NULL);
 }
 
 template <int DP>
 static int attend(tc_gpu_stream stream, const tc_gpu_batch *batch, const tc_gpu_attention *a)
 {
     const int bytes = (int)sizeof(attend_memory<DP>);
-    const void *kernel = a->split ? (const void *)attend_kernel<DP, true> : (const void *)attend_kernel<DP, false>;
+    const void *kernel =
+        a->split ? (const void *)attend_kernel<DP, true> : (const void *)attend_kernel<DP, false>;
     cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (e != cudaSuccess) return (int)e;
     if (a->split) {
         dim3 grid(a->chunks_max, a->kv_heads, batch->segment_count);
         int code = launch_chained(attend_kernel<DP, true>, grid, ATTEND_THREADS, bytes, stream, *batch, *a);
         if (code) return code;
-        return launch_chained(fold_kernel, dim3(a->heads, batch->segment_count), DIM_MAX, 0, stream, *batch, *a);
+        return launch_chained(fold_kernel, dim3(a->heads, batch->segment_count), DIM_MAX, 0, stream, *batch,
+                              *a);
     }
-    return launch_chained(attend_kernel<DP, false>, dim3(a->blocks, a->kv_heads), ATTEND_THREADS, bytes, stream, *batch,
-                          *a);
+    return launch_chained(attend_kernel<DP, false>, dim3(a->blocks, a->kv_heads), ATTEND_THREADS, bytes,
+                          stream, *batch, *a);
 }
 
 int tc_gpu_attention_run(tc_gpu_stream stream, const tc_gpu_batch *batch, const tc_gpu_attention *args)

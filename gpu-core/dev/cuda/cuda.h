@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the cuda device's door: what the core asks for, and the one symbol of the library that is loaded at run
-// time (thermocline-cuda.so), so that one package serves machines with and without a GPU. Refuses: to choose
-// between devices (gpu-core/device.h).
+// Owns: the cuda device's door: what the core asks for, and the one symbol of the library that is loaded at
+// run time (thermocline-cuda.so), so that one package serves machines with and without a GPU. Refuses: to
+// choose between devices (gpu-core/device.h).
 #pragma once
 
 #include "common/model/store.h"
@@ -48,12 +48,11 @@ typedef struct tc_cuda_hot_ops {
 typedef struct tc_cuda_library {
     uint32_t abi;
     uint32_t struct_bytes; // of tc_cuda_options: both sides are built from one tree
-    tc_status (*probe)(uint32_t ordinal, char card[128], tc_error *e); // TC_NOT_FOUND, TC_UNSUPPORTED: why not
+    tc_status (*probe)(uint32_t ordinal, char card[128],
+                       tc_error *e); // TC_NOT_FOUND, TC_UNSUPPORTED: why not
     tc_status (*create)(const tc_cuda_options *options, tc_dev **ret, tc_error *e);
     tc_cuda_hot_ops hot;
     void (*memory)(tc_dev *dev, tc_cuda_memory *ret);
     // What a device of these options takes besides weights and slots; nothing is allocated.
     uint64_t (*fixed_bytes)(const tc_cuda_options *options);
 } tc_cuda_library;
-
-

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: Gated DeltaNet: causal convolution, normalised keys and queries, the recurrence, the gated norm.
-// Equations: docs/MODEL.md. The recurrence goes token by token: its columns are independent, eight lanes share
-// one, and the state stays in registers, so a prompt costs a few hundred cycles a token however long it is.
-// A step of single tokens is one kernel; anything else is three that do the same operations in the same order.
+// Equations: docs/MODEL.md. The recurrence goes token by token: its columns are independent, eight lanes
+// share one, and the state stays in registers, so a prompt costs a few hundred cycles a token however long it
+// is. A step of single tokens is one kernel; anything else is three that do the same operations in the same
+// order.
 //
-// State of a layer: [value head][column][key index], key indices in groups of 16 of which lane p of a column's
-// eight holds 2p and 2p + 1; then the last inputs of the convolution, [taps][channels], at position modulo taps.
+// State of a layer: [value head][column][key index], key indices in groups of 16 of which lane p of a
+// column's eight holds 2p and 2p + 1; then the last inputs of the convolution, [taps][channels], at position
+// modulo taps.
 #include "gpu-core/dev/cuda/q4.cuh"
 
 enum { STRIP = 32, STAGE = 16, KEY_MAX = 128, PARTS = 8 };
@@ -42,14 +44,16 @@ static __device__ __forceinline__ float *ring_of(const tc_gpu_delta &a, const de
 }
 
 // Token t of the segment (counted in it), one channel; `source`: where the channel's input is in a qkvz row.
-static __device__ __forceinline__ float convolved(const tc_gpu_delta &a, const delta_shape &s, const tc_gpu_segment &g,
-                                                  const float *ring, uint32_t t, uint32_t channel, uint32_t source)
+static __device__ __forceinline__ float convolved(const tc_gpu_delta &a, const delta_shape &s,
+                                                  const tc_gpu_segment &g, const float *ring, uint32_t t,
+                                                  uint32_t channel, uint32_t source)
 {
     float sum = 0;
     for (uint32_t j = 0; j < a.taps; j++) {
         uint32_t back = a.taps - 1 - j;
-        float in = t >= back ? a.qkvz[(size_t)(g.first + t - back) * s.row_floats + source]
-                             : ring[(size_t)((g.position + t + a.taps - back) % a.taps) * s.channels + channel];
+        float in = t >= back
+                       ? a.qkvz[(size_t)(g.first + t - back) * s.row_floats + source]
+                       : ring[(size_t)((g.position + t + a.taps - back) % a.taps) * s.channels + channel];
         sum = fmaf(a.conv[(size_t)j * s.channels + channel], in, sum);
     }
     return sum * sigmoid(sum);
@@ -71,7 +75,8 @@ static __device__ __forceinline__ float normalise_keys(float *q, float *k, uint3
         qq = fmaf(q[i], q[i], qq);
         kk = fmaf(k[i], k[i], kk);
     }
-    float fq = 1.0f / sqrtf(warp_sum(qq) + 1e-6f) * (1.0f / sqrtf((float)dk)), fk = 1.0f / sqrtf(warp_sum(kk) + 1e-6f);
+    float fq = 1.0f / sqrtf(warp_sum(qq) + 1e-6f) * (1.0f / sqrtf((float)dk)),
+          fk = 1.0f / sqrtf(warp_sum(kk) + 1e-6f);
     for (uint32_t i = lane; i < dk; i += 32) {
         q[i] *= fq;
         k[i] *= fk;
@@ -94,8 +99,8 @@ static __device__ __forceinline__ void gates_of(const tc_gpu_delta &a, const del
 // One token, one column, this lane's share of it; returns the column's output in all eight lanes. KP: key
 // indices of a lane.
 template <int KP>
-static __device__ __forceinline__ float advance(float S[KP], const float *q, const float *k, uint32_t part, float v,
-                                                float kq, float decay, float beta)
+static __device__ __forceinline__ float advance(float S[KP], const float *q, const float *k, uint32_t part,
+                                                float v, float kq, float decay, float beta)
 {
     float past[4] = {0, 0, 0, 0}, out[4] = {0, 0, 0, 0};
     float2 key[KP / 2];
@@ -140,15 +145,18 @@ template <int KP>
 static __device__ __forceinline__ void store_state(const float S[KP], float *column, uint32_t part)
 {
 #pragma unroll
-    for (int i = 0; i < KP / 2; i++) *(float2 *)(column + i * 16 + part * 2) = make_float2(S[i * 2], S[i * 2 + 1]);
+    for (int i = 0; i < KP / 2; i++)
+        *(float2 *)(column + i * 16 + part * 2) = make_float2(S[i * 2], S[i * 2 + 1]);
 }
 
 // o: dv outputs of a value head, read by every warp; thread i writes element i, i + step ..
 static __device__ __forceinline__ void gated_norm(const tc_gpu_delta &a, const delta_shape &s, uint32_t token,
-                                                  uint32_t value_head, const float *o, uint32_t thread, uint32_t step)
+                                                  uint32_t value_head, const float *o, uint32_t thread,
+                                                  uint32_t step)
 {
     const uint32_t lane = thread & 31, key_head = value_head / s.ratio, index = value_head % s.ratio;
-    const float *z = a.qkvz + (size_t)token * s.row_floats + key_head * s.span + 2 * a.dk + (s.ratio + index) * a.dv;
+    const float *z =
+        a.qkvz + (size_t)token * s.row_floats + key_head * s.span + 2 * a.dk + (s.ratio + index) * a.dv;
     float *to = a.out + ((size_t)token * a.value_heads + value_head) * a.dv;
     float sum = 0;
     for (uint32_t i = lane; i < a.dv; i += 32) sum = fmaf(o[i], o[i], sum);
@@ -156,11 +164,11 @@ static __device__ __forceinline__ void gated_norm(const tc_gpu_delta &a, const d
     for (uint32_t i = thread; i < a.dv; i += step) to[i] = o[i] * factor * a.norm[i] * (z[i] * sigmoid(z[i]));
 }
 
-// The raw inputs of token t (in the segment) into the ring: the value head's own channels; the first value head
-// of a key head also those of queries and keys.
-static __device__ __forceinline__ void keep_inputs(const tc_gpu_delta &a, const delta_shape &s, const tc_gpu_segment &g,
-                                                   float *ring, uint32_t t, uint32_t value_head, uint32_t thread,
-                                                   uint32_t step)
+// The raw inputs of token t (in the segment) into the ring: the value head's own channels; the first value
+// head of a key head also those of queries and keys.
+static __device__ __forceinline__ void keep_inputs(const tc_gpu_delta &a, const delta_shape &s,
+                                                   const tc_gpu_segment &g, float *ring, uint32_t t,
+                                                   uint32_t value_head, uint32_t thread, uint32_t step)
 {
     const uint32_t key_head = value_head / s.ratio, index = value_head % s.ratio;
     const float *row = a.qkvz + (size_t)(g.first + t) * s.row_floats + key_head * s.span;
@@ -177,12 +185,14 @@ static __device__ __forceinline__ void keep_inputs(const tc_gpu_delta &a, const 
 // ---- single tokens: block (value head, segment), eight threads a column ----
 
 template <int KP>
-__global__ void __launch_bounds__(1024) step_kernel(tc_gpu_tables tables, tc_gpu_batch batch, const __grid_constant__ tc_gpu_delta a)
+__global__ void __launch_bounds__(1024)
+    step_kernel(tc_gpu_tables tables, tc_gpu_batch batch, const __grid_constant__ tc_gpu_delta a)
 {
     extern __shared__ __align__(16) float row[]; // q [dkp] | k [dkp] | v [dv] | o [dv] | kq
     const delta_shape s = shape_of(a);
     let_next_start();
-    const tc_gpu_segment g = batch.segments[blockIdx.y]; // the host's, as the state: no kernel before this writes it
+    const tc_gpu_segment g =
+        batch.segments[blockIdx.y]; // the host's, as the state: no kernel before this writes it
     const uint32_t value_head = blockIdx.x, key_head = value_head / s.ratio, index = value_head % s.ratio;
     const uint32_t column = threadIdx.x / PARTS, part = threadIdx.x % PARTS;
     float *q = row, *k = q + s.dkp, *v = k + s.dkp, *o = v + a.dv, *kq = o + a.dv;
@@ -195,11 +205,13 @@ __global__ void __launch_bounds__(1024) step_kernel(tc_gpu_tables tables, tc_gpu
     for (uint32_t i = threadIdx.x; i < 2 * s.dkp + a.dv; i += blockDim.x) {
         if (i < 2 * s.dkp) {
             const uint32_t which = i / s.dkp, at = i % s.dkp;
-            row[i] = at < a.dk ? convolved(a, s, g, ring, 0, which * s.keys + key_head * a.dk + at, base + which * a.dk + at)
+            row[i] = at < a.dk ? convolved(a, s, g, ring, 0, which * s.keys + key_head * a.dk + at,
+                                           base + which * a.dk + at)
                                : 0.0f;
         } else {
             const uint32_t at = i - 2 * s.dkp;
-            row[i] = convolved(a, s, g, ring, 0, 2 * s.keys + value_head * a.dv + at, base + 2 * a.dk + index * a.dv + at);
+            row[i] = convolved(a, s, g, ring, 0, 2 * s.keys + value_head * a.dv + at,
+                               base + 2 * a.dk + index * a.dv + at);
         }
     }
     __syncthreads();
@@ -233,7 +245,8 @@ __global__ void __launch_bounds__(256) keys_kernel(tc_gpu_batch batch, const __g
     const float *ring = ring_of(a, s, state_of(a, g));
     for (uint32_t i = threadIdx.x; i < 2 * a.dk; i += blockDim.x) {
         const uint32_t which = i / a.dk, at = i % a.dk;
-        row[which][at] = convolved(a, s, g, ring, t, which * s.keys + key_head * a.dk + at, base + which * a.dk + at);
+        row[which][at] =
+            convolved(a, s, g, ring, t, which * s.keys + key_head * a.dk + at, base + which * a.dk + at);
     }
     for (uint32_t i = threadIdx.x; i < s.ratio * a.dv; i += blockDim.x)
         a.v[((size_t)token * a.value_heads + key_head * s.ratio) * a.dv + i] =
@@ -246,19 +259,21 @@ __global__ void __launch_bounds__(256) keys_kernel(tc_gpu_batch batch, const __g
     __syncthreads();
     for (uint32_t i = threadIdx.x; i < 2 * s.dkp; i += blockDim.x) {
         const uint32_t which = i / s.dkp, at = i % s.dkp;
-        (which ? a.k : a.q)[((size_t)token * a.key_heads + key_head) * s.dkp + at] = at < a.dk ? row[which][at] : 0.0f;
+        (which ? a.k : a.q)[((size_t)token * a.key_heads + key_head) * s.dkp + at] =
+            at < a.dk ? row[which][at] : 0.0f;
     }
     if (threadIdx.x < s.ratio) {
         const uint32_t value_head = key_head * s.ratio + threadIdx.x;
         float decay, beta;
         gates_of(a, s, token, value_head, &decay, &beta);
-        *(float4 *)(a.scalars + ((size_t)token * a.value_heads + value_head) * 4) = make_float4(kq, decay, beta, 0);
+        *(float4 *)(a.scalars + ((size_t)token * a.value_heads + value_head) * 4) =
+            make_float4(kq, decay, beta, 0);
     }
 }
 
 // Block (strip of 32 columns, value head, segment): 256 threads, eight a column.
 template <int KP>
-__global__ void __launch_bounds__(PARTS * STRIP)
+__global__ void __launch_bounds__(PARTS *STRIP)
     scan_kernel(tc_gpu_tables tables, tc_gpu_batch batch, const __grid_constant__ tc_gpu_delta a)
 {
     constexpr uint32_t DKP = KP * PARTS;
@@ -286,11 +301,13 @@ __global__ void __launch_bounds__(PARTS * STRIP)
                 c < a.dv ? a.v[((size_t)(g.first + base + t) * a.value_heads + value_head) * a.dv + c] : 0.0f;
         }
         if (threadIdx.x < count)
-            *(float4 *)scalars[threadIdx.x] = *(const float4 *)(
-                a.scalars + ((size_t)(g.first + base + threadIdx.x) * a.value_heads + value_head) * 4);
+            *(float4 *)scalars[threadIdx.x] =
+                *(const float4 *)(a.scalars +
+                                  ((size_t)(g.first + base + threadIdx.x) * a.value_heads + value_head) * 4);
         __syncthreads();
         for (uint32_t t = 0; t < count; t++) {
-            float o = advance<KP>(S, q[t], k[t], part, v[t][threadIdx.x / PARTS], scalars[t][0], scalars[t][1], scalars[t][2]);
+            float o = advance<KP>(S, q[t], k[t], part, v[t][threadIdx.x / PARTS], scalars[t][0],
+                                  scalars[t][1], scalars[t][2]);
             if (part == 0 && column < a.dv)
                 a.out[((size_t)(g.first + base + t) * a.value_heads + value_head) * a.dv + column] = o;
         }
@@ -317,7 +334,8 @@ __global__ void __launch_bounds__(128)
 }
 
 template <int KP>
-static int run(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_batch *batch, const tc_gpu_delta *a)
+static int run(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_batch *batch,
+               const tc_gpu_delta *a)
 {
     const uint32_t dkp = (a->dk + 15) & ~15u;
     if (a->one_each) {
@@ -326,8 +344,8 @@ static int run(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_b
                               (2 * dkp + 2 * a->dv + 4) * 4, stream, *tables, *batch, *a);
     }
     keys_kernel<<<dim3(batch->tokens, a->key_heads), 256, 0, stream>>>(*batch, *a);
-    scan_kernel<KP><<<dim3((a->dv + STRIP - 1) / STRIP, a->value_heads, batch->segment_count), PARTS * STRIP, 0, stream>>>(
-        *tables, *batch, *a);
+    scan_kernel<KP><<<dim3((a->dv + STRIP - 1) / STRIP, a->value_heads, batch->segment_count), PARTS * STRIP,
+                      0, stream>>>(*tables, *batch, *a);
     norm_kernel<<<(batch->tokens * a->value_heads + 3) / 4, 128, 0, stream>>>(*tables, *batch, *a);
     return launched();
 }

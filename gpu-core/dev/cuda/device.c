@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the cuda device: its memory and budget, the batch it works on, recording and replaying passes, and the
-// operators of dev.h as launches in one stream. Every call to the driver is checked; the first failure is kept
-// with its expression and place, and everything after it is void until it is reported by wait.
-// Refuses: experts (experts.c) and arithmetic (the .cu files).
+// Owns: the cuda device: its memory and budget, the batch it works on, recording and replaying passes, and
+// the operators of dev.h as launches in one stream. Every call to the driver is checked; the first failure is
+// kept with its expression and place, and everything after it is void until it is reported by wait. Refuses:
+// experts (experts.c) and arithmetic (the .cu files).
 #include "gpu-core/dev/cuda/device.h"
 
 #include "common/base/mem.h"
@@ -64,8 +64,8 @@ void *tc_cuda_take(tc_dev_cuda *c, tc_mem_tag tag, size_t bytes)
     block *b = malloc(sizeof *b);
     bytes = round_up(bytes ? bytes : 1);
     pthread_mutex_lock(&c->lock);
-    if (b && used_bytes(c) + bytes + RESERVE_BYTES <= c->budget && cudaMalloc(&memory, bytes) == cudaSuccess &&
-        CHECK(c, cudaMemset(memory, 0, bytes))) {
+    if (b && used_bytes(c) + bytes + RESERVE_BYTES <= c->budget &&
+        cudaMalloc(&memory, bytes) == cudaSuccess && CHECK(c, cudaMemset(memory, 0, bytes))) {
         remember(c, b, memory, tag, bytes, false);
     } else {
         free(b);
@@ -119,8 +119,8 @@ static void cuda_download(tc_dev *dev, void *host, const void *from, size_t byte
         CHECK(c, cudaStreamSynchronize(c->stream));
 }
 
-static tc_status pack_host(const tc_weight *weight, const tc_matrix_form *wanted, tc_matrix *ret, void **ret_data,
-                           size_t *ret_bytes, tc_error *e)
+static tc_status pack_host(const tc_weight *weight, const tc_matrix_form *wanted, tc_matrix *ret,
+                           void **ret_data, size_t *ret_bytes, tc_error *e)
 {
     tc_matrix_form form = wanted ? *wanted : tc_matrix_form_for(weight, 0, weight->cols);
     if (form.type == TC_M_Q4 && form.group != TC_SPAN_COLS) form = (tc_matrix_form){TC_M_F32, 0, 0};
@@ -131,8 +131,8 @@ static tc_status pack_host(const tc_weight *weight, const tc_matrix_form *wanted
     return TC_OK;
 }
 
-static tc_status cuda_matrix(tc_dev *dev, const tc_weight *weight, const tc_matrix_form *wanted, tc_matrix *ret,
-                             tc_error *e)
+static tc_status cuda_matrix(tc_dev *dev, const tc_weight *weight, const tc_matrix_form *wanted,
+                             tc_matrix *ret, tc_error *e)
 {
     tc_dev_cuda *c = cuda_of(dev);
     void *data;
@@ -141,8 +141,9 @@ static tc_status cuda_matrix(tc_dev *dev, const tc_weight *weight, const tc_matr
     void *memory = tc_cuda_take(c, TC_MEM_WEIGHTS, bytes);
     tc_status status = TC_OK;
     if (!memory) {
-        status = tc_fail(e, TC_BUDGET, "no device memory for a matrix of %zu bytes: %llu of %llu MiB are in use",
-                         bytes, (unsigned long long)(used_bytes(c) >> 20), (unsigned long long)(c->budget >> 20));
+        status =
+            tc_fail(e, TC_BUDGET, "no device memory for a matrix of %zu bytes: %llu of %llu MiB are in use",
+                    bytes, (unsigned long long)(used_bytes(c) >> 20), (unsigned long long)(c->budget >> 20));
     } else {
         cudaError_t code = cudaMemcpy(memory, data, bytes, cudaMemcpyHostToDevice);
         if (code != cudaSuccess) status = tc_fail(e, TC_INTERNAL, "cudaMemcpy: %s", cudaGetErrorString(code));
@@ -247,7 +248,8 @@ static batch_layout lay_out(const tc_cuda_options *o)
     const tc_dev_geometry *g = &o->geometry;
     batch_layout l = {0};
     uint32_t pages_a_session = g->positions_max / TC_KV_PAGE_POSITIONS + 1;
-    l.blocks_max = (uint32_t)((uint64_t)o->tokens_max * group_of(g) / TC_GPU_ATTENTION_ROWS) + TC_BATCH_SEGMENTS_MAX;
+    l.blocks_max =
+        (uint32_t)((uint64_t)o->tokens_max * group_of(g) / TC_GPU_ATTENTION_ROWS) + TC_BATCH_SEGMENTS_MAX;
     l.pages_max = pages_a_session * TC_BATCH_SEGMENTS_MAX;
     size_t at = 64;
     l.segments = at, at += TC_BATCH_SEGMENTS_MAX * sizeof(tc_gpu_segment);
@@ -263,7 +265,8 @@ static batch_layout lay_out(const tc_cuda_options *o)
 static void send(tc_dev_cuda *c, size_t at, size_t bytes)
 {
     if (bytes)
-        CHECK(c, cudaMemcpyAsync(c->batch_dev + at, c->batch_host + at, bytes, cudaMemcpyHostToDevice, c->stream));
+        CHECK(c, cudaMemcpyAsync(c->batch_dev + at, c->batch_host + at, bytes, cudaMemcpyHostToDevice,
+                                 c->stream));
 }
 
 // Row blocks of attention for a batch that is not one token each.
@@ -284,7 +287,8 @@ static void list_blocks(tc_dev_cuda *c)
     send(c, c->layout.block_row, n * 4);
 }
 
-// The host's copy of the batch may be written again only when the last upload is done: a batch ends with wait.
+// The host's copy of the batch may be written again only when the last upload is done: a batch ends with
+// wait.
 static void cuda_batch_begin(tc_dev *dev, const tc_batch *batch)
 {
     tc_dev_cuda *c = cuda_of(dev);
@@ -325,8 +329,9 @@ static void cuda_embed(tc_dev *dev, const tc_matrix *table, float *x, uint32_t l
     tc_dev_cuda *c = cuda_of(dev);
     for (uint32_t t = 0; t < c->batch.tokens; t++)
         tc_matrix_row(table, c->batch.ids[t], c->embed_host + (size_t)t * table->cols);
-    CHECK(c, cudaMemcpy2DAsync(x, ldx * sizeof(float), c->embed_host, table->cols * sizeof(float),
-                               table->cols * sizeof(float), c->batch.tokens, cudaMemcpyHostToDevice, c->stream));
+    CHECK(c,
+          cudaMemcpy2DAsync(x, ldx * sizeof(float), c->embed_host, table->cols * sizeof(float),
+                            table->cols * sizeof(float), c->batch.tokens, cudaMemcpyHostToDevice, c->stream));
 }
 
 // ---- recording ----
@@ -370,8 +375,8 @@ static void signal_end(void *arg)
     sem_post(arg);
 }
 
-// Sleeps until the stream is empty, so that the CPU is the workers'; once a millisecond somebody else gets a turn
-// (workers that must stay awake, news of those that left).
+// Sleeps until the stream is empty, so that the CPU is the workers'; once a millisecond somebody else gets a
+// turn (workers that must stay awake, news of those that left).
 static void wait_for_stream(tc_dev_cuda *c, void (*turn)(void *arg), void *arg)
 {
     if (turn && CHECK(c, cudaLaunchHostFunc(c->stream, signal_end, &c->ended))) {
@@ -401,11 +406,13 @@ static tc_status cuda_wait(tc_dev *dev, void (*turn)(void *arg), void *arg, uint
     if (*c->error) return tc_fail(e, TC_INTERNAL, "cuda: %s", c->error);
     if (c->result_host[1]) return tc_fail(e, TC_INTERNAL, "an expert's output is not finite or out of range");
     if (c->result_host[0]) {
-        static const char *const why[] = {"?", "it gave up", "it was late", "its answer is not to the call", "it refused"};
+        static const char *const why[] = {"?", "it gave up", "it was late", "its answer is not to the call",
+                                          "it refused"};
         uint32_t reason = c->result_host[0] >> 16;
         char text[100];
         *ret_layer = (c->result_host[0] & 0xffff) - 1;
-        snprintf(text, sizeof text, "layer %u: no sum from a worker: %s", *ret_layer, why[reason < 5 ? reason : 0]);
+        snprintf(text, sizeof text, "layer %u: no sum from a worker: %s", *ret_layer,
+                 why[reason < 5 ? reason : 0]);
         if (c->o.log) c->o.log(c->o.arg, true, text);
         CHECK(c, cudaMemsetAsync(c->tables.failed, 0, 8, c->stream));
     }
@@ -486,13 +493,15 @@ static void cuda_matmul(tc_dev *dev, const tc_matmul_job *jobs, uint32_t count, 
             list->job[list->count++] = job;
         }
         if (other.count && first->up) // in place, for all that follows: x is nobody else's
-            CHECK(c, tc_gpu_silu_mul(c->stream, first->x, first->up, (size_t)n * first->ldx, (float *)first->x));
+            CHECK(c,
+                  tc_gpu_silu_mul(c->stream, first->x, first->up, (size_t)n * first->ldx, (float *)first->x));
         if (q4.count) matmul_q4(c, &q4, first->x, other.count ? NULL : first->up, first->ldx, n);
         if (other.count) CHECK(c, tc_gpu_matmul_float(c->stream, &other, first->x, first->ldx, n));
     }
 }
 
-static void cuda_rmsnorm(tc_dev *dev, const float *x, const float *multiplier, uint32_t n, uint32_t dim, float *y)
+static void cuda_rmsnorm(tc_dev *dev, const float *x, const float *multiplier, uint32_t n, uint32_t dim,
+                         float *y)
 {
     tc_dev_cuda *c = cuda_of(dev);
     CHECK(c, tc_gpu_rmsnorm(c->stream, x, multiplier, n, dim, dev->geometry.rms_eps, y));
@@ -569,17 +578,20 @@ static void cuda_route(tc_dev *dev, const float *logits, uint32_t n, uint32_t ex
     tc_dev_cuda *c = cuda_of(dev);
     size_t at = (size_t)c->layer_routes++ * n * top_k;
     const uint32_t *forced = c->forced && at + (size_t)n * top_k <= c->forced_count ? c->forced + at : NULL;
-    CHECK(c, tc_gpu_route(c->stream, &c->tables, logits, n, experts, top_k, renormalise, forced, expert, weight));
+    CHECK(c, tc_gpu_route(c->stream, &c->tables, logits, n, experts, top_k, renormalise, forced, expert,
+                          weight));
 }
 
-static void cuda_silu_mul(tc_dev *dev, const float *gate, const float *up, uint32_t n, uint32_t dim, float *out)
+static void cuda_silu_mul(tc_dev *dev, const float *gate, const float *up, uint32_t n, uint32_t dim,
+                          float *out)
 {
     tc_dev_cuda *c = cuda_of(dev);
     CHECK(c, tc_gpu_silu_mul(c->stream, gate, up, (size_t)n * dim, out));
 }
 
 // A layer's first add keeps x, so that the combination behind it can be done again after a failed join.
-static void cuda_add(tc_dev *dev, float *x, const float *y, uint32_t n, uint32_t dim, const float *norm, float *normed)
+static void cuda_add(tc_dev *dev, float *x, const float *y, uint32_t n, uint32_t dim, const float *norm,
+                     float *normed)
 {
     tc_dev_cuda *c = cuda_of(dev);
     tc_gpu_row_args args = {.x = x, .y = y, .n = n, .dim = dim, .norm = norm, .normed = normed};
@@ -588,8 +600,9 @@ static void cuda_add(tc_dev *dev, float *x, const float *y, uint32_t n, uint32_t
     CHECK(c, tc_gpu_add(c->stream, &c->tables, &args));
 }
 
-static void cuda_combine(tc_dev *dev, float *x, const int64_t *sum, const float *shared, const float *shared_gate,
-                         uint32_t ld_gate, uint32_t n, uint32_t dim, const float *norm, float *normed)
+static void cuda_combine(tc_dev *dev, float *x, const int64_t *sum, const float *shared,
+                         const float *shared_gate, uint32_t ld_gate, uint32_t n, uint32_t dim,
+                         const float *norm, float *normed)
 {
     tc_dev_cuda *c = cuda_of(dev);
     tc_gpu_row_args args = {.x = x,
@@ -706,13 +719,16 @@ static tc_status check_geometry(const tc_cuda_options *o, tc_error *e)
     if (g->kv_layers && g->kv_type != TC_KV_F16)
         return tc_fail(e, TC_UNSUPPORTED, "cuda: keys and values are kept as f16 only (--kv f16)");
     if (g->head_dim > 256 || group_of(g) > TC_GPU_ATTENTION_ROWS)
-        return tc_fail(e, TC_UNSUPPORTED, "cuda: heads of %u dimensions, %u to a KV head", g->head_dim, group_of(g));
+        return tc_fail(e, TC_UNSUPPORTED, "cuda: heads of %u dimensions, %u to a KV head", g->head_dim,
+                       group_of(g));
     if (g->dn_layers && (g->dn_key_dim > 128 || g->dn_value_dim > 128 || g->dn_value_dim % 4))
-        return tc_fail(e, TC_UNSUPPORTED, "cuda: DeltaNet heads of %u and %u", g->dn_key_dim, g->dn_value_dim);
+        return tc_fail(e, TC_UNSUPPORTED, "cuda: DeltaNet heads of %u and %u", g->dn_key_dim,
+                       g->dn_value_dim);
     if (o->experts > 4096 || o->top_k > TC_GPU_TOP_K_MAX)
         return tc_fail(e, TC_UNSUPPORTED, "cuda: %u of %u experts", o->top_k, o->experts);
     if (o->tokens_max < 1 || o->tokens_max > TC_STEP_TOKENS_MAX)
-        return tc_fail(e, TC_ARGUMENT, "cuda: batches of %u tokens, at most %d", o->tokens_max, TC_STEP_TOKENS_MAX);
+        return tc_fail(e, TC_ARGUMENT, "cuda: batches of %u tokens, at most %d", o->tokens_max,
+                       TC_STEP_TOKENS_MAX);
     return TC_OK;
 }
 
@@ -752,7 +768,8 @@ static uint32_t list_wanted(const tc_cuda_options *o, tc_dev_cuda *c, wanted ret
         {(void **)&c->partial_state, TC_MEM_SCRATCH, g->kv_layers && split ? part_rows(o) * 2 * f : 0},
         {(void **)&c->delta_q, TC_MEM_SCRATCH, g->dn_layers ? n * g->dn_key_heads * dkp * f : 0},
         {(void **)&c->delta_k, TC_MEM_SCRATCH, g->dn_layers ? n * g->dn_key_heads * dkp * f : 0},
-        {(void **)&c->delta_v, TC_MEM_SCRATCH, g->dn_layers ? n * g->dn_value_heads * g->dn_value_dim * f : 0},
+        {(void **)&c->delta_v, TC_MEM_SCRATCH,
+         g->dn_layers ? n * g->dn_value_heads * g->dn_value_dim * f : 0},
         {(void **)&c->delta_scalars, TC_MEM_SCRATCH, g->dn_layers ? n * g->dn_value_heads * 4 * f : 0},
         {(void **)&c->x_rounded, TC_MEM_SCRATCH, n * cols * 2},
         {(void **)&c->x_scale, TC_MEM_SCRATCH, n * cols / 64 * f},
@@ -778,12 +795,13 @@ static tc_status find_card(uint32_t ordinal, struct cudaDeviceProp *ret, tc_erro
     if (code != cudaSuccess || count < 1)
         return tc_fail(e, TC_NOT_FOUND, "no usable GPU: %s",
                        code == cudaSuccess ? "none found" : cudaGetErrorString(code));
-    if (ordinal >= (uint32_t)count) return tc_fail(e, TC_NOT_FOUND, "there is no GPU %u, only %d", ordinal, count);
+    if (ordinal >= (uint32_t)count)
+        return tc_fail(e, TC_NOT_FOUND, "there is no GPU %u, only %d", ordinal, count);
     code = cudaGetDeviceProperties(ret, (int)ordinal);
     if (code != cudaSuccess) return tc_fail(e, TC_NOT_FOUND, "GPU %u: %s", ordinal, cudaGetErrorString(code));
     if (ret->major < 8)
-        return tc_fail(e, TC_UNSUPPORTED, "%s has compute capability %d.%d, 8.0 is the least", ret->name, ret->major,
-                       ret->minor);
+        return tc_fail(e, TC_UNSUPPORTED, "%s has compute capability %d.%d, 8.0 is the least", ret->name,
+                       ret->major, ret->minor);
     return TC_OK;
 }
 
@@ -821,12 +839,13 @@ static tc_status take_all(tc_dev_cuda *c, tc_error *e)
         if (!list[i].bytes) continue;
         *list[i].at = tc_cuda_take(c, list[i].tag, (size_t)list[i].bytes);
         if (!*list[i].at)
-            return tc_fail(e, TC_BUDGET,
-                           "cuda: context %llu + KV %llu + states %llu + scratch of batches of %u tokens, together %llu "
-                           "MiB, do not fit --vram %llu MiB; lower --context, --sessions, --kv-budget or --chunk-tokens",
-                           (unsigned long long)(c->context >> 20), (unsigned long long)(list[4].bytes >> 20),
-                           (unsigned long long)(list[5].bytes >> 20), c->o.tokens_max,
-                           (unsigned long long)((c->context + sum) >> 20), (unsigned long long)(c->budget >> 20));
+            return tc_fail(
+                e, TC_BUDGET,
+                "cuda: context %llu + KV %llu + states %llu + scratch of batches of %u tokens, together %llu "
+                "MiB, do not fit --vram %llu MiB; lower --context, --sessions, --kv-budget or --chunk-tokens",
+                (unsigned long long)(c->context >> 20), (unsigned long long)(list[4].bytes >> 20),
+                (unsigned long long)(list[5].bytes >> 20), c->o.tokens_max,
+                (unsigned long long)((c->context + sum) >> 20), (unsigned long long)(c->budget >> 20));
     }
     return TC_OK;
 }
@@ -839,7 +858,8 @@ static tc_status fill_tables(tc_dev_cuda *c, tc_error *e)
     for (uint32_t i = 0; i < half; i++)
         frequency[i] = 1.0f / powf((float)g->rope_theta, (float)(2 * i) / (float)g->rotary_dim);
     CHECK(c, cudaMemcpy(c->inverse_frequency, frequency, half * sizeof(float), cudaMemcpyHostToDevice));
-    CHECK(c, cudaMemcpy((void *)c->tables.map, tc_nested_levels(), 256 * sizeof(float), cudaMemcpyHostToDevice));
+    CHECK(c,
+          cudaMemcpy((void *)c->tables.map, tc_nested_levels(), 256 * sizeof(float), cudaMemcpyHostToDevice));
     c->broken = c->tables.failed + 1;
     c->wait_ns = (uint64_t *)(void *)(c->tables.failed + 2);
     size_t rows = (size_t)c->o.tokens_max * c->o.hidden * sizeof(float);

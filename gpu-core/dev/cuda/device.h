@@ -13,10 +13,10 @@
 
 enum {
     GRAPHS = TC_BATCH_SEGMENTS_MAX + 1,
-    STAGES = 8,           // buffers through which cold experts are streamed
-    STAGE_EXPERTS = 32,   // experts of a buffer
-    FILLS = 256,          // fills under way
-    STREAM_FROM = 65,     // tokens of a batch from which cold experts are streamed and not sent
+    STAGES = 8,                // buffers through which cold experts are streamed
+    STAGE_EXPERTS = 32,        // experts of a buffer
+    FILLS = 256,               // fills under way
+    STREAM_FROM = 65,          // tokens of a batch from which cold experts are streamed and not sent
     RESERVE_BYTES = 384 << 20, // graphs, the driver's own growth
 };
 

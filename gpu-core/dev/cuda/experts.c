@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: routed experts on the cuda device: slots in VRAM and their table, fills beside the computation, the
-// mailboxes of lent workers, and the streaming of a layer's cold experts for prompts, double-buffered over the
-// link. Refuses: to choose what is hot.
+// mailboxes of lent workers, and the streaming of a layer's cold experts for prompts, double-buffered over
+// the link. Refuses: to choose what is hot.
 #include "gpu-core/dev/cuda/device.h"
 
 #include "common/base/mem.h"
@@ -69,7 +69,8 @@ static void *register_all(void *arg)
         fine = r->registered = code == cudaSuccess;
         if (!fine && c->o.log) {
             char text[200];
-            snprintf(text, sizeof text, "experts cannot be pinned for the GPU (%s): it takes none, workers compute all",
+            snprintf(text, sizeof text,
+                     "experts cannot be pinned for the GPU (%s): it takes none, workers compute all",
                      cudaGetErrorString(code));
             c->o.log(c->o.arg, true, text);
         }
@@ -145,7 +146,8 @@ static tc_status take_staging(tc_dev_cuda *c, tc_error *e)
     h->pairs.weight = tc_cuda_take(c, TC_MEM_SCRATCH, pairs * 4);
     h->h_rounded = tc_cuda_take(c, TC_MEM_SCRATCH, pairs * info->units * TC_GPU_ROW_BYTES);
     h->h_scale = tc_cuda_take(c, TC_MEM_SCRATCH, pairs * info->units * 4);
-    if (!h->pairs.begin || !h->pairs.fill || !h->pairs.token || !h->pairs.weight || !h->h_rounded || !h->h_scale)
+    if (!h->pairs.begin || !h->pairs.fill || !h->pairs.token || !h->pairs.weight || !h->h_rounded ||
+        !h->h_scale)
         return tc_fail(e, TC_BUDGET, "cuda: no room for the pairs of %u tokens", c->o.tokens_max);
     return TC_OK;
 }
@@ -195,7 +197,8 @@ static tc_status hot_open(tc_dev *dev, const tc_store *store, uint32_t wanted, u
     TC_TRY(take_staging(c, e));
     TC_TRY(open_slots(c, wanted, e));
     CHECK(c, cudaStreamCreateWithFlags(&h->copies, cudaStreamNonBlocking));
-    for (int i = 0; i < FILLS; i++) CHECK(c, cudaEventCreateWithFlags(&h->fill_event[i], cudaEventDisableTiming));
+    for (int i = 0; i < FILLS; i++)
+        CHECK(c, cudaEventCreateWithFlags(&h->fill_event[i], cudaEventDisableTiming));
     if (*c->error) return tc_fail(e, TC_INTERNAL, "cuda: %s", c->error);
     h->thread_on = pthread_create(&h->thread, NULL, register_all, c) == 0;
     if (!h->thread_on) return tc_fail(e, TC_NOMEM, "cuda: no thread to pin the experts' memory");
@@ -249,7 +252,8 @@ static bool copy_expert(tc_dev_cuda *c, uint8_t *to, uint32_t layer, uint32_t ex
         const uint8_t *from = unit_at(h->store, layer, expert, u);
         for (end = u + 1; end < h->info->units; end++)
             if (unit_at(h->store, layer, expert, end) != from + (end - u) * stride) break;
-        if (!CHECK(c, cudaMemcpyAsync(to + u * stride, from, (end - u) * stride, cudaMemcpyHostToDevice, h->copies)))
+        if (!CHECK(c, cudaMemcpyAsync(to + u * stride, from, (end - u) * stride, cudaMemcpyHostToDevice,
+                                      h->copies)))
             return false;
     }
     return true;
@@ -366,7 +370,8 @@ bool tc_cuda_experts_begin(tc_dev *dev, const tc_lent_mailbox *boxes, uint32_t c
     }
     if (!count || c->batch.tokens >= STREAM_FROM || !attach(c, boxes, count)) return false;
     *(uint64_t *)c->batch_host = sequence;
-    CHECK(c, cudaMemcpyAsync(c->batch_dev, c->batch_host, sizeof sequence, cudaMemcpyHostToDevice, c->stream));
+    CHECK(c,
+          cudaMemcpyAsync(c->batch_dev, c->batch_host, sizeof sequence, cudaMemcpyHostToDevice, c->stream));
     c->boxes.sequence = (const uint64_t *)c->batch_dev;
     c->boxes.deadline_ns = c->o.call_deadline_us * 1000;
     c->boxes.precision = 2; // TC_FAST
@@ -397,8 +402,8 @@ static void stream_chunk(tc_dev_cuda *c, uint32_t layer, uint32_t first, uint32_
                    from + (end - i + 1) * stride - h->layout[layer].unit_stride)
             end++;
         if (whole)
-            CHECK(c, cudaMemcpyAsync(h->stage[stage] + i * stride, from, (end - i) * stride, cudaMemcpyHostToDevice,
-                                     h->copies));
+            CHECK(c, cudaMemcpyAsync(h->stage[stage] + i * stride, from, (end - i) * stride,
+                                     cudaMemcpyHostToDevice, h->copies));
         else
             copy_expert(c, h->stage[stage] + i * stride, layer, first + i);
     }
@@ -433,7 +438,8 @@ static void stream_layer(tc_dev_cuda *c, uint32_t layer, const float *x, uint32_
                         .count = info->experts};
     CHECK(c, cudaMemsetAsync(sum, 0, (size_t)n * info->hidden * sizeof *sum, c->stream));
     CHECK(c, tc_gpu_sort_pairs(c->stream, expert, weight, n, info->top_k, info->experts, &h->pairs));
-    CHECK(c, tc_gpu_round(c->stream, x, NULL, info->hidden, n, info->hidden / TC_SPAN_COLS, c->x_rounded, c->x_scale));
+    CHECK(c, tc_gpu_round(c->stream, x, NULL, info->hidden, n, info->hidden / TC_SPAN_COLS, c->x_rounded,
+                          c->x_scale));
     if (h->placed[layer]) CHECK(c, tc_gpu_grouped_run(c->stream, &c->tables, &g));
     for (uint32_t first = 0; first < info->experts; first += STAGE_EXPERTS) {
         uint32_t left = info->experts - first;
@@ -454,7 +460,8 @@ void tc_cuda_experts(tc_dev *dev, uint32_t layer, const float *x, uint32_t n, co
     }
     const uint8_t *const *place = h->slot_count ? h->place_dev + (size_t)layer * h->info->experts : NULL;
     c->boxes.layer = layer;
-    CHECK(c, tc_gpu_post(c->stream, &c->tables, &c->boxes, place, expert, weight, x, n, c->o.top_k, c->o.hidden));
+    CHECK(c, tc_gpu_post(c->stream, &c->tables, &c->boxes, place, expert, weight, x, n, c->o.top_k,
+                         c->o.hidden));
     if (!place) {
         c->pending_sum = NULL;
         return;

@@ -5,7 +5,8 @@
 
 enum { UP_TOKENS = TILE_TOKENS_WIDE, UNIT_WARPS = 16, DOWN_WARPS = 16, DOWN_AHEAD = 5, AHEAD = 4 };
 
-static __device__ __forceinline__ tc_gpu_q4 matrix_of(const tc_gpu_expert_layout &l, const uint8_t *unit, int part)
+static __device__ __forceinline__ tc_gpu_q4 matrix_of(const tc_gpu_expert_layout &l, const uint8_t *unit,
+                                                      int part)
 {
     tc_gpu_q4 m;
     m.rows = part < 2 ? 64 : l.hidden;
@@ -51,7 +52,8 @@ __global__ void __launch_bounds__(UNIT_WARPS * 32)
     const uint8_t *tiles = m.tiles + (size_t)panel * spans * SPAN_BYTES;
     uint8_t *rounded = memory;
     float *x_scale = (float *)(rounded + (size_t)spans * TC_GPU_ROW_BYTES);
-    float *dots = x_scale + spans, *scales = dots + (size_t)8 * spans * 16, *out = scales + (size_t)8 * spans * 16;
+    float *dots = x_scale + spans, *scales = dots + (size_t)8 * spans * 16,
+          *out = scales + (size_t)8 * spans * 16;
     const uint32_t row = panel * 16 + g + (lane & 1) * 8; // whose scale this lane looks after
     span_words ahead[AHEAD];
     raw_scale raw[AHEAD];
@@ -108,19 +110,22 @@ __global__ void __launch_bounds__(UNIT_WARPS * 32)
     }
 }
 
-// Block (token, panel of hidden): all units of the token's hot experts, dealt out over the warps, a few ahead.
+// Block (token, panel of hidden): all units of the token's hot experts, dealt out over the warps, a few
+// ahead.
 __global__ void __launch_bounds__(DOWN_WARPS * 32)
     down_kernel(tc_gpu_tables tables, const __grid_constant__ tc_gpu_hot h)
 {
     __shared__ long long sums[DOWN_WARPS][16];
     __shared__ const uint8_t *base[TC_GPU_TOP_K_MAX];
     const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2;
-    const uint32_t panel = blockIdx.x, token = blockIdx.y, units = h.layout.units, items = h.layout.top_k * units;
+    const uint32_t panel = blockIdx.x, token = blockIdx.y, units = h.layout.units,
+                   items = h.layout.top_k * units;
     long long sum[2] = {0, 0};
     bool fine = true;
     let_next_start();
     follow_previous();
-    if (threadIdx.x < h.layout.top_k) base[threadIdx.x] = h.place[h.expert[token * h.layout.top_k + threadIdx.x]];
+    if (threadIdx.x < h.layout.top_k)
+        base[threadIdx.x] = h.place[h.expert[token * h.layout.top_k + threadIdx.x]];
     __syncthreads();
     if (*(volatile uint32_t *)tables.failed) return;
     for (uint32_t first = warp; first < items; first += DOWN_WARPS * DOWN_AHEAD) {
@@ -148,9 +153,10 @@ __global__ void __launch_bounds__(DOWN_WARPS * 32)
             int d[4];
             span_levels(words[k], h.layout.book[2], a);
             span_product(a, h.h_rounded + (size_t)row * TC_GPU_ROW_BYTES, lane, d);
-            const float mine = h.layout.stride[2]
-                                   ? __fadd_rn(__fmul_rn(__ldg(tables.map + raw[k].code), raw[k].nested), offset[k])
-                                   : raw[k].nested;
+            const float mine =
+                h.layout.stride[2]
+                    ? __fadd_rn(__fmul_rn(__ldg(tables.map + raw[k].code), raw[k].nested), offset[k])
+                    : raw[k].nested;
             const float other = __shfl_down_sync(0xffffffffu, mine, 1);
             if (lane & 3) continue;
             const float x_scale = h.h_scale[row], w = h.weight[pair], scale[2] = {mine, other};
@@ -191,7 +197,8 @@ int tc_gpu_hot_run(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_g
     }
     int code = launch_chained(unit_kernel, pairs * l->units, UNIT_WARPS * 32, bytes, stream, *tables, *args);
     if (code) return code;
-    return launch_chained(down_kernel, dim3((l->hidden + 15) / 16, args->n), DOWN_WARPS * 32, 0, stream, *tables, *args);
+    return launch_chained(down_kernel, dim3((l->hidden + 15) / 16, args->n), DOWN_WARPS * 32, 0, stream,
+                          *tables, *args);
 }
 
 // ---- many tokens ----
@@ -235,34 +242,37 @@ __global__ void __launch_bounds__(TILE_THREADS)
     auto &act = memory.act;
     const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t2 = (lane & 3) * 2;
     const uint32_t spans = a.layout.hidden / 64;
-    each_item<UP_TOKENS>(a, a.layout.units, [&](const uint8_t *expert, uint32_t begin, uint32_t all, uint32_t from, uint32_t unit) {
-        const uint32_t count = min(all - from, (uint32_t)UP_TOKENS);
-        const tc_gpu_q4 m = matrix_of(a.layout, expert + unit * a.layout.unit_stride, warp < 4 ? 0 : 1);
-        tile_sums<UP_TOKENS> sums;
-        __syncthreads();
-        if (threadIdx.x < count) rows[threadIdx.x] = a.pairs.token[begin + from + threadIdx.x];
-        __syncthreads();
-        tile_clear(sums);
-        tile_multiply(memory.tile, m, tables.map, warp & 3, a.x_rounded, a.x_scale, spans, 0, rows, count, sums);
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
+    each_item<UP_TOKENS>(
+        a, a.layout.units,
+        [&](const uint8_t *expert, uint32_t begin, uint32_t all, uint32_t from, uint32_t unit) {
+            const uint32_t count = min(all - from, (uint32_t)UP_TOKENS);
+            const tc_gpu_q4 m = matrix_of(a.layout, expert + unit * a.layout.unit_stride, warp < 4 ? 0 : 1);
+            tile_sums<UP_TOKENS> sums;
             __syncthreads();
-#pragma unroll
-            for (int b = 0; b < UP_TOKENS / 16; b++)
-#pragma unroll
-                for (int i = 0; i < 4; i++)
-                    act[b * 8 + t2 + (i & 1)][warp * 16 + g + (i >> 1) * 8] =
-                        __fmul_rn(sums.v[half * (UP_TOKENS / 16) + b][i], m.step);
+            if (threadIdx.x < count) rows[threadIdx.x] = a.pairs.token[begin + from + threadIdx.x];
             __syncthreads();
-            const uint32_t skip = half * (UP_TOKENS / 2);
-            for (uint32_t t = warp; t < UP_TOKENS / 2 && skip + t < count; t += TILE_WARPS) {
-                float2 v = make_float2(silu_mul(act[t][2 * lane], act[t][64 + 2 * lane]),
-                                       silu_mul(act[t][2 * lane + 1], act[t][64 + 2 * lane + 1]));
-                size_t row = (size_t)(begin + from + skip + t) * a.layout.units + unit;
-                round_span(v, lane, a.h_rounded + row * TC_GPU_ROW_BYTES, a.h_scale + row);
+            tile_clear(sums);
+            tile_multiply(memory.tile, m, tables.map, warp & 3, a.x_rounded, a.x_scale, spans, 0, rows, count,
+                          sums);
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                __syncthreads();
+#pragma unroll
+                for (int b = 0; b < UP_TOKENS / 16; b++)
+#pragma unroll
+                    for (int i = 0; i < 4; i++)
+                        act[b * 8 + t2 + (i & 1)][warp * 16 + g + (i >> 1) * 8] =
+                            __fmul_rn(sums.v[half * (UP_TOKENS / 16) + b][i], m.step);
+                __syncthreads();
+                const uint32_t skip = half * (UP_TOKENS / 2);
+                for (uint32_t t = warp; t < UP_TOKENS / 2 && skip + t < count; t += TILE_WARPS) {
+                    float2 v = make_float2(silu_mul(act[t][2 * lane], act[t][64 + 2 * lane]),
+                                           silu_mul(act[t][2 * lane + 1], act[t][64 + 2 * lane + 1]));
+                    size_t row = (size_t)(begin + from + skip + t) * a.layout.units + unit;
+                    round_span(v, lane, a.h_rounded + row * TC_GPU_ROW_BYTES, a.h_scale + row);
+                }
             }
-        }
-    });
+        });
 }
 
 // A slice is 8 panels of hidden. The parts of the units are added in fixed point before they leave.
@@ -273,65 +283,70 @@ __global__ void __launch_bounds__(TILE_THREADS)
     __shared__ uint32_t tokens[TILE_TOKENS];
     __shared__ float weights[TILE_TOKENS];
     const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t2 = (lane & 3) * 2;
-    const uint32_t units = a.layout.units, slices = (a.layout.hidden + 16 * TILE_WARPS - 1) / (16 * TILE_WARPS);
+    const uint32_t units = a.layout.units,
+                   slices = (a.layout.hidden + 16 * TILE_WARPS - 1) / (16 * TILE_WARPS);
     bool fine = true;
-    each_item<TILE_TOKENS>(a, slices, [&](const uint8_t *expert, uint32_t begin, uint32_t all, uint32_t from, uint32_t slice) {
-        const uint32_t count = min(all - from, (uint32_t)TILE_TOKENS), panel = slice * TILE_WARPS + warp;
-        const bool on = panel * 16 < a.layout.hidden;
-        const uint32_t row = (on ? panel : 0) * 16 + g;
-        long long sum[TILE_TOKENS / 8][4];
+    each_item<TILE_TOKENS>(
+        a, slices, [&](const uint8_t *expert, uint32_t begin, uint32_t all, uint32_t from, uint32_t slice) {
+            const uint32_t count = min(all - from, (uint32_t)TILE_TOKENS), panel = slice * TILE_WARPS + warp;
+            const bool on = panel * 16 < a.layout.hidden;
+            const uint32_t row = (on ? panel : 0) * 16 + g;
+            long long sum[TILE_TOKENS / 8][4];
 #pragma unroll
-        for (int b = 0; b < TILE_TOKENS / 8; b++)
+            for (int b = 0; b < TILE_TOKENS / 8; b++)
 #pragma unroll
-            for (int i = 0; i < 4; i++) sum[b][i] = 0;
-        __syncthreads();
-        if (threadIdx.x < TILE_TOKENS) {
-            tokens[threadIdx.x] = threadIdx.x < count ? a.pairs.token[begin + from + threadIdx.x] : 0;
-            weights[threadIdx.x] = threadIdx.x < count ? a.pairs.weight[begin + from + threadIdx.x] : 0.0f;
-        }
-        tile_stage(memory, 0, a.h_rounded, a.h_scale, units, begin + from, NULL, count, 0);
-        tc_gpu_q4 m = matrix_of(a.layout, expert, 2);
-        span_words words = load_span(m.tiles + (size_t)(on ? panel : 0) * SPAN_BYTES, lane);
-        raw_scale r0 = load_scale(m, row, 0), r1 = load_scale(m, row + 8, 0);
-        for (uint32_t u = 0; u < units; u++) {
-            uint32_t levels[2][4];
-            span_levels(words, m.book, levels);
-            const float s0 = scale_of(m, tables.map, r0), s1 = scale_of(m, tables.map, r1);
-            if (u + 1 < units) {
-                m = matrix_of(a.layout, expert + (u + 1) * a.layout.unit_stride, 2);
-                words = load_span(m.tiles + (size_t)(on ? panel : 0) * SPAN_BYTES, lane);
-                r0 = load_scale(m, row, 0);
-                r1 = load_scale(m, row + 8, 0);
+                for (int i = 0; i < 4; i++) sum[b][i] = 0;
+            __syncthreads();
+            if (threadIdx.x < TILE_TOKENS) {
+                tokens[threadIdx.x] = threadIdx.x < count ? a.pairs.token[begin + from + threadIdx.x] : 0;
+                weights[threadIdx.x] =
+                    threadIdx.x < count ? a.pairs.weight[begin + from + threadIdx.x] : 0.0f;
             }
-            tile_wait_all();
-            if (u + 1 < units)
-                tile_stage(memory, (u + 1) & 1, a.h_rounded, a.h_scale, units, begin + from, NULL, count, u + 1);
+            tile_stage(memory, 0, a.h_rounded, a.h_scale, units, begin + from, NULL, count, 0);
+            tc_gpu_q4 m = matrix_of(a.layout, expert, 2);
+            span_words words = load_span(m.tiles + (size_t)(on ? panel : 0) * SPAN_BYTES, lane);
+            raw_scale r0 = load_scale(m, row, 0), r1 = load_scale(m, row + 8, 0);
+            for (uint32_t u = 0; u < units; u++) {
+                uint32_t levels[2][4];
+                span_levels(words, m.book, levels);
+                const float s0 = scale_of(m, tables.map, r0), s1 = scale_of(m, tables.map, r1);
+                if (u + 1 < units) {
+                    m = matrix_of(a.layout, expert + (u + 1) * a.layout.unit_stride, 2);
+                    words = load_span(m.tiles + (size_t)(on ? panel : 0) * SPAN_BYTES, lane);
+                    r0 = load_scale(m, row, 0);
+                    r1 = load_scale(m, row + 8, 0);
+                }
+                tile_wait_all();
+                if (u + 1 < units)
+                    tile_stage(memory, (u + 1) & 1, a.h_rounded, a.h_scale, units, begin + from, NULL, count,
+                               u + 1);
 #pragma unroll
-            for (int b = 0; b < TILE_TOKENS / 8; b++) {
-                int d[4];
-                if (b * 8 >= count) break;
-                span_product(levels, memory.x[u & 1][b * 8 + g], lane, d);
+                for (int b = 0; b < TILE_TOKENS / 8; b++) {
+                    int d[4];
+                    if (b * 8 >= count) break;
+                    span_product(levels, memory.x[u & 1][b * 8 + g], lane, d);
 #pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    const uint32_t t = b * 8 + t2 + (i & 1);
-                    float v = fmaf((float)d[i], __fmul_rn(i < 2 ? s0 : s1, memory.scale[u & 1][t]), 0.0f);
-                    long long fixed = 0;
-                    if (!to_fixed(__fmul_rn(__fmul_rn(v, m.step), weights[t]), &fixed)) fine = fine && t >= count;
-                    sum[b][i] += fixed;
+                    for (int i = 0; i < 4; i++) {
+                        const uint32_t t = b * 8 + t2 + (i & 1);
+                        float v = fmaf((float)d[i], __fmul_rn(i < 2 ? s0 : s1, memory.scale[u & 1][t]), 0.0f);
+                        long long fixed = 0;
+                        if (!to_fixed(__fmul_rn(__fmul_rn(v, m.step), weights[t]), &fixed))
+                            fine = fine && t >= count;
+                        sum[b][i] += fixed;
+                    }
                 }
             }
-        }
 #pragma unroll
-        for (int b = 0; b < TILE_TOKENS / 8; b++)
+            for (int b = 0; b < TILE_TOKENS / 8; b++)
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const uint32_t t = b * 8 + t2 + (i & 1), r = panel * 16 + g + (i >> 1) * 8;
-                if (t < count && r < a.layout.hidden)
-                    atomicAdd((unsigned long long *)&a.sum[(size_t)tokens[t] * a.layout.hidden + r],
-                              (unsigned long long)sum[b][i]);
-            }
-        __syncthreads();
-    });
+                for (int i = 0; i < 4; i++) {
+                    const uint32_t t = b * 8 + t2 + (i & 1), r = panel * 16 + g + (i >> 1) * 8;
+                    if (t < count && r < a.layout.hidden)
+                        atomicAdd((unsigned long long *)&a.sum[(size_t)tokens[t] * a.layout.hidden + r],
+                                  (unsigned long long)sum[b][i]);
+                }
+            __syncthreads();
+        });
     if (!fine) *a.broken = 1;
 }
 

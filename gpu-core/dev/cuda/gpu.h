@@ -65,17 +65,19 @@ typedef struct tc_gpu_tables {
 } tc_gpu_tables;
 
 // ---- matrices (matmul.cu) ----
-// n <= TC_GPU_FEW tokens on one input x [n][ldx], or silu(x) * up where up is not NULL: rounds it on the way. spans <= TC_GPU_FEW_SPANS_MAX.
+// n <= TC_GPU_FEW tokens on one input x [n][ldx], or silu(x) * up where up is not NULL: rounds it on the way.
+// spans <= TC_GPU_FEW_SPANS_MAX.
 int tc_gpu_matmul_few(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_jobs *jobs,
                       const float *x, const float *up, uint32_t ldx, uint32_t n);
 // Rounds rows for tc_gpu_matmul_many: rounded [n][spans][TC_GPU_ROW_BYTES], scale [n][spans].
-int tc_gpu_round(tc_gpu_stream stream, const float *x, const float *up, uint32_t ldx, uint32_t n, uint32_t spans,
-                 uint8_t *rounded, float *scale);
+int tc_gpu_round(tc_gpu_stream stream, const float *x, const float *up, uint32_t ldx, uint32_t n,
+                 uint32_t spans, uint8_t *rounded, float *scale);
 // Any n; the same bits as tc_gpu_matmul_few.
 int tc_gpu_matmul_many(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_job *job,
                        const uint8_t *rounded, const float *scale, uint32_t n);
 // Matrices of 8 to 32 bits on one input, any n.
-int tc_gpu_matmul_float(tc_gpu_stream stream, const tc_gpu_jobs *jobs, const float *x, uint32_t ldx, uint32_t n);
+int tc_gpu_matmul_float(tc_gpu_stream stream, const tc_gpu_jobs *jobs, const float *x, uint32_t ldx,
+                        uint32_t n);
 
 // ---- rows (rows.cu) ----
 typedef struct tc_gpu_row_args {
@@ -108,7 +110,7 @@ typedef struct tc_gpu_mailboxes {
     const uint64_t *sequence; // sequence number of the step's layer 0; device memory, written by the host
     uint64_t deadline_ns;     // of one join
     uint32_t layer, precision;
-    uint32_t *posted; // [mailboxes] whether this layer's post reached it
+    uint32_t *posted;  // [mailboxes] whether this layer's post reached it
     uint64_t *wait_ns; // [1] sum of the time spent in joins
 } tc_gpu_mailboxes;
 
@@ -165,10 +167,10 @@ typedef struct tc_gpu_delta {
     uint32_t key_heads, value_heads, dk, dv, taps;
     float eps;
     // many tokens of a segment
-    float *q, *k;         // [n][key_heads][dk padded to 16]
-    float *v;             // [n][value_heads][dv]
-    float *scalars;       // [n][value_heads][kq, decay, beta, 0]
-    bool one_each;        // each segment has one token
+    float *q, *k;   // [n][key_heads][dk padded to 16]
+    float *v;       // [n][value_heads][dv]
+    float *scalars; // [n][value_heads][kq, decay, beta, 0]
+    bool one_each;  // each segment has one token
 } tc_gpu_delta;
 int tc_gpu_delta_run(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_batch *batch,
                      const tc_gpu_delta *args);
@@ -221,7 +223,8 @@ typedef struct tc_gpu_grouped {
     tc_gpu_expert_layout layout;
     const uint8_t *const *place; // [experts] those that lie somewhere are computed, if base is NULL
     const uint8_t *base;         // else those that do not: expert e lies at base + (e - first) stride
-    uint32_t first, count; // experts [first, first + count) of the layer are computed, those that lie somewhere
+    uint32_t first,
+        count; // experts [first, first + count) of the layer are computed, those that lie somewhere
     tc_gpu_pairs pairs;
     uint32_t n;
     const uint8_t *x_rounded;

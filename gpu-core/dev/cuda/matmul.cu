@@ -29,8 +29,8 @@ static __device__ __forceinline__ float2 input_span(const float *x, const float 
 // [panels][spans][16].
 template <int N, int PANELS>
 __global__ void __launch_bounds__(WARPS * 32)
-    few_kernel(tc_gpu_tables tables, const __grid_constant__ tc_gpu_jobs jobs, const float *x, const float *up,
-               uint32_t ldx, uint32_t n)
+    few_kernel(tc_gpu_tables tables, const __grid_constant__ tc_gpu_jobs jobs, const float *x,
+               const float *up, uint32_t ldx, uint32_t n)
 {
     extern __shared__ __align__(16) uint8_t memory[];
     constexpr int SHARE = WARPS / PANELS; // warps of a panel
@@ -60,7 +60,8 @@ __global__ void __launch_bounds__(WARPS * 32)
     for (uint32_t base = warp; base < spans * N; base += WARPS * ROUND_AHEAD) {
         float2 v[ROUND_AHEAD];
 #pragma unroll
-        for (int k = 0; k < ROUND_AHEAD; k++) v[k] = input_span<N>(x, up, ldx, n, spans, base + k * WARPS, lane);
+        for (int k = 0; k < ROUND_AHEAD; k++)
+            v[k] = input_span<N>(x, up, ldx, n, spans, base + k * WARPS, lane);
 #pragma unroll
         for (int k = 0; k < ROUND_AHEAD; k++) {
             const uint32_t i = base + k * WARPS;
@@ -101,7 +102,8 @@ __global__ void __launch_bounds__(WARPS * 32)
         uint32_t t = i % N, r = i / N % 16, p = i / N / 16;
         uint32_t row = ((blockIdx.x - job.first_block) * PANELS + p) * 16 + r;
         if (t >= n || row >= m.rows) continue;
-        const float *dot = dots + ((size_t)p * spans * 16 + r) * N + t, *scale = scales + (size_t)p * spans * 16 + r;
+        const float *dot = dots + ((size_t)p * spans * 16 + r) * N + t,
+                    *scale = scales + (size_t)p * spans * 16 + r;
         float sum = 0;
 #pragma unroll 8
         for (uint32_t s = 0; s < spans; s++)
@@ -130,9 +132,11 @@ static int few(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_j
     size_t bytes = few_bytes(jobs->job[0].q4.spans, N, PANELS);
     cudaError_t e = cudaSuccess;
     if (bytes > 48 << 10)
-        e = cudaFuncSetAttribute(few_kernel<N, PANELS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+        e = cudaFuncSetAttribute(few_kernel<N, PANELS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 (int)bytes);
     if (e != cudaSuccess) return (int)e;
-    return launch_chained(few_kernel<N, PANELS>, cut.blocks, WARPS * 32, bytes, stream, *tables, cut, x, up, ldx, n);
+    return launch_chained(few_kernel<N, PANELS>, cut.blocks, WARPS * 32, bytes, stream, *tables, cut, x, up,
+                          ldx, n);
 }
 
 static int one(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_jobs *jobs, const float *x,
@@ -140,14 +144,16 @@ static int one(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_j
 {
     uint32_t panels = 0, spans = jobs->job[0].q4.spans;
     for (uint32_t i = 0; i < jobs->count; i++) panels += (jobs->job[i].q4.rows + 15) / 16;
-    if (panels >= 2048 && few_bytes(spans, 1, 4) <= FEW_BYTES) return few<1, 4>(stream, tables, jobs, x, up, ldx, 1);
-    if (panels >= 512 && few_bytes(spans, 1, 2) <= FEW_BYTES) return few<1, 2>(stream, tables, jobs, x, up, ldx, 1);
+    if (panels >= 2048 && few_bytes(spans, 1, 4) <= FEW_BYTES)
+        return few<1, 4>(stream, tables, jobs, x, up, ldx, 1);
+    if (panels >= 512 && few_bytes(spans, 1, 2) <= FEW_BYTES)
+        return few<1, 2>(stream, tables, jobs, x, up, ldx, 1);
     return few<1, 1>(stream, tables, jobs, x, up, ldx, 1);
 }
 
 // As many tokens at once as shared memory holds.
-int tc_gpu_matmul_few(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_jobs *jobs, const float *x,
-                      const float *up, uint32_t ldx, uint32_t n)
+int tc_gpu_matmul_few(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_jobs *jobs,
+                      const float *x, const float *up, uint32_t ldx, uint32_t n)
 {
     const uint32_t spans = jobs->job[0].q4.spans;
     tc_gpu_jobs rest = *jobs;
@@ -169,8 +175,8 @@ int tc_gpu_matmul_few(tc_gpu_stream stream, const tc_gpu_tables *tables, const t
 
 // ---- many tokens ----
 
-__global__ void round_kernel(const float *x, const float *up, uint32_t ldx, uint32_t n, uint32_t spans, uint8_t *rounded,
-                             float *scale)
+__global__ void round_kernel(const float *x, const float *up, uint32_t ldx, uint32_t n, uint32_t spans,
+                             uint8_t *rounded, float *scale)
 {
     uint64_t i = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) >> 5;
     uint32_t lane = threadIdx.x & 31;
@@ -185,8 +191,8 @@ __global__ void round_kernel(const float *x, const float *up, uint32_t ldx, uint
     round_span(v, lane, rounded + i * TC_GPU_ROW_BYTES, scale + i);
 }
 
-int tc_gpu_round(tc_gpu_stream stream, const float *x, const float *up, uint32_t ldx, uint32_t n, uint32_t spans,
-                 uint8_t *rounded, float *scale)
+int tc_gpu_round(tc_gpu_stream stream, const float *x, const float *up, uint32_t ldx, uint32_t n,
+                 uint32_t spans, uint8_t *rounded, float *scale)
 {
     uint64_t warps = (uint64_t)n * spans;
     round_kernel<<<(uint32_t)((warps + 7) / 8), 256, 0, stream>>>(x, up, ldx, n, spans, rounded, scale);
@@ -223,18 +229,21 @@ int tc_gpu_matmul_many(tc_gpu_stream stream, const tc_gpu_tables *tables, const 
                        const uint8_t *rounded, const float *scale, uint32_t n)
 {
     const uint32_t panels = (job->q4.rows + 15) / 16, columns = (panels + TILE_WARPS - 1) / TILE_WARPS;
-    const uint32_t wide = (n + TILE_TOKENS_WIDE - 1) / TILE_TOKENS_WIDE, narrow = (n + TILE_TOKENS - 1) / TILE_TOKENS;
+    const uint32_t wide = (n + TILE_TOKENS_WIDE - 1) / TILE_TOKENS_WIDE,
+                   narrow = (n + TILE_TOKENS - 1) / TILE_TOKENS;
     if (columns * wide >= WIDE_FROM_BLOCKS)
-        many_kernel<TILE_TOKENS_WIDE><<<dim3(columns, wide), TILE_THREADS, 0, stream>>>(*tables, *job, rounded, scale, n);
+        many_kernel<TILE_TOKENS_WIDE>
+            <<<dim3(columns, wide), TILE_THREADS, 0, stream>>>(*tables, *job, rounded, scale, n);
     else
-        many_kernel<TILE_TOKENS><<<dim3(columns, narrow), TILE_THREADS, 0, stream>>>(*tables, *job, rounded, scale, n);
+        many_kernel<TILE_TOKENS>
+            <<<dim3(columns, narrow), TILE_THREADS, 0, stream>>>(*tables, *job, rounded, scale, n);
     return launched();
 }
 
 // ---- other types ----
 
-// One panel a block of 16 warps; a warp takes every sixteenth group of 16 columns, a few of them ahead. Lane l:
-// rows 4 (l & 3) .. + 3, columns 2 (l >> 2) and + 1 of the group. A token's sums do not depend on TOKENS.
+// One panel a block of 16 warps; a warp takes every sixteenth group of 16 columns, a few of them ahead. Lane
+// l: rows 4 (l & 3) .. + 3, columns 2 (l >> 2) and + 1 of the group. A token's sums do not depend on TOKENS.
 enum { FLOAT_WARPS = 16, FLOAT_AHEAD = 4 };
 
 static __device__ __forceinline__ void two_columns(const tc_gpu_job &job, uint32_t panel, uint32_t column,
@@ -244,7 +253,9 @@ static __device__ __forceinline__ void two_columns(const tc_gpu_job &job, uint32
     if (job.type == TC_GPU_BF16) {
         const uint32_t pairs = (job.cols + 1) / 2;
         uint4 v = make_uint4(0, 0, 0, 0);
-        if (on) v = __ldg((const uint4 *)((const uint32_t *)job.data + ((size_t)panel * pairs + column / 2) * 16 + row));
+        if (on)
+            v = __ldg((const uint4 *)((const uint32_t *)job.data + ((size_t)panel * pairs + column / 2) * 16 +
+                                      row));
         const uint32_t word[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -272,9 +283,9 @@ static __device__ __forceinline__ void two_columns(const tc_gpu_job &job, uint32
         for (int i = 0; i < 4; i++) {
             size_t at = ((size_t)panel * job.cols + column + c) * 16 + row + i;
             bool there = c ? both : on;
-            w[i][c] = !there                      ? 0.0f
+            w[i][c] = !there                   ? 0.0f
                       : job.type == TC_GPU_F16 ? __half2float(((const __half *)job.data)[at])
-                                                  : ((const float *)job.data)[at];
+                                               : ((const float *)job.data)[at];
         }
 }
 
@@ -336,7 +347,8 @@ __global__ void __launch_bounds__(FLOAT_WARPS * 32)
     }
 }
 
-int tc_gpu_matmul_float(tc_gpu_stream stream, const tc_gpu_jobs *jobs, const float *x, uint32_t ldx, uint32_t n)
+int tc_gpu_matmul_float(tc_gpu_stream stream, const tc_gpu_jobs *jobs, const float *x, uint32_t ldx,
+                        uint32_t n)
 {
     tc_gpu_jobs cut = *jobs;
     cut.blocks = 0;
@@ -344,9 +356,9 @@ int tc_gpu_matmul_float(tc_gpu_stream stream, const tc_gpu_jobs *jobs, const flo
         cut.job[i].first_block = cut.blocks;
         cut.blocks += (cut.job[i].rows + 15) / 16;
     }
-#define FLOAT(tokens)                                                                                             \
-    launch_chained(float_kernel<tokens>, dim3(cut.blocks, (n + tokens - 1) / tokens), FLOAT_WARPS * 32, 0, stream, cut, \
-                   x, ldx, n)
+#define FLOAT(tokens)                                                                                        \
+    launch_chained(float_kernel<tokens>, dim3(cut.blocks, (n + tokens - 1) / tokens), FLOAT_WARPS * 32, 0,   \
+                   stream, cut, x, ldx, n)
     return n == 1 ? FLOAT(1) : n <= 4 ? FLOAT(4) : FLOAT(8);
 #undef FLOAT
 }

@@ -4,9 +4,9 @@
 // span, then fma(product, scale * x_scale, .) span after span, so the bits are the same here and there.
 //
 // Products run on the tensor cores, mma.m16n8k32 of signed bytes: 16 rows (a panel) by 8 tokens. The order of
-// the 32 columns inside is free as long as weights and activations agree, so it follows the packed layout: lane
-// (g, t) takes word g (and g + 8) of tile t, whose nibbles in order are columns 0 4 1 5 | 2 6 3 7 of the tile's
-// eight. A rounded row keeps its bytes in that order.
+// the 32 columns inside is free as long as weights and activations agree, so it follows the packed layout:
+// lane (g, t) takes word g (and g + 8) of tile t, whose nibbles in order are columns 0 4 1 5 | 2 6 3 7 of the
+// tile's eight. A rounded row keeps its bytes in that order.
 #pragma once
 
 #include "gpu-core/dev/cuda/gpu.h"
@@ -170,10 +170,10 @@ static inline int launched(void)
 
 // ---- one kernel after another ----
 //
-// From compute capability 9.0 on a kernel may start while the one before it still runs (programmatic dependent
-// launch): launch_chained asks for that, and the kernel calls follow_previous before it touches anything that
-// an earlier kernel writes, or writes anything itself. What it does before (weights into registers) is hidden
-// behind the other's end. Older cards run one after the other.
+// From compute capability 9.0 on a kernel may start while the one before it still runs (programmatic
+// dependent launch): launch_chained asks for that, and the kernel calls follow_previous before it touches
+// anything that an earlier kernel writes, or writes anything itself. What it does before (weights into
+// registers) is hidden behind the other's end. Older cards run one after the other.
 static __device__ __forceinline__ void follow_previous(void)
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -189,8 +189,8 @@ static __device__ __forceinline__ void let_next_start(void)
 }
 
 template <typename... P, typename... A>
-static int launch_chained(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
-                          A... args)
+static int launch_chained(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes,
+                          cudaStream_t stream, A... args)
 {
     static int chains = -1; // the card can
     if (chains < 0) {

@@ -70,12 +70,13 @@ __global__ void __launch_bounds__(ROUTE_THREADS)
     for (uint32_t k = lane; k < top_k; k += 32) weight[(size_t)t * top_k + k] = mine[k >> 5] / sum;
 }
 
-int tc_gpu_route(tc_gpu_stream stream, const tc_gpu_tables *tables, const float *logits, uint32_t n, uint32_t experts,
-                 uint32_t top_k, bool renormalise, const uint32_t *forced, uint32_t *expert, float *weight)
+int tc_gpu_route(tc_gpu_stream stream, const tc_gpu_tables *tables, const float *logits, uint32_t n,
+                 uint32_t experts, uint32_t top_k, bool renormalise, const uint32_t *forced, uint32_t *expert,
+                 float *weight)
 {
     uint32_t blocks = (n + ROUTE_THREADS / 32 - 1) / (ROUTE_THREADS / 32);
-#define ROUTE(each)                                                                                               \
-    launch_chained(route_kernel<each>, blocks, ROUTE_THREADS, 0, stream, *tables, logits, n, experts, top_k,          \
+#define ROUTE(each)                                                                                          \
+    launch_chained(route_kernel<each>, blocks, ROUTE_THREADS, 0, stream, *tables, logits, n, experts, top_k, \
                    renormalise, forced, expert, weight)
     return experts <= 128 ? ROUTE(4) : experts <= 512 ? ROUTE(16) : experts <= 1024 ? ROUTE(32) : ROUTE(128);
 #undef ROUTE
@@ -93,12 +94,12 @@ static __device__ __forceinline__ void store_release_system(void *at, uint64_t v
     asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(at), "l"(v) : "memory");
 }
 
-// One block a mailbox. Keys (expert, token) of the cold pairs into shared memory; a pair's place is the number
-// of smaller keys.
+// One block a mailbox. Keys (expert, token) of the cold pairs into shared memory; a pair's place is the
+// number of smaller keys.
 __global__ void __launch_bounds__(POST_THREADS)
-    post_kernel(tc_gpu_tables tables, const __grid_constant__ tc_gpu_mailboxes boxes, const uint8_t *const *place,
-                const uint32_t *expert, const float *weight, const float *x, uint32_t n, uint32_t top_k,
-                uint32_t hidden)
+    post_kernel(tc_gpu_tables tables, const __grid_constant__ tc_gpu_mailboxes boxes,
+                const uint8_t *const *place, const uint32_t *expert, const float *weight, const float *x,
+                uint32_t n, uint32_t top_k, uint32_t hidden)
 {
     extern __shared__ uint32_t key[]; // [n * top_k]
     __shared__ uint32_t cold;
@@ -150,11 +151,11 @@ __global__ void __launch_bounds__(POST_THREADS)
 }
 
 int tc_gpu_post(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_mailboxes *boxes,
-                const uint8_t *const *place, const uint32_t *expert, const float *weight, const float *x, uint32_t n,
-                uint32_t top_k, uint32_t hidden)
+                const uint8_t *const *place, const uint32_t *expert, const float *weight, const float *x,
+                uint32_t n, uint32_t top_k, uint32_t hidden)
 {
-    return launch_chained(post_kernel, boxes->count, POST_THREADS, (size_t)n * top_k * 4, stream, *tables, *boxes, place,
-                          expert, weight, x, n, top_k, hidden);
+    return launch_chained(post_kernel, boxes->count, POST_THREADS, (size_t)n * top_k * 4, stream, *tables,
+                          *boxes, place, expert, weight, x, n, top_k, hidden);
 }
 
 // ---- pairs of many tokens, sorted by expert ----
@@ -194,8 +195,8 @@ __global__ void fill_kernel(const uint32_t *expert, const float *weight, uint32_
     to.weight[at] = weight[i];
 }
 
-int tc_gpu_sort_pairs(tc_gpu_stream stream, const uint32_t *expert, const float *weight, uint32_t n, uint32_t top_k,
-                      uint32_t experts, const tc_gpu_pairs *pairs)
+int tc_gpu_sort_pairs(tc_gpu_stream stream, const uint32_t *expert, const float *weight, uint32_t n,
+                      uint32_t top_k, uint32_t experts, const tc_gpu_pairs *pairs)
 {
     uint32_t count = n * top_k, blocks = (count + 255) / 256;
     cudaError_t e = cudaMemsetAsync(pairs->begin, 0, (experts + 1) * sizeof(uint32_t), stream);

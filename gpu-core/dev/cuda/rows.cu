@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: the element-wise operators on rows: RMS norm, residual adds, the combination of routed and shared
-// experts (with the wait for the workers' answers), SiLU, picking rows for the head. One block a row; the order
-// of every sum depends on the row's length only.
+// experts (with the wait for the workers' answers), SiLU, picking rows for the head. One block a row; the
+// order of every sum depends on the row's length only.
 #include "gpu-core/dev/cuda/q4.cuh"
 
 #include "proto/shm_layout.h"
@@ -23,8 +23,8 @@ static __device__ __forceinline__ float block_sum(float v)
 }
 
 // y = x * multiplier / rms; x may have been written by this thread just before.
-static __device__ __forceinline__ void norm_row(const float *x, const float *multiplier, uint32_t dim, float eps,
-                                                float *y)
+static __device__ __forceinline__ void norm_row(const float *x, const float *multiplier, uint32_t dim,
+                                                float eps, float *y)
 {
     float sum = 0;
     for (uint32_t i = threadIdx.x; i < dim; i += ROW_THREADS) sum = fmaf(x[i], x[i], sum);
@@ -89,8 +89,8 @@ static __device__ __forceinline__ uint64_t now_ns(void)
 }
 
 // Waits until mailbox b has answered call `sequence`; 0: well; else why not. One thread.
-static __device__ uint32_t wait_for(const tc_gpu_mailbox &box, uint64_t sequence, uint64_t until_ns, uint32_t n,
-                                uint32_t dim)
+static __device__ uint32_t wait_for(const tc_gpu_mailbox &box, uint64_t sequence, uint64_t until_ns,
+                                    uint32_t n, uint32_t dim)
 {
     while (load_acquire_system(box.memory + TC_SHM_REPLY_FLAG_AT) != sequence) {
         if (load_system(box.memory + TC_SHM_ABORT_AT)) return TC_GPU_JOIN_ABORTED;
@@ -103,14 +103,16 @@ static __device__ uint32_t wait_for(const tc_gpu_mailbox &box, uint64_t sequence
 }
 
 // Whether every posted mailbox has answered. The whole block.
-static __device__ bool join(const tc_gpu_tables &tables, const tc_gpu_mailboxes &boxes, uint32_t n, uint32_t dim)
+static __device__ bool join(const tc_gpu_tables &tables, const tc_gpu_mailboxes &boxes, uint32_t n,
+                            uint32_t dim)
 {
     __shared__ uint32_t fine;
     if (threadIdx.x == 0) {
         uint64_t begin = now_ns(), sequence = *boxes.sequence + boxes.layer;
         bool good = *(volatile uint32_t *)tables.failed == 0;
         for (uint32_t b = 0; good && b < boxes.count; b++) {
-            uint32_t why = boxes.posted[b] ? wait_for(boxes.box[b], sequence, begin + boxes.deadline_ns, n, dim) : 0;
+            uint32_t why =
+                boxes.posted[b] ? wait_for(boxes.box[b], sequence, begin + boxes.deadline_ns, n, dim) : 0;
             if (why) atomicCAS(tables.failed, 0u, (boxes.layer + 1) | why << 16);
             good = !why;
         }
@@ -151,7 +153,8 @@ int tc_gpu_combine(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_g
                    const tc_gpu_mailboxes *boxes)
 {
     tc_gpu_mailboxes none = {};
-    return launch_chained(combine_kernel, args->n, ROW_THREADS, 0, stream, *tables, *args, boxes ? *boxes : none);
+    return launch_chained(combine_kernel, args->n, ROW_THREADS, 0, stream, *tables, *args,
+                          boxes ? *boxes : none);
 }
 
 __global__ void silu_kernel(const float *gate, const float *up, size_t count, float *out)
@@ -172,8 +175,8 @@ __global__ void rows_kernel(const float *x, const uint32_t *tokens, uint32_t dim
     for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x) out[(size_t)blockIdx.x * dim + i] = from[i];
 }
 
-int tc_gpu_logit_rows(tc_gpu_stream stream, const float *x, const uint32_t *tokens, uint32_t rows, uint32_t dim,
-                      float *out)
+int tc_gpu_logit_rows(tc_gpu_stream stream, const float *x, const uint32_t *tokens, uint32_t rows,
+                      uint32_t dim, float *out)
 {
     rows_kernel<<<rows, 256, 0, stream>>>(x, tokens, dim, out);
     return launched();

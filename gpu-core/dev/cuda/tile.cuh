@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the tile of a 4-bit matrix product for many tokens: 8 warps, a panel of 16 rows each, by 64 or 128 tokens (T).
-// Rounded activations of a span are staged in shared memory twice over (cp.async), weights come straight from
-// device memory one span ahead.
+// Owns: the tile of a 4-bit matrix product for many tokens: 8 warps, a panel of 16 rows each, by 64 or 128
+// tokens (T). Rounded activations of a span are staged in shared memory twice over (cp.async), weights come
+// straight from device memory one span ahead.
 #pragma once
 
 #include "gpu-core/dev/cuda/q4.cuh"
 
-enum { TILE_WARPS = 8, TILE_THREADS = TILE_WARPS * 32, TILE_TOKENS = 64, TILE_TOKENS_WIDE = 128, TILE_ROW_BYTES = 160 };
+enum {
+    TILE_WARPS = 8,
+    TILE_THREADS = TILE_WARPS * 32,
+    TILE_TOKENS = 64,
+    TILE_TOKENS_WIDE = 128,
+    TILE_ROW_BYTES = 160
+};
 
 // A row of 160 bytes: the eight rows that a warp reads at once lie in different banks.
 template <int T> struct tile_memory {
@@ -65,10 +71,10 @@ static __device__ __forceinline__ void tile_wait_all(void)
 
 // sums += panel of m times the tokens, all spans of the matrix.
 template <int T>
-static __device__ __forceinline__ void tile_multiply(tile_memory<T> &memory, const tc_gpu_q4 &m, const float *map,
-                                                     uint32_t panel, const uint8_t *rounded, const float *scale,
-                                                     uint32_t spans, uint32_t first, const uint32_t *rows,
-                                                     uint32_t count, tile_sums<T> &sums)
+static __device__ __forceinline__ void tile_multiply(tile_memory<T> &memory, const tc_gpu_q4 &m,
+                                                     const float *map, uint32_t panel, const uint8_t *rounded,
+                                                     const float *scale, uint32_t spans, uint32_t first,
+                                                     const uint32_t *rows, uint32_t count, tile_sums<T> &sums)
 {
     const uint32_t lane = threadIdx.x & 31, g = lane >> 2, t2 = (lane & 3) * 2;
     const bool on = panel * 16 < m.rows;

@@ -188,7 +188,8 @@ static void set_up(bench *b)
     memset(b, 0, sizeof *b);
     memset(transcripts, 0, sizeof transcripts);
     b->dev_ops.slot_reset = slot_reset;
-    b->dev = (tc_dev){.ops = &b->dev_ops, .geometry = {.pages = PAGES, .slots = SLOTS, .positions_max = CONTEXT}};
+    b->dev =
+        (tc_dev){.ops = &b->dev_ops, .geometry = {.pages = PAGES, .slots = SLOTS, .positions_max = CONTEXT}};
     b->source_ops.stats = source_stats;
     b->source.ops = &b->source_ops;
     b->desc = (tc_model_desc){

@@ -231,7 +231,8 @@ static void set_up(bench *b, uint64_t cache_bytes, const tc_sched_options *with)
                               .page_copy = page_copy,
                               .page_save = page_save,
                               .page_load = page_load};
-    b->dev = (tc_dev){.ops = &b->dev_ops, .geometry = {.pages = pool_pages, .slots = pool_slots, .positions_max = CONTEXT}};
+    b->dev = (tc_dev){.ops = &b->dev_ops,
+                      .geometry = {.pages = pool_pages, .slots = pool_slots, .positions_max = CONTEXT}};
     b->source_ops.stats = source_stats;
     b->source.ops = &b->source_ops;
     b->desc = (tc_model_desc){

@@ -133,7 +133,8 @@ void *tc_shm_memory(tc_shm *shm, size_t *ret_bytes)
 
 const tc_shm_header *tc_shm_layout(const tc_shm *shm)
 {
-    static const tc_shm_header layout = {.tokens_max = TOKENS, .pairs_max = PAIRS, .x_at = 1, .pairs_at = 2, .sum_at = 3};
+    static const tc_shm_header layout = {
+        .tokens_max = TOKENS, .pairs_max = PAIRS, .x_at = 1, .pairs_at = 2, .sum_at = 3};
     return (void)shm, &layout;
 }
 
@@ -316,8 +317,8 @@ static void test_nobody_comes(void **state)
     source->ops->free(source);
 }
 
-// All shares or nothing; numbers that never come again; a worker that leaves meanwhile is nudged no more; one that
-// was late is cut off.
+// All shares or nothing; numbers that never come again; a worker that leaves meanwhile is nudged no more; one
+// that was late is cut off.
 static void test_lending(void **state)
 {
     (void)state;
