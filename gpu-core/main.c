@@ -9,7 +9,7 @@
 #include "common/base/trace.h"
 #include "common/model/arena.h"
 #include "gpu-core/dev/cuda_library.h"
-#include "gpu-core/experts/hot_tier.h"
+#include "gpu-core/experts/gpu_tier.h"
 #include "gpu-core/memory.h"
 #include "gpu-core/options.h"
 #include "gpu-core/placed.h"
@@ -43,7 +43,7 @@ typedef struct core {
     tc_team *team;
     tc_dev *dev;
     const tc_cuda_library *cuda; // NULL: the cpu device
-    tc_hot_tier *hot;
+    tc_gpu_tier *hot;
     tc_dialled_routes dialled;
     tc_weights *weights;
     tc_expert_hub *hub;
@@ -292,13 +292,19 @@ static tc_status open_hot(core *c, tc_error *e)
 {
     tc_cuda_memory m;
     if (!c->cuda) return TC_OK;
-    TC_TRY(tc_hot_tier_create(c->cuda, c->dev, c->store, c->o.hot_experts, &c->hot, e));
-    if (c->hot) tc_forward_watch(c->forward, tc_hot_tier_step, c->hot);
+    const tc_gpu_tier_options options = {.cuda = c->cuda,
+                                         .dev = c->dev,
+                                         .store = c->store,
+                                         .wanted = c->o.hot_experts,
+                                         .policy = c->o.hot_policy,
+                                         .per_layer = c->o.hot_per_layer,
+                                         .link_share = c->o.hot_link_share};
+    TC_TRY(tc_gpu_tier_create(&options, &c->hot, e));
     if (c->o.force_hits) {
         c->dialled = (tc_dialled_routes){.layers = c->desc->layers,
                                          .experts = c->desc->experts,
                                          .top_k = c->desc->top_k,
-                                         .hot = c->hot ? tc_hot_tier_fill_evenly(c->hot) : 0,
+                                         .hot = c->hot ? tc_gpu_tier_fill_evenly(c->hot) : 0,
                                          .percent = c->o.force_hits - 1,
                                          .state = 1};
         tc_info("routes are dialled: %u of 100 to the %u hot experts of each layer", c->dialled.percent,
@@ -315,6 +321,23 @@ static tc_status open_hot(core *c, tc_error *e)
         (unsigned long long)(m.tag_bytes[TC_MEM_STATE] >> 20),
         (unsigned long long)(m.tag_bytes[TC_MEM_SCRATCH] >> 20), (unsigned long long)(m.slot_bytes >> 20));
     return TC_OK;
+}
+
+// On the cpu device it may stand before the source, so the source must be whole first; with a GPU it is told of
+// the slots, which are taken last.
+static tc_status open_placed(core *c, tc_error *e)
+{
+    return tc_placed_open(&c->o, c->desc, tc_checkpoint_hash(c->checkpoint), c->store, c->team, &c->source, c->hot,
+                          &c->placed, e);
+}
+
+static void device_memory(void *arg, uint64_t *ret_used_bytes, uint64_t *ret_total_bytes)
+{
+    const core *c = arg;
+    tc_cuda_memory m;
+    c->cuda->memory(c->dev, &m);
+    *ret_used_bytes = m.peak_bytes;
+    *ret_total_bytes = m.budget_bytes;
 }
 
 static void describe(const core *c, tc_model_info *ret)
@@ -382,22 +405,25 @@ static tc_status start(core *c, tc_error *e)
     TC_TRY(tc_team_create(&team, &c->team, e));
     TC_TRY(open_device(c, &geometry, e));
     TC_TRY(open_experts(c, e));
-    TC_TRY(tc_placed_open(&c->o, c->desc, tc_checkpoint_hash(c->checkpoint), c->store, c->team, &c->source,
-                          &c->placed, e));
+    if (!c->cuda) TC_TRY(open_placed(c, e));
     TC_TRY(tc_weights_load(c->checkpoint, c->dev, c->team, (tc_output)c->o.head, log_progress, &last_line,
                            &c->weights, e));
     TC_TRY(tc_forward_create(c->weights, c->dev, c->source, c->o.precision, &c->forward, e));
     TC_TRY(open_hot(c, e));
+    if (c->cuda) TC_TRY(open_placed(c, e));
     TC_TRY(tc_session_pool_create(c->dev, c->o.context, &c->pool, e));
     if (c->cache_bytes) TC_TRY(tc_prefix_cache_create(c->dev, c->cache_bytes, &c->cache, e));
     tc_model_info info;
     describe(c, &info);
     TC_TRY(tc_engine_server_open(c->o.engine_url, &info, &c->server, e));
     TC_TRY(open_constrainer(c, e));
-    tc_memory_begin(&c->memory, &c->planned, c->placed.placement, c->placed.cache, c->cache);
+    // slots in VRAM give nothing back to this memory
+    tc_memory_begin(&c->memory, &c->planned, c->placed.placement, c->cuda ? NULL : c->placed.cache, c->cache);
     // The cpu device takes prompts token by token, so they may be cut finer than pages.
     enum { CPU_PROMPT_GRAIN = 8 };
     const tc_sched_options sched = {
+        .device_memory = c->cuda ? device_memory : NULL,
+        .device_arg = c,
         .prompt_grain = strcmp(c->dev->ops->name, "cpu") == 0 ? CPU_PROMPT_GRAIN : 0,
         .desc = c->desc,
         .forward = c->forward,
@@ -441,7 +467,7 @@ static void stop(core *c)
     if (c->source) c->source->ops->free(c->source);
     tc_placed_close(&c->placed);
     tc_expert_hub_close(c->hub);
-    tc_hot_tier_free(c->hot);
+    tc_gpu_tier_free(c->hot);
     tc_weights_free(c->weights);
     tc_dev_free(c->dev);
     tc_team_free(c->team);
@@ -528,9 +554,10 @@ static void serve(core *c)
         c->source->ops->poll(c->source);
         tc_memory_poll(&c->memory, tc_now_us());
         tell_manager(c);
+        if (c->hot) tc_gpu_tier_poll(c->hot);
         idle = !tc_sched_step(c->sched);
         if (idle && tc_trace_on) tc_trace_flush();
-        if (idle && c->hot && tc_hot_tier_idle(c->hot)) idle = false;
+        if (idle && c->hot && tc_gpu_tier_idle(c->hot)) idle = false;
         tc_notify_alive(tc_now_us());
     }
 }

@@ -57,12 +57,16 @@ static tc_status open_tier(const tc_core_options *o, const tc_store *store, tc_t
 }
 
 tc_status tc_placed_open(const tc_core_options *o, const tc_model_desc *desc, const char *model_hash,
-                         const tc_store *store, tc_team *team, tc_expert_source **source, tc_placed *ret,
-                         tc_error *e)
+                         const tc_store *store, tc_team *team, tc_expert_source **source, tc_gpu_tier *gpu,
+                         tc_placed *ret, tc_error *e)
 {
     bool moe[TC_LAYERS_MAX];
     if (!desc->experts) return TC_OK;
-    if (o->hot_budget_bytes) TC_TRY(open_tier(o, store, team, source, ret, e));
+    if (gpu) {
+        ret->cache = tc_gpu_tier_cache(gpu);
+        ret->borrowed = true;
+        ret->hot_bytes = tc_gpu_tier_bytes(gpu);
+    } else if (o->hot_budget_bytes) TC_TRY(open_tier(o, store, team, source, ret, e));
     for (uint32_t i = 0; i < desc->layers; i++) moe[i] = desc->layer[i].moe;
     const tc_placement_options options = {
         .layers = desc->layers,
@@ -75,7 +79,7 @@ tc_status tc_placed_open(const tc_core_options *o, const tc_model_desc *desc, co
         .trace_path = o->trace_routing,
         .conversations = CONVERSATIONS_KEPT,
         .cache = ret->cache,
-        .tier = {.arg = *source, .fill = order_fill, .trim = trim},
+        .tier = gpu ? tc_gpu_tier_orders(gpu) : (tc_hot_tier){.arg = *source, .fill = order_fill, .trim = trim},
         .log = log_text,
     };
     return tc_placement_create(&options, &ret->placement, e);
@@ -89,6 +93,6 @@ void tc_placed_stop(tc_placed *placed)
 
 void tc_placed_close(tc_placed *placed)
 {
-    tc_hot_cache_free(placed->cache);
+    if (!placed->borrowed) tc_hot_cache_free(placed->cache);
     placed->cache = NULL;
 }

@@ -4,7 +4,6 @@
 // choosing what runs (sched), sampling policy (sample.h).
 #pragma once
 
-#include "common/placement/hot_cache.h"
 #include "gpu-core/experts/source.h"
 #include "gpu-core/forward/weights.h"
 
@@ -35,9 +34,6 @@ tc_status tc_forward_run(tc_forward *forward, const tc_batch *batch, int32_t *ch
 // Logits of `rows` tokens of the batch last run (their indices in it), rows <= TC_LOGIT_ROWS_MAX.
 // Returns [rows][vocab], valid until the next call.
 const float *tc_forward_logits(tc_forward *forward, const uint32_t *tokens, uint32_t rows);
-// Called after each pass of a device that only queues, with the experts it read: each (layer, expert) once.
-typedef void tc_forward_watch_fn(void *arg, const tc_expert_use *uses, uint32_t count, uint32_t tokens);
-void tc_forward_watch(tc_forward *forward, tc_forward_watch_fn *watch, void *arg);
 // Benchmarks, on such a device: before each pass `fill` says which experts every token is routed to, whatever
 // the router says: [layers][tokens][top_k], distinct in a token. NULL: the router decides.
 typedef void tc_forward_force_fn(void *arg, uint32_t *experts, uint32_t tokens);

@@ -34,9 +34,6 @@ struct tc_forward {
     uint32_t *host_expert, *host_counts;
     tc_expert_pair *host_pairs;
     int64_t *host_sum;
-    tc_expert_use *uses;
-    tc_forward_watch_fn *watch;
-    void *watch_arg;
     tc_forward_force_fn *force;
     void *force_arg;
 };

@@ -23,9 +23,8 @@ tc_status tc_forward_queued_create(tc_forward *f, tc_error *e)
     f->host_logits = queue->host_alloc(f->dev, (size_t)TC_LOGIT_ROWS_MAX * f->desc->vocab * sizeof(float));
     f->host_counts = tc_alloc(TC_MEM_SCRATCH, f->desc->experts + 1, sizeof *f->host_counts);
     f->host_pairs = tc_alloc(TC_MEM_SCRATCH, TC_CALL_TOKENS_MAX * k, sizeof *f->host_pairs);
-    f->uses = tc_alloc(TC_MEM_SCRATCH, (size_t)f->desc->layers * (f->desc->experts + 1), sizeof *f->uses);
     if (f->host_x && f->host_sum && f->host_expert && f->host_weight && f->host_logits && f->host_counts &&
-        f->host_pairs && f->uses)
+        f->host_pairs)
         return TC_OK;
     return tc_fail(e, TC_NOMEM, "out of memory for the host's part of a pass");
 }
@@ -40,7 +39,6 @@ void tc_forward_queued_free(tc_forward *f)
     queue->host_release(f->dev, f->host_logits);
     tc_free(f->host_counts);
     tc_free(f->host_pairs);
-    tc_free(f->uses);
 }
 
 // Tokens [first, first + n) of the layer through the source.
@@ -136,31 +134,22 @@ static tc_status go_on_from(tc_forward *f, uint32_t layer, uint32_t n, tc_error 
     return TC_OK;
 }
 
-// What was routed where: told to whoever asked, counted by expert for whoever keeps hot ones.
+// What was routed where: told to whoever asked, and counted: an expert read once, however many tokens chose it.
 static void note_routes(tc_forward *f, uint32_t n, int32_t *chosen)
 {
     const tc_model_desc *desc = f->desc;
     const uint32_t k = desc->top_k;
-    uint32_t uses = 0;
     if (!k) return;
-    f->dev->ops->download(f->dev, f->host_expert, f->expert,
-                          (size_t)desc->layers * n * k * sizeof *f->host_expert);
+    f->dev->ops->download(f->dev, f->host_expert, f->expert, (size_t)desc->layers * n * k * sizeof *f->host_expert);
     for (uint32_t l = 0; l < desc->layers; l++) {
         const uint32_t *expert = f->host_expert + (size_t)l * n * k;
         const bool moe = f->weights->layer[l].moe;
         if (moe) memset(f->host_counts, 0, desc->experts * sizeof *f->host_counts);
         for (uint32_t i = 0; i < n * k; i++) {
-            if (moe && expert[i] < desc->experts) f->host_counts[expert[i]]++;
-            if (chosen)
-                chosen[((size_t)(i / k) * desc->layers + l) * k + i % k] = moe ? (int32_t)expert[i] : -1;
+            if (moe && expert[i] < desc->experts && !f->host_counts[expert[i]]++) f->times.expert_reads++;
+            if (chosen) chosen[((size_t)(i / k) * desc->layers + l) * k + i % k] = moe ? (int32_t)expert[i] : -1;
         }
-        for (uint32_t x = 0; moe && x < desc->experts; x++)
-            if (f->host_counts[x])
-                f->uses[uses++] =
-                    (tc_expert_use){.layer = (uint16_t)l, .expert = (uint16_t)x, .count = f->host_counts[x]};
     }
-    f->times.expert_reads += uses;
-    if (f->watch) f->watch(f->watch_arg, f->uses, uses, n);
 }
 
 tc_status tc_forward_run_queued(tc_forward *f, const tc_batch *batch, int32_t *chosen, tc_error *e)
@@ -196,12 +185,6 @@ tc_status tc_forward_run_queued(tc_forward *f, const tc_batch *batch, int32_t *c
     f->times.join_us = queue->join_us(f->dev);
     f->times.device_us += tc_now_us() - start;
     return TC_OK;
-}
-
-void tc_forward_watch(tc_forward *f, tc_forward_watch_fn *watch, void *arg)
-{
-    f->watch = watch;
-    f->watch_arg = arg;
 }
 
 void tc_forward_force(tc_forward *f, tc_forward_force_fn *fill, void *arg)

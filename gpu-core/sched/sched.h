@@ -74,6 +74,9 @@ typedef struct tc_sched_options {
     // Whether so many bytes more may become resident; TC_BUSY with the sum. NULL: they may.
     tc_status (*memory_room)(void *arg, uint64_t bytes, tc_error *e);
     void *memory_arg;
+    // Memory of a device that has its own: in use at most so far, and what it may use. NULL: it has none.
+    void (*device_memory)(void *arg, uint64_t *ret_used_bytes, uint64_t *ret_total_bytes);
+    void *device_arg;
     uint64_t (*now_us)(void *arg); // NULL: the monotonic clock
     void *now_arg;
 } tc_sched_options;

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: carrying out the hot cache's decisions on the cuda device.
-#include "gpu-core/experts/hot_tier.h"
+// Owns: carrying out the placement's orders on the cuda device.
+#include "gpu-core/experts/gpu_tier.h"
 
 #include "common/base/clock.h"
 #include "common/base/mem.h"
 
 enum { FILLS_A_STEP = 48, FILLS_IN_FLIGHT = 192 };
+#define LINK_BYTES_A_US 50000.0 // PCIe 5; slower links are kept from choking by the fills in flight
 
-struct tc_hot_tier {
+struct tc_gpu_tier {
     const tc_cuda_hot_ops *ops;
     tc_dev *dev;
     const tc_store *store;
@@ -15,28 +16,33 @@ struct tc_hot_tier {
     uint32_t slots;
     bool primed; // free slots were filled
     bool still;  // benchmarks: the table stays as it is
+    tc_cache_fill waiting[FILLS_IN_FLIGHT]; // orders that the device did not take yet, oldest first
+    uint32_t waiting_count;
     tc_cache_fill fills[TC_FILLS_MAX];
 };
 
-tc_status tc_hot_tier_create(const tc_cuda_library *cuda, tc_dev *dev, const tc_store *store, uint32_t wanted,
-                             tc_hot_tier **ret, tc_error *e)
+tc_status tc_gpu_tier_create(const tc_gpu_tier_options *o, tc_gpu_tier **ret, tc_error *e)
 {
-    const tc_store_info *info = tc_store_get_info(store);
+    const tc_store_info *info = tc_store_get_info(o->store);
     uint32_t slots = 0;
     *ret = NULL;
-    TC_TRY(cuda->hot.open(dev, store, wanted, &slots, e));
+    TC_TRY(o->cuda->hot.open(o->dev, o->store, o->wanted, &slots, e));
     if (!slots) return TC_OK;
-    tc_hot_tier *t = tc_alloc(TC_MEM_OTHER, 1, sizeof *t);
+    tc_gpu_tier *t = tc_alloc(TC_MEM_OTHER, 1, sizeof *t);
     if (!t) return tc_fail(e, TC_NOMEM, "out of memory for the hot experts");
     const tc_hot_cache_options options = {.layers = info->layers,
                                           .experts = info->experts,
                                           .slots_max = slots,
                                           .slots = slots,
-                                          .policy = TC_POLICY_DECAYED,
+                                          .policy = o->policy,
+                                          .per_layer = o->per_layer,
+                                          .second_miss = true,
                                           .fills_max = FILLS_A_STEP,
                                           .in_flight_max = FILLS_IN_FLIGHT,
-                                          .slot_bytes = info->expert_bytes};
-    *t = (tc_hot_tier){.ops = &cuda->hot, .dev = dev, .store = store, .slots = slots};
+                                          .slot_bytes = info->expert_bytes,
+                                          .link_bytes_per_us = LINK_BYTES_A_US,
+                                          .link_share = o->link_share};
+    *t = (tc_gpu_tier){.ops = &o->cuda->hot, .dev = o->dev, .store = o->store, .slots = slots};
     tc_status status = tc_hot_cache_create(&options, &t->cache, e);
     if (status != TC_OK) {
         tc_free(t);
@@ -46,46 +52,69 @@ tc_status tc_hot_tier_create(const tc_cuda_library *cuda, tc_dev *dev, const tc_
     return TC_OK;
 }
 
-void tc_hot_tier_free(tc_hot_tier *t)
+void tc_gpu_tier_free(tc_gpu_tier *t)
 {
     if (!t) return;
     tc_hot_cache_free(t->cache);
     tc_free(t);
 }
 
-tc_hot_cache *tc_hot_tier_cache(tc_hot_tier *t)
+tc_hot_cache *tc_gpu_tier_cache(tc_gpu_tier *t)
 {
     return t->cache;
 }
 
-static void tell_changes(tc_hot_tier *t)
+uint64_t tc_gpu_tier_bytes(const tc_gpu_tier *t)
 {
+    return (uint64_t)t->slots * tc_store_get_info(t->store)->expert_bytes;
+}
+
+// ---- orders ----
+
+// The cache has no more fills in flight than there is room for here: none is ever dropped.
+static void order(void *arg, const tc_cache_fill *fill)
+{
+    tc_gpu_tier *t = arg;
+    if (t->still) return;
+    if (!t->waiting_count && t->ops->ready(t->dev) && t->ops->fill(t->dev, fill->slot, fill->layer, fill->expert))
+        return;
+    if (t->waiting_count < FILLS_IN_FLIGHT) t->waiting[t->waiting_count++] = *fill;
+}
+
+static void changed(void *arg, const tc_table_change *changes, uint32_t count, bool all)
+{
+    tc_gpu_tier *t = arg;
     const tc_hot_cache_options *o = tc_hot_cache_get_options(t->cache);
     const uint32_t *table = tc_hot_cache_table(t->cache);
-    const tc_table_change *change;
-    bool all;
-    uint32_t count = tc_hot_cache_changes(t->cache, &change, &all);
+    if (t->still) return;
     for (uint32_t i = 0; i < count && !all; i++)
-        t->ops->place(t->dev, change[i].layer, change[i].expert, change[i].slot);
+        t->ops->place(t->dev, changes[i].layer, changes[i].expert, changes[i].slot);
     for (uint32_t l = 0; l < o->layers && all; l++)
-        for (uint32_t x = 0; x < o->experts; x++)
-            t->ops->place(t->dev, l, x, table[(size_t)l * o->experts + x]);
+        for (uint32_t x = 0; x < o->experts; x++) t->ops->place(t->dev, l, x, table[(size_t)l * o->experts + x]);
 }
 
-static void collect(tc_hot_tier *t)
+tc_hot_tier tc_gpu_tier_orders(tc_gpu_tier *t)
 {
-    uint32_t slot;
+    return (tc_hot_tier){.arg = t, .fill = order, .changed = changed};
+}
+
+void tc_gpu_tier_poll(tc_gpu_tier *t)
+{
+    uint32_t slot, given = 0;
     while (t->ops->filled(t->dev, &slot)) tc_hot_cache_fill_done(t->cache, slot, tc_now_us());
+    if (!t->waiting_count || !t->ops->ready(t->dev)) return;
+    while (given < t->waiting_count) {
+        const tc_cache_fill *fill = &t->waiting[given];
+        if (!t->ops->fill(t->dev, fill->slot, fill->layer, fill->expert)) break;
+        given++;
+    }
+    for (uint32_t i = given; i < t->waiting_count; i++) t->waiting[i - given] = t->waiting[i];
+    t->waiting_count -= given;
 }
 
-static void start_fills(tc_hot_tier *t, uint32_t fills)
-{
-    // an order that the device does not take counts as done and is never placed: its slot is asked for again
-    for (uint32_t i = 0; i < fills; i++)
-        t->ops->fill(t->dev, t->fills[i].slot, t->fills[i].layer, t->fills[i].expert);
-}
+// ---- filling free slots ----
 
-static uint32_t each_of(const tc_hot_tier *t)
+static uint32_t each_of(const tc_gpu_tier *t)
 {
     const tc_store_info *info = tc_store_get_info(t->store);
     uint32_t layers = 0;
@@ -94,10 +123,17 @@ static uint32_t each_of(const tc_hot_tier *t)
     return each < info->experts ? each : info->experts;
 }
 
-bool tc_hot_tier_idle(tc_hot_tier *t)
+static void tell_changes(tc_gpu_tier *t)
+{
+    const tc_table_change *changes;
+    bool all;
+    uint32_t count = tc_hot_cache_changes(t->cache, &changes, &all);
+    changed(t, changes, count, all);
+}
+
+bool tc_gpu_tier_idle(tc_gpu_tier *t)
 {
     const tc_store_info *info = tc_store_get_info(t->store);
-    const tc_cache_input none = {.now_us = 0};
     tc_cache_stats stats;
     uint32_t each = each_of(t), before = UINT32_MAX;
     if (t->primed || t->still || !t->ops->ready(t->dev)) return false;
@@ -106,32 +142,23 @@ bool tc_hot_tier_idle(tc_hot_tier *t)
         for (uint32_t l = 0; l < info->layers; l++)
             if (tc_store_layer_has_experts(t->store, l)) (void)tc_hot_cache_want(t->cache, l, x, 0.001f);
     for (;;) { // a quarter of a second for 12 GB
-        start_fills(t, tc_hot_cache_step(t->cache, &none, t->fills));
+        const tc_cache_input none = {.now_us = tc_now_us()};
+        uint32_t fills = tc_hot_cache_step(t->cache, &none, t->fills);
+        tell_changes(t);
+        for (uint32_t i = 0; i < fills; i++) order(t, &t->fills[i]);
         t->ops->drain(t->dev);
-        collect(t);
+        tc_gpu_tier_poll(t);
         tc_hot_cache_publish(t->cache);
         tell_changes(t);
         tc_hot_cache_stats(t->cache, &stats);
-        if (stats.ready == before) return true;
+        if (stats.ready == before && !stats.filling) return true;
         before = stats.ready;
     }
 }
 
-void tc_hot_tier_step(void *arg, const tc_expert_use *uses, uint32_t count, uint32_t tokens)
-{
-    tc_hot_tier *t = arg;
-    if (t->still || !t->ops->ready(t->dev)) {
-        tc_hot_cache_account(t->cache, uses, count);
-        return;
-    }
-    const tc_cache_input input = {.uses = uses, .count = count, .tokens = tokens, .now_us = tc_now_us()};
-    collect(t);
-    uint32_t fills = tc_hot_cache_step(t->cache, &input, t->fills);
-    tell_changes(t);
-    start_fills(t, fills);
-}
+// ---- benchmarks ----
 
-uint32_t tc_hot_tier_fill_evenly(tc_hot_tier *t)
+uint32_t tc_gpu_tier_fill_evenly(tc_gpu_tier *t)
 {
     const tc_store_info *info = tc_store_get_info(t->store);
     uint32_t slot = 0, done, each = each_of(t);
