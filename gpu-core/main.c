@@ -323,12 +323,12 @@ static tc_status open_hot(core *c, tc_error *e)
     return TC_OK;
 }
 
-// On the cpu device it may stand before the source, so the source must be whole first; with a GPU it is told of
-// the slots, which are taken last.
+// On the cpu device it may stand before the source, so the source must be whole first; with a GPU it is told
+// of the slots, which are taken last.
 static tc_status open_placed(core *c, tc_error *e)
 {
-    return tc_placed_open(&c->o, c->desc, tc_checkpoint_hash(c->checkpoint), c->store, c->team, &c->source, c->hot,
-                          &c->placed, e);
+    return tc_placed_open(&c->o, c->desc, tc_checkpoint_hash(c->checkpoint), c->store, c->team, &c->source,
+                          c->hot, &c->placed, e);
 }
 
 static void device_memory(void *arg, uint64_t *ret_used_bytes, uint64_t *ret_total_bytes)

@@ -66,7 +66,8 @@ tc_status tc_placed_open(const tc_core_options *o, const tc_model_desc *desc, co
         ret->cache = tc_gpu_tier_cache(gpu);
         ret->borrowed = true;
         ret->hot_bytes = tc_gpu_tier_bytes(gpu);
-    } else if (o->hot_budget_bytes) TC_TRY(open_tier(o, store, team, source, ret, e));
+    } else if (o->hot_budget_bytes)
+        TC_TRY(open_tier(o, store, team, source, ret, e));
     for (uint32_t i = 0; i < desc->layers; i++) moe[i] = desc->layer[i].moe;
     const tc_placement_options options = {
         .layers = desc->layers,
@@ -79,7 +80,8 @@ tc_status tc_placed_open(const tc_core_options *o, const tc_model_desc *desc, co
         .trace_path = o->trace_routing,
         .conversations = CONVERSATIONS_KEPT,
         .cache = ret->cache,
-        .tier = gpu ? tc_gpu_tier_orders(gpu) : (tc_hot_tier){.arg = *source, .fill = order_fill, .trim = trim},
+        .tier =
+            gpu ? tc_gpu_tier_orders(gpu) : (tc_hot_tier){.arg = *source, .fill = order_fill, .trim = trim},
         .log = log_text,
     };
     return tc_placement_create(&options, &ret->placement, e);

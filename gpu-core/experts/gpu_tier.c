@@ -14,8 +14,9 @@ struct tc_gpu_tier {
     const tc_store *store;
     tc_hot_cache *cache;
     uint32_t slots;
-    bool primed; // free slots were filled
-    bool still;  // benchmarks: the table stays as it is
+    double link_share;
+    bool primed;                            // free slots were filled
+    bool still;                             // benchmarks: the table stays as it is
     tc_cache_fill waiting[FILLS_IN_FLIGHT]; // orders that the device did not take yet, oldest first
     uint32_t waiting_count;
     tc_cache_fill fills[TC_FILLS_MAX];
@@ -42,7 +43,8 @@ tc_status tc_gpu_tier_create(const tc_gpu_tier_options *o, tc_gpu_tier **ret, tc
                                           .slot_bytes = info->expert_bytes,
                                           .link_bytes_per_us = LINK_BYTES_A_US,
                                           .link_share = o->link_share};
-    *t = (tc_gpu_tier){.ops = &o->cuda->hot, .dev = o->dev, .store = o->store, .slots = slots};
+    *t = (tc_gpu_tier){
+        .ops = &o->cuda->hot, .dev = o->dev, .store = o->store, .slots = slots, .link_share = o->link_share};
     tc_status status = tc_hot_cache_create(&options, &t->cache, e);
     if (status != TC_OK) {
         tc_free(t);
@@ -76,7 +78,8 @@ static void order(void *arg, const tc_cache_fill *fill)
 {
     tc_gpu_tier *t = arg;
     if (t->still) return;
-    if (!t->waiting_count && t->ops->ready(t->dev) && t->ops->fill(t->dev, fill->slot, fill->layer, fill->expert))
+    if (!t->waiting_count && t->ops->ready(t->dev) &&
+        t->ops->fill(t->dev, fill->slot, fill->layer, fill->expert))
         return;
     if (t->waiting_count < FILLS_IN_FLIGHT) t->waiting[t->waiting_count++] = *fill;
 }
@@ -90,7 +93,8 @@ static void changed(void *arg, const tc_table_change *changes, uint32_t count, b
     for (uint32_t i = 0; i < count && !all; i++)
         t->ops->place(t->dev, changes[i].layer, changes[i].expert, changes[i].slot);
     for (uint32_t l = 0; l < o->layers && all; l++)
-        for (uint32_t x = 0; x < o->experts; x++) t->ops->place(t->dev, l, x, table[(size_t)l * o->experts + x]);
+        for (uint32_t x = 0; x < o->experts; x++)
+            t->ops->place(t->dev, l, x, table[(size_t)l * o->experts + x]);
 }
 
 tc_hot_tier tc_gpu_tier_orders(tc_gpu_tier *t)
@@ -134,14 +138,16 @@ static void tell_changes(tc_gpu_tier *t)
 bool tc_gpu_tier_idle(tc_gpu_tier *t)
 {
     const tc_store_info *info = tc_store_get_info(t->store);
-    tc_cache_stats stats;
-    uint32_t each = each_of(t), before = UINT32_MAX;
+    tc_cache_stats stats = {0};
+    uint32_t each = each_of(t), before;
     if (t->primed || t->still || !t->ops->ready(t->dev)) return false;
     t->primed = true;
+    tc_hot_cache_set_limits(t->cache, 0, 1, FILLS_A_STEP); // nobody else wants the link now
     for (uint32_t x = 0; x < each; x++)
         for (uint32_t l = 0; l < info->layers; l++)
             if (tc_store_layer_has_experts(t->store, l)) (void)tc_hot_cache_want(t->cache, l, x, 0.001f);
-    for (;;) { // a quarter of a second for 12 GB
+    do { // a quarter of a second for 12 GB
+        before = stats.ready;
         const tc_cache_input none = {.now_us = tc_now_us()};
         uint32_t fills = tc_hot_cache_step(t->cache, &none, t->fills);
         tell_changes(t);
@@ -151,9 +157,9 @@ bool tc_gpu_tier_idle(tc_gpu_tier *t)
         tc_hot_cache_publish(t->cache);
         tell_changes(t);
         tc_hot_cache_stats(t->cache, &stats);
-        if (stats.ready == before && !stats.filling) return true;
-        before = stats.ready;
-    }
+    } while (stats.ready != before || stats.filling);
+    tc_hot_cache_set_limits(t->cache, LINK_BYTES_A_US, t->link_share, FILLS_A_STEP);
+    return true;
 }
 
 // ---- benchmarks ----

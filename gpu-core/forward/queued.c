@@ -134,20 +134,23 @@ static tc_status go_on_from(tc_forward *f, uint32_t layer, uint32_t n, tc_error 
     return TC_OK;
 }
 
-// What was routed where: told to whoever asked, and counted: an expert read once, however many tokens chose it.
+// What was routed where: told to whoever asked, and counted: an expert read once, however many tokens chose
+// it.
 static void note_routes(tc_forward *f, uint32_t n, int32_t *chosen)
 {
     const tc_model_desc *desc = f->desc;
     const uint32_t k = desc->top_k;
     if (!k) return;
-    f->dev->ops->download(f->dev, f->host_expert, f->expert, (size_t)desc->layers * n * k * sizeof *f->host_expert);
+    f->dev->ops->download(f->dev, f->host_expert, f->expert,
+                          (size_t)desc->layers * n * k * sizeof *f->host_expert);
     for (uint32_t l = 0; l < desc->layers; l++) {
         const uint32_t *expert = f->host_expert + (size_t)l * n * k;
         const bool moe = f->weights->layer[l].moe;
         if (moe) memset(f->host_counts, 0, desc->experts * sizeof *f->host_counts);
         for (uint32_t i = 0; i < n * k; i++) {
             if (moe && expert[i] < desc->experts && !f->host_counts[expert[i]]++) f->times.expert_reads++;
-            if (chosen) chosen[((size_t)(i / k) * desc->layers + l) * k + i % k] = moe ? (int32_t)expert[i] : -1;
+            if (chosen)
+                chosen[((size_t)(i / k) * desc->layers + l) * k + i % k] = moe ? (int32_t)expert[i] : -1;
         }
     }
 }
