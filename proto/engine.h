@@ -167,11 +167,11 @@ typedef struct tc_engine_status {
     uint64_t queue_tokens;       // prompt tokens of all requests, waiting and running
     uint32_t kv_pages, kv_pages_free;
     uint64_t cached_tokens, cache_bytes, cache_evictions; // prefix cache
-    uint64_t refused, expired;      // requests: no room in the queue; past their deadline
-    uint64_t sched_us;              // the scheduler's own time since start, without sending; in step_us_total too
-    uint64_t grouped;               // requests that went first because their experts were in use
-    uint64_t placement_us;          // profile and policy of the hot experts; in sched_us too
-    char reason[256];               // why not ready
+    uint64_t refused, expired; // requests: no room in the queue; past their deadline
+    uint64_t sched_us;         // the scheduler's own time since start, without sending; in step_us_total too
+    uint64_t grouped;          // requests that went first because their experts were in use
+    uint64_t placement_us;     // profile and policy of the hot experts; in sched_us too
+    char reason[256];          // why not ready
     const tc_engine_detail *detail; // borrowed; NULL: none
 } tc_engine_status;
 

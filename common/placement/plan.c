@@ -95,13 +95,14 @@ static void refuse(const tc_plan_input *in, const sums *s, tc_memory_plan *p)
     uint64_t experts = in->expert_bytes * in->experts;
     if (in->vram_bytes && s->device > in->vram_bytes)
         snprintf(p->reason, sizeof p->reason,
-                 "VRAM: dense weights %llu + KV %llu (%u users x %u positions) + states %llu + scratch %llu = %llu MiB, %llu MiB may be used",
+                 "VRAM: dense weights %llu + KV %llu (%u users x %u positions) + states %llu + scratch %llu "
+                 "= %llu MiB, %llu MiB may be used",
                  in->dense_bytes / MIB, s->kv / MIB, in->users, in->context, s->state / MIB,
                  SCRATCH_BYTES / MIB, s->device / MIB, in->vram_bytes / MIB);
     else if (in->vram_bytes)
         snprintf(p->reason, sizeof p->reason,
-                 "RAM: experts %llu + programs %llu = %llu MiB, %llu MiB may be used",
-                 experts / MIB, PROGRAMS_BYTES / MIB, s->host / MIB, in->ram_bytes / MIB);
+                 "RAM: experts %llu + programs %llu = %llu MiB, %llu MiB may be used", experts / MIB,
+                 PROGRAMS_BYTES / MIB, s->host / MIB, in->ram_bytes / MIB);
     else
         snprintf(p->reason, sizeof p->reason,
                  "RAM: experts %llu + dense weights %llu + KV %llu (%u users x %u positions) + "
