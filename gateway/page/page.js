@@ -259,7 +259,7 @@
       cell.append(title);
       return cell;
     }));
-    $("heat-text").textContent = layers.length ? `${layers.length} layers, first to last` : "The core does not count by layer.";
+    $("heat-text").textContent = layers.length ? `${layers.length} layers, first to last` : "No experts are kept hot, so there is no map of layers.";
     $("hit").textContent = stats.hit_rate === null ? "–" : (100 * stats.hit_rate).toFixed(1) + " %";
   }
 

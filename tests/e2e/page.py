@@ -76,7 +76,7 @@ class Browser:
 class Page(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.server = Server()
+        cls.server = Server(DEMO, 2, "--hot-budget", "4M")  # so that there is a map of layers
         cls.profile = tempfile.TemporaryDirectory(prefix="thermocline-page-")
         # No host but this machine's loopback can be found: whatever the page wanted from elsewhere would fail.
         cls.process = subprocess.Popen(
@@ -131,6 +131,7 @@ class Page(unittest.TestCase):
             await b.until("document.querySelectorAll('article.assistant')[1]?.innerText.length > 40")
             await b.until("Number(document.getElementById('tokens').textContent) > 0")
             await b.until("document.getElementById('running').textContent === '1'")
+            await b.until("document.getElementById('heat').children.length === 8")
             await b.picture("light.png")
             await b.key("Escape", 27)
             await b.until("document.getElementById('stop').disabled")
