@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the cuda device: its memory and budget, the batch it works on, recording and replaying passes, and
+// Owns: the cuda device: the batch it works on, recording and replaying passes, and
 // the operators of dev.h as launches in one stream. Every call to the driver is checked; the first failure is
 // kept with its expression and place, and everything after it is void until it is reported by wait. Refuses:
 // experts (experts.c) and arithmetic (the .cu files).
@@ -16,166 +16,7 @@
 #include <string.h>
 #include <time.h>
 
-bool tc_cuda_check(tc_dev_cuda *c, int code, const char *expression, const char *file, int line)
-{
-    if (code == cudaSuccess) return true;
-    const char *name = strrchr(file, '/');
-    if (!*c->error)
-        snprintf(c->error, sizeof c->error, "%s (%s) in %s at %s:%d", cudaGetErrorString((cudaError_t)code),
-                 cudaGetErrorName((cudaError_t)code), expression, name ? name + 1 : file, line);
-    return false;
-}
-
 enum { TURN_US = 1000 };
-
-// ---- memory ----
-
-static uint64_t used_bytes(const tc_dev_cuda *c)
-{
-    uint64_t sum = c->context;
-    for (int i = 0; i < TC_MEM_TAGS; i++) sum += c->used[i];
-    return sum;
-}
-
-// Blocks remember their tag and size in a list on the host.
-typedef struct tc_cuda_block {
-    void *memory;
-    tc_mem_tag tag;
-    size_t bytes;
-    bool host;
-    struct tc_cuda_block *next;
-} block;
-
-static size_t round_up(size_t bytes)
-{
-    return (bytes + 511) & ~(size_t)511;
-}
-
-static void remember(tc_dev_cuda *c, block *b, void *memory, tc_mem_tag tag, size_t bytes, bool host)
-{
-    *b = (block){memory, tag, bytes, host, c->blocks};
-    c->blocks = b;
-    if (!host) c->used[tag] += bytes;
-}
-
-void *tc_cuda_take(tc_dev_cuda *c, tc_mem_tag tag, size_t bytes)
-{
-    void *memory = NULL;
-    block *b = malloc(sizeof *b);
-    bytes = round_up(bytes ? bytes : 1);
-    pthread_mutex_lock(&c->lock);
-    if (b && used_bytes(c) + bytes + RESERVE_BYTES <= c->budget &&
-        cudaMalloc(&memory, bytes) == cudaSuccess && CHECK(c, cudaMemset(memory, 0, bytes))) {
-        remember(c, b, memory, tag, bytes, false);
-    } else {
-        free(b);
-        cudaGetLastError(); // out of memory is an answer here, not a failure of the device
-    }
-    pthread_mutex_unlock(&c->lock);
-    return memory;
-}
-
-void tc_cuda_give(tc_dev_cuda *c, void *memory)
-{
-    if (!memory) return;
-    pthread_mutex_lock(&c->lock);
-    for (block **at = &c->blocks; *at; at = &(*at)->next) {
-        block *b = *at;
-        if (b->memory != memory) continue;
-        *at = b->next;
-        if (b->host) {
-            tc_free(memory);
-        } else {
-            c->used[b->tag] -= b->bytes;
-            cudaFree(memory);
-        }
-        free(b);
-        break;
-    }
-    pthread_mutex_unlock(&c->lock);
-}
-
-static void *cuda_alloc(tc_dev *dev, tc_mem_tag tag, size_t bytes)
-{
-    return tc_cuda_take(cuda_of(dev), tag, bytes);
-}
-
-static void cuda_release(tc_dev *dev, void *memory)
-{
-    tc_cuda_give(cuda_of(dev), memory);
-}
-
-static void cuda_upload(tc_dev *dev, void *to, const void *host, size_t bytes)
-{
-    tc_dev_cuda *c = cuda_of(dev);
-    if (CHECK(c, cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, c->stream)))
-        CHECK(c, cudaStreamSynchronize(c->stream));
-}
-
-static void cuda_download(tc_dev *dev, void *host, const void *from, size_t bytes)
-{
-    tc_dev_cuda *c = cuda_of(dev);
-    if (CHECK(c, cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, c->stream)))
-        CHECK(c, cudaStreamSynchronize(c->stream));
-}
-
-static tc_status pack_host(const tc_weight *weight, const tc_matrix_form *wanted, tc_matrix *ret,
-                           void **ret_data, size_t *ret_bytes, tc_error *e)
-{
-    tc_matrix_form form = wanted ? *wanted : tc_matrix_form_for(weight, 0, weight->cols);
-    if (form.type == TC_M_Q4 && form.group != TC_SPAN_COLS) form = (tc_matrix_form){TC_M_F32, 0, 0};
-    *ret_bytes = tc_matrix_bytes(&form, weight->rows, weight->cols);
-    *ret_data = tc_alloc(TC_MEM_WEIGHTS, *ret_bytes, 1);
-    if (!*ret_data) return tc_fail(e, TC_NOMEM, "out of memory for a matrix of %zu bytes", *ret_bytes);
-    tc_matrix_pack(weight, 0, weight->rows, 0, weight->cols, &form, *ret_data, ret);
-    return TC_OK;
-}
-
-static tc_status cuda_matrix(tc_dev *dev, const tc_weight *weight, const tc_matrix_form *wanted,
-                             tc_matrix *ret, tc_error *e)
-{
-    tc_dev_cuda *c = cuda_of(dev);
-    void *data;
-    size_t bytes;
-    TC_TRY(pack_host(weight, wanted, ret, &data, &bytes, e));
-    void *memory = tc_cuda_take(c, TC_MEM_WEIGHTS, bytes);
-    tc_status status = TC_OK;
-    if (!memory) {
-        status =
-            tc_fail(e, TC_BUDGET, "no device memory for a matrix of %zu bytes: %llu of %llu MiB are in use",
-                    bytes, (unsigned long long)(used_bytes(c) >> 20), (unsigned long long)(c->budget >> 20));
-    } else {
-        cudaError_t code = cudaMemcpy(memory, data, bytes, cudaMemcpyHostToDevice);
-        if (code != cudaSuccess) status = tc_fail(e, TC_INTERNAL, "cudaMemcpy: %s", cudaGetErrorString(code));
-    }
-    // kernels read the head of a nested table from the host's copy: its two numbers travel in the launch
-    if (status == TC_OK && ret->form.type == TC_M_Q4 && ret->form.nested_stride) {
-        const tc_nested_table *table = data;
-        ret->nested_offset = table->offset;
-        ret->nested_phase = table->phase % (1u << TC_NESTED_SHIFT);
-    }
-    tc_free(data);
-    ret->data = memory;
-    return status;
-}
-
-static tc_status cuda_table(tc_dev *dev, const tc_weight *weight, tc_matrix *ret, tc_error *e)
-{
-    void *data;
-    size_t bytes;
-    tc_dev_cuda *c = cuda_of(dev);
-    block *b = malloc(sizeof *b);
-    if (!b) return tc_fail(e, TC_NOMEM, "out of memory");
-    tc_status status = pack_host(weight, NULL, ret, &data, &bytes, e);
-    if (status != TC_OK) {
-        free(b);
-        return status;
-    }
-    pthread_mutex_lock(&c->lock);
-    remember(c, b, data, TC_MEM_WEIGHTS, bytes, true);
-    pthread_mutex_unlock(&c->lock);
-    return TC_OK;
-}
 
 // ---- sessions' state ----
 
@@ -217,11 +58,11 @@ static void cuda_page_copy(tc_dev *dev, uint32_t from, uint32_t to)
 }
 static void cuda_page_save(tc_dev *dev, uint32_t page, void *host)
 {
-    cuda_download(dev, host, page_at(dev, page), page_bytes(dev));
+    tc_cuda_download(dev, host, page_at(dev, page), page_bytes(dev));
 }
 static void cuda_page_load(tc_dev *dev, uint32_t page, const void *host)
 {
-    cuda_upload(dev, page_at(dev, page), host, page_bytes(dev));
+    tc_cuda_upload(dev, page_at(dev, page), host, page_bytes(dev));
 }
 static void cuda_slot_copy(tc_dev *dev, uint32_t from, uint32_t to)
 {
@@ -229,11 +70,11 @@ static void cuda_slot_copy(tc_dev *dev, uint32_t from, uint32_t to)
 }
 static void cuda_slot_save(tc_dev *dev, uint32_t slot, void *host)
 {
-    if (slot_bytes(dev)) cuda_download(dev, host, slot_at(dev, slot), slot_bytes(dev));
+    if (slot_bytes(dev)) tc_cuda_download(dev, host, slot_at(dev, slot), slot_bytes(dev));
 }
 static void cuda_slot_load(tc_dev *dev, uint32_t slot, const void *host)
 {
-    if (slot_bytes(dev)) cuda_upload(dev, slot_at(dev, slot), host, slot_bytes(dev));
+    if (slot_bytes(dev)) tc_cuda_upload(dev, slot_at(dev, slot), host, slot_bytes(dev));
 }
 
 // ---- the batch ----
@@ -649,7 +490,7 @@ static void cuda_force_routes(tc_dev *dev, const uint32_t *expert, size_t count)
         c->forced = tc_cuda_take(c, TC_MEM_SCRATCH, count * sizeof *expert);
     }
     c->forced_count = c->forced ? count : 0;
-    if (c->forced && count) cuda_upload(dev, c->forced, expert, count * sizeof *expert);
+    if (c->forced && count) tc_cuda_upload(dev, c->forced, expert, count * sizeof *expert);
 }
 
 // ---- life ----
@@ -662,7 +503,7 @@ static void cuda_free(tc_dev *dev)
     tc_cuda_hot_close(c);
     for (uint32_t i = 0; i < TC_LENT_MAX; i++)
         if (c->box_memory[i]) cudaHostUnregister(c->box_memory[i]);
-    while (c->blocks) tc_cuda_give(c, c->blocks->memory);
+    tc_cuda_give_all(c);
     if (c->batch_host) cudaFreeHost(c->batch_host);
     if (c->embed_host) cudaFreeHost(c->embed_host);
     if (c->result_host) cudaFreeHost(c->result_host);
@@ -676,12 +517,12 @@ static void cuda_free(tc_dev *dev)
 static const tc_dev_ops cuda_ops = {
     .name = "cuda",
     .free = cuda_free,
-    .alloc = cuda_alloc,
-    .release = cuda_release,
-    .matrix = cuda_matrix,
-    .table = cuda_table,
-    .upload = cuda_upload,
-    .download = cuda_download,
+    .alloc = tc_cuda_alloc,
+    .release = tc_cuda_release,
+    .matrix = tc_cuda_matrix,
+    .table = tc_cuda_table,
+    .upload = tc_cuda_upload,
+    .download = tc_cuda_download,
     .slot_reset = cuda_slot_reset,
     .page_copy = cuda_page_copy,
     .page_save = cuda_page_save,
@@ -784,7 +625,8 @@ static uint64_t cuda_fixed_bytes(const tc_cuda_options *o)
     tc_dev_cuda none;
     wanted list[WANTED_MAX];
     uint64_t sum = RESERVE_BYTES;
-    for (uint32_t i = 0, n = list_wanted(o, &none, list); i < n; i++) sum += round_up((size_t)list[i].bytes);
+    for (uint32_t i = 0, n = list_wanted(o, &none, list); i < n; i++)
+        sum += tc_cuda_round_up((size_t)list[i].bytes);
     return sum;
 }
 
@@ -834,7 +676,7 @@ static tc_status take_all(tc_dev_cuda *c, tc_error *e)
     wanted list[WANTED_MAX];
     uint64_t sum = 0;
     uint32_t count = list_wanted(&c->o, c, list);
-    for (uint32_t i = 0; i < count; i++) sum += round_up((size_t)list[i].bytes);
+    for (uint32_t i = 0; i < count; i++) sum += tc_cuda_round_up((size_t)list[i].bytes);
     for (uint32_t i = 0; i < count; i++) {
         if (!list[i].bytes) continue;
         *list[i].at = tc_cuda_take(c, list[i].tag, (size_t)list[i].bytes);

@@ -122,6 +122,17 @@ bool tc_cuda_check(tc_dev_cuda *c, int code, const char *expression, const char 
 // Device memory under the budget; NULL: it does not fit, or the card refuses.
 void *tc_cuda_take(tc_dev_cuda *c, tc_mem_tag tag, size_t bytes);
 void tc_cuda_give(tc_dev_cuda *c, void *block);
+uint64_t tc_cuda_used_bytes(const tc_dev_cuda *c);
+size_t tc_cuda_round_up(size_t bytes);
+void *tc_cuda_alloc(tc_dev *dev, tc_mem_tag tag, size_t bytes);
+void tc_cuda_release(tc_dev *dev, void *memory);
+void tc_cuda_upload(tc_dev *dev, void *to, const void *host, size_t bytes);
+void tc_cuda_download(tc_dev *dev, void *host, const void *from, size_t bytes);
+tc_status tc_cuda_matrix(tc_dev *dev, const tc_weight *weight, const tc_matrix_form *wanted, tc_matrix *ret,
+                         tc_error *e);
+tc_status tc_cuda_table(tc_dev *dev, const tc_weight *weight, tc_matrix *ret, tc_error *e);
+// Gives back everything.
+void tc_cuda_give_all(tc_dev_cuda *c);
 void tc_cuda_drop_graphs(tc_dev_cuda *c);
 tc_gpu_q4 tc_cuda_q4(const tc_matrix *w);
 

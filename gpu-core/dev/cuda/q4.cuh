@@ -192,12 +192,13 @@ template <typename... P, typename... A>
 static int launch_chained(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes,
                           cudaStream_t stream, A... args)
 {
-    static int chains = -1; // the card can
+    static int chains = -1; // the card can, and the code that runs there was compiled to wait for it
     if (chains < 0) {
+        cudaFuncAttributes code = {};
         int device = 0, major = 0;
         cudaGetDevice(&device);
         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-        chains = major >= 9;
+        chains = major >= 9 && cudaFuncGetAttributes(&code, (const void *)kernel) == cudaSuccess && code.ptxVersion >= 90;
     }
     cudaLaunchAttribute attribute[1];
     attribute[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
