@@ -52,20 +52,20 @@ int main(int argc, char **argv)
     tc_status status = tc_config_expand(TC_FOR_WORKER, argc, argv, environ, &full, &error);
     if (status == TC_OK) status = tc_worker_options_read(full.argc, full.argv, &options, &error);
     if (status == TC_CANCELLED) {
-        code = show(options.show);
+        code = show(options.program.show);
     } else if (status != TC_OK) {
         tc_error_log("%s", error.text);
         code = TC_EXIT_REJECTED;
     } else {
-        tc_log_init("thermocline-worker", options.log_level, options.journald);
-        tc_log_set(options.log_level, options.log_format);
-        if (!options.core_dumps) tc_process_forbid_dumps();
+        tc_log_init("thermocline-worker", options.program.log_level, options.program.journald);
+        tc_log_set(options.program.log_level, options.program.log_format);
+        if (!options.program.core_dumps) tc_process_forbid_dumps();
         tc_notify_init(getenv("NOTIFY_SOCKET"), getenv("WATCHDOG_USEC"), getenv("WATCHDOG_PID"));
         watch_signals();
-        if (tc_process_follow_parent(options.parent_pid))
+        if (tc_process_follow_parent(options.program.parent_pid))
             code = tc_serve(&options, argc, argv, &full);
         else
-            tc_error_log("the parent process %ld is gone", options.parent_pid);
+            tc_error_log("the parent process %ld is gone", options.program.parent_pid);
     }
     tc_config_expand_free(&full);
     return code;

@@ -28,11 +28,10 @@ static tc_status fault(const char *text, tc_worker_options *o, tc_error *e)
 static tc_status apply(void *arg, const tc_setting *s, const tc_setting_value *value, tc_error *e)
 {
     tc_worker_options *o = arg;
+    bool taken;
+    tc_status status = tc_program_setting(s, value, &o->program, &taken, e);
+    if (taken) return status;
     switch (s->id) {
-    case TC_OPT_HELP:
-    case TC_OPT_VERSION:
-        o->show = s->id;
-        return tc_fail(e, TC_CANCELLED, "nothing is left to do");
     case TC_OPT_CONNECT:
     case TC_OPT_EXPERTS:
         o->connect = value->text;
@@ -85,28 +84,8 @@ static tc_status apply(void *arg, const tc_setting *s, const tc_setting_value *v
     case TC_OPT_SPIN_US:
         o->spin_us = (uint32_t)value->number;
         return TC_OK;
-    case TC_OPT_LOG_LEVEL:
-        o->log_level = (tc_log_level)value->choice;
-        return TC_OK;
-    case TC_OPT_LOG_FORMAT:
-        o->log_format = (tc_log_format)value->choice;
-        return TC_OK;
-    case TC_OPT_TRACE:
-        o->trace = value->text;
-        return TC_OK;
-    case TC_OPT_CORE_DUMPS:
-        o->core_dumps = value->number;
-        return TC_OK;
-    case TC_OPT_JOURNALD:
-        o->journald = value->number;
-        return TC_OK;
-    case TC_OPT_PARENT_PID:
-        o->parent_pid = (long)value->number;
-        return TC_OK;
     case TC_OPT_FAULT:
         return fault(value->text, o, e);
-    case TC_OPT_CONFIG: // it has been read
-        return TC_OK;
     default:
         return tc_fail(e, TC_INTERNAL, "--%s is not read", s->name);
     }
@@ -114,7 +93,7 @@ static tc_status apply(void *arg, const tc_setting *s, const tc_setting_value *v
 
 tc_status tc_worker_options_read(int argc, char *const *argv, tc_worker_options *ret, tc_error *e)
 {
-    tc_worker_options o = {.node = -1, .spin_us = TC_SPIN_US, .log_level = TC_LOG_INFO};
+    tc_worker_options o = {.node = -1, .spin_us = TC_SPIN_US, .program = {.log_level = TC_LOG_INFO}};
     tc_status status = tc_settings_parse(TC_FOR_WORKER, argc, argv, apply, &o, e);
     if (status != TC_OK && status != TC_CANCELLED) return status;
     if (!o.of) o.of = tc_numa_nodes();

@@ -24,7 +24,6 @@ typedef struct tc_worker_options {
     const char *store;             // NULL: that of `model`, in cache_dir
     const char *model, *cache_dir; // cache_dir NULL: the user's
     bool quantise;                 // as the store was packed
-    const char *trace;             // NULL: none
     const char *store_hash;        // what the store must be; NULL: as it is
     const char *arena_dir;         // NULL: the default
     uint32_t index, of;
@@ -36,13 +35,9 @@ typedef struct tc_worker_options {
     const char *isa;                       // NULL: the best
     uint32_t spin_us;
     bool node_of_index; // its node is its index, where each worker has one
-    tc_log_level log_level;
-    tc_log_format log_format;
-    bool journald, core_dumps;
-    long parent_pid; // 0: none
+    tc_program_settings program;
     tc_worker_fault fault;
     uint64_t fault_after;
-    tc_setting_id show; // TC_OPT_HELP, TC_OPT_VERSION: only that was asked for
 } tc_worker_options;
 
 // TC_CANCELLED: help or version was asked for (`show`). Texts borrow from argv.

@@ -176,7 +176,7 @@ static tc_status prepare(worker *w, tc_error *e)
     const tc_kernels *kernels;
     char name[40];
     snprintf(name, sizeof name, "thermocline-worker %u", o->index);
-    if (o->trace) TC_TRY(tc_trace_open(o->trace, name, e));
+    if (o->program.trace) TC_TRY(tc_trace_open(o->program.trace, name, e));
     TC_TRY(locate(w, e));
     TC_TRY(tc_kernels_get(TC_FAST, o->isa, &kernels, e));
     w->isa = kernels->name;
@@ -287,7 +287,7 @@ static void reload(worker *w)
     if (status != TC_OK) {
         tc_error_log("the configuration stays as it was: %s", error.text);
     } else {
-        tc_log_set(o.log_level, o.log_format);
+        tc_log_set(o.program.log_level, o.program.log_format);
         tc_config_needs_restart(TC_FOR_WORKER, w->full, &full, others, sizeof others);
         tc_info("configuration applied%s%s", *others ? "; these need a restart: " : "", others);
         tc_config_expand_free(&full);

@@ -222,7 +222,7 @@ static tc_status apply_new(program *p, const options *o, tc_error *e)
     tc_api_keys_free(p->keys);
     p->keys = keys;
     p->drain_s = o->drain_s;
-    tc_log_set(o->log_level, o->log_format);
+    tc_log_set(o->program.log_level, o->program.log_format);
     return TC_OK;
 }
 
@@ -310,16 +310,16 @@ static tc_status run(program *p, tc_error *e)
     options o = {0};
     TC_TRY(tc_config_expand(TC_FOR_GATEWAY, p->argc, p->argv, environ, &p->full, e));
     tc_status status = tc_gateway_settings_read(p->full.argc, p->full.argv, &o, e);
-    if (status == TC_CANCELLED) show(o.show);
+    if (status == TC_CANCELLED) show(o.program.show);
     if (status != TC_OK) return status;
-    tc_log_init("gateway", o.log_level, o.journald);
-    tc_log_set(o.log_level, o.log_format);
-    if (!o.core_dumps) tc_process_forbid_dumps();
+    tc_log_init("gateway", o.program.log_level, o.program.journald);
+    tc_log_set(o.program.log_level, o.program.log_format);
+    if (!o.program.core_dumps) tc_process_forbid_dumps();
     tc_notify_init(getenv("NOTIFY_SOCKET"), getenv("WATCHDOG_USEC"), getenv("WATCHDOG_PID"));
     signal(SIGPIPE, SIG_IGN);
-    if (!tc_process_follow_parent(o.parent_pid))
-        return tc_fail(e, TC_CLOSED, "the parent process %ld is gone", o.parent_pid);
-    if (o.trace) TC_TRY(tc_trace_open(o.trace, "thermocline-gateway", e));
+    if (!tc_process_follow_parent(o.program.parent_pid))
+        return tc_fail(e, TC_CLOSED, "the parent process %ld is gone", o.program.parent_pid);
+    if (o.program.trace) TC_TRY(tc_trace_open(o.program.trace, "thermocline-gateway", e));
     status = serve(p, &o, e);
     tc_trace_close();
     return status;

@@ -18,11 +18,10 @@ static tc_status add_name(const char **list, uint32_t *count, const char *name, 
 static tc_status apply(void *arg, const tc_setting *s, const tc_setting_value *value, tc_error *e)
 {
     tc_gateway_settings *o = arg;
+    bool taken;
+    tc_status status = tc_program_setting(s, value, &o->program, &taken, e);
+    if (taken) return status;
     switch (s->id) {
-    case TC_OPT_HELP:
-    case TC_OPT_VERSION:
-        o->show = s->id;
-        return tc_fail(e, TC_CANCELLED, "nothing is left to do");
     case TC_OPT_ENGINE:
         o->engine = value->text;
         return TC_OK;
@@ -51,26 +50,6 @@ static tc_status apply(void *arg, const tc_setting *s, const tc_setting_value *v
     case TC_OPT_DRAIN_SECONDS:
         o->drain_s = (uint32_t)value->number;
         return TC_OK;
-    case TC_OPT_LOG_LEVEL:
-        o->log_level = (tc_log_level)value->choice;
-        return TC_OK;
-    case TC_OPT_LOG_FORMAT:
-        o->log_format = (tc_log_format)value->choice;
-        return TC_OK;
-    case TC_OPT_TRACE:
-        o->trace = value->text;
-        return TC_OK;
-    case TC_OPT_CORE_DUMPS:
-        o->core_dumps = value->number;
-        return TC_OK;
-    case TC_OPT_JOURNALD:
-        o->journald = value->number;
-        return TC_OK;
-    case TC_OPT_PARENT_PID:
-        o->parent_pid = (long)value->number;
-        return TC_OK;
-    case TC_OPT_CONFIG: // it has been read
-        return TC_OK;
     default:
         return tc_fail(e, TC_INTERNAL, "--%s is not read", s->name);
     }
@@ -78,7 +57,8 @@ static tc_status apply(void *arg, const tc_setting *s, const tc_setting_value *v
 
 tc_status tc_gateway_settings_read(int argc, char *const *argv, tc_gateway_settings *ret, tc_error *e)
 {
-    tc_gateway_settings o = {.listen = "127.0.0.1:8080", .drain_s = TC_DRAIN_S, .log_level = TC_LOG_INFO};
+    tc_gateway_settings o = {
+        .listen = "127.0.0.1:8080", .drain_s = TC_DRAIN_S, .program = {.log_level = TC_LOG_INFO}};
     tc_status status = tc_settings_parse(TC_FOR_GATEWAY, argc, argv, apply, &o, e);
     if (status == TC_OK && !o.engine) status = tc_fail(e, TC_ARGUMENT, "--engine is missing");
     if (status == TC_OK && !o.model_dir) status = tc_fail(e, TC_ARGUMENT, "--model is missing");

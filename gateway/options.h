@@ -7,14 +7,10 @@
 #include "gateway/auth.h"
 
 typedef struct tc_gateway_settings {
-    const char *engine, *model_dir, *model_name, *listen, *key_file, *trace;
+    const char *engine, *model_dir, *model_name, *listen, *key_file;
     uint32_t drain_s, connections, peer_connections; // connections: 0: the default
     tc_web_policy web;
-    long parent_pid; // 0: none
-    tc_log_level log_level;
-    tc_log_format log_format;
-    bool journald, core_dumps;
-    tc_setting_id show; // TC_OPT_HELP, TC_OPT_VERSION: only that was asked for
+    tc_program_settings program;
 } tc_gateway_settings;
 
 // TC_CANCELLED: help or version was asked for (`show`). Texts borrow from argv.

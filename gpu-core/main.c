@@ -398,7 +398,7 @@ static tc_status start(core *c, tc_error *e)
     for (uint32_t i = 0; i < c->o.threads && c->o.cpu_count; i++) pins[i] = c->o.cpus[i % c->o.cpu_count];
     const tc_team_options team = {
         .threads = c->o.threads, .cpus = c->o.cpu_count ? pins : NULL, .spin_us = c->o.spin_us};
-    if (c->o.trace) TC_TRY(tc_trace_open(c->o.trace, "thermocline-core", e));
+    if (c->o.program.trace) TC_TRY(tc_trace_open(c->o.program.trace, "thermocline-core", e));
     TC_TRY(open_model(c, e));
     TC_TRY(choose_device(c, e));
     TC_TRY(plan_memory(c, &geometry, e));
@@ -491,7 +491,7 @@ static void reload(core *c)
     if (status != TC_OK) {
         tc_error_log("the configuration stays as it was: %s", error.text);
     } else {
-        tc_log_set(o.log_level, o.log_format);
+        tc_log_set(o.program.log_level, o.program.log_format);
         tc_sched_tune(c->sched, o.chunk_us, o.queue_tokens);
         if (!c->o.local_experts) tc_source_workers_tune(c->source, o.call_deadline_us, o.no_worker_us);
         tc_config_needs_restart(TC_FOR_CORE, &c->full, &full, others, sizeof others);
@@ -573,7 +573,7 @@ static int read_options(core *c, tc_error *e)
         tc_error_log("%s", e->text);
         return 3;
     }
-    if (c->o.show == TC_OPT_VERSION) {
+    if (c->o.program.show == TC_OPT_VERSION) {
         puts("thermocline-core " TC_VERSION);
     } else {
         puts("usage: thermocline-core --model DIR --engine URL --experts URL [options]");
@@ -591,9 +591,9 @@ int main(int argc, char **argv)
         tc_config_expand_free(&c.full);
         return code - 1;
     }
-    tc_log_init("core", c.o.log_level, c.o.journald);
-    tc_log_set(c.o.log_level, c.o.log_format);
-    if (!c.o.core_dumps) tc_process_forbid_dumps();
+    tc_log_init("core", c.o.program.log_level, c.o.program.journald);
+    tc_log_set(c.o.program.log_level, c.o.program.log_format);
+    if (!c.o.program.core_dumps) tc_process_forbid_dumps();
     tc_notify_init(getenv("NOTIFY_SOCKET"), getenv("WATCHDOG_USEC"), getenv("WATCHDOG_PID"));
     sigset_t set;
     sigemptyset(&set);
@@ -602,7 +602,7 @@ int main(int argc, char **argv)
     sigaddset(&set, SIGHUP);
     sigprocmask(SIG_BLOCK, &set, NULL); // before any thread: all of them inherit it
     signal(SIGPIPE, SIG_IGN);
-    if (!tc_process_follow_parent(c.o.parent_pid)) return 1;
+    if (!tc_process_follow_parent(c.o.program.parent_pid)) return 1;
     c.signals = signalfd(-1, &set, SFD_CLOEXEC);
     tc_status status = c.signals < 0 ? tc_fail_errno(&error, TC_IO, "signalfd") : start(&c, &error);
     if (status == TC_OK) {

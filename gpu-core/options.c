@@ -78,9 +78,6 @@ static bool apply_number(tc_setting_id id, uint64_t v, tc_core_options *o)
     case TC_OPT_CHUNK_TOKENS:
         o->chunk_tokens = (uint32_t)v;
         return true;
-    case TC_OPT_PARENT_PID:
-        o->parent_pid = (long)v;
-        return true;
     default:
         return false;
     }
@@ -117,12 +114,6 @@ static bool apply_choice(tc_setting_id id, int choice, tc_core_options *o)
     case TC_OPT_QUANTISE:
         o->quantise = true;
         return true;
-    case TC_OPT_LOG_LEVEL:
-        o->log_level = (tc_log_level)choice;
-        return true;
-    case TC_OPT_LOG_FORMAT:
-        o->log_format = (tc_log_format)choice;
-        return true;
     case TC_OPT_DEVICE:
         o->device = choice;
         return true;
@@ -144,7 +135,6 @@ static bool apply_text(tc_setting_id id, const char *text, tc_core_options *o)
                  {TC_OPT_EXPERTS, &o->experts_url},
                  {TC_OPT_ISA, &o->isa},
                  {TC_OPT_CACHE_DIR, &o->cache_dir},
-                 {TC_OPT_TRACE, &o->trace},
                  {TC_OPT_PROFILE, &o->profile},
                  {TC_OPT_TRACE_ROUTING, &o->trace_routing}};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
@@ -158,20 +148,12 @@ static bool apply_text(tc_setting_id id, const char *text, tc_core_options *o)
 static tc_status apply(void *arg, const tc_setting *s, const tc_setting_value *value, tc_error *e)
 {
     tc_core_options *o = arg;
-    if (s->id == TC_OPT_HELP || s->id == TC_OPT_VERSION)
-        return o->show = s->id, tc_fail(e, TC_CANCELLED, "nothing is left to do");
+    bool taken;
+    tc_status status = tc_program_setting(s, value, &o->program, &taken, e);
+    if (taken) return status;
     if (s->id == TC_OPT_CPUS) {
         if (tc_cpu_list_parse(value->text, o->cpus, TC_CPU_NUMBERS, &o->cpu_count, e) == TC_OK) return TC_OK;
         return tc_error_prefix(e, "--cpus %s", value->text);
-    }
-    if (s->id == TC_OPT_CONFIG) return TC_OK; // it has been read
-    if (s->id == TC_OPT_JOURNALD) {
-        o->journald = value->number;
-        return TC_OK;
-    }
-    if (s->id == TC_OPT_CORE_DUMPS) {
-        o->core_dumps = value->number;
-        return TC_OK;
     }
     if (apply_text(s->id, value->text, o) ||
         (s->kind == TC_SET_CHOICE && apply_choice(s->id, value->choice, o)) ||
@@ -207,7 +189,7 @@ tc_status tc_core_options_read(int argc, char *const *argv, tc_core_options *ret
         .device = TC_DEVICE_AUTO,
         .hot_experts = UINT32_MAX,
         .chunk_tokens = TC_CHUNK_TOKENS_DEFAULT,
-        .log_level = TC_LOG_INFO,
+        .program = {.log_level = TC_LOG_INFO},
     };
     tc_status status = tc_settings_parse(TC_FOR_CORE, argc, argv, apply, &o, e);
     if (status == TC_OK && what_is_missing(&o)) status = tc_fail(e, TC_ARGUMENT, "%s", what_is_missing(&o));

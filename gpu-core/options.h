@@ -26,7 +26,6 @@ typedef struct tc_core_options {
     const char *store;                        // NULL: the model's, in cache_dir
     const char *cache_dir;                    // NULL: the user's
     bool quantise;                            // as the store was packed
-    const char *trace;                        // NULL: none
     const char *store_hash;                   // what the store must be; NULL: as it is
     const char *arena_dir;                    // NULL: the default
     uint32_t workers;                         // shares
@@ -52,15 +51,11 @@ typedef struct tc_core_options {
     uint64_t queue_tokens, chunk_us;
     uint64_t kv_budget_bytes; // 0: what sessions x context needs, at most TC_KV_BUDGET_DEFAULT_MAX
     uint64_t call_deadline_us, no_worker_us;
-    tc_log_level log_level;
-    tc_log_format log_format;
-    bool journald, core_dumps;
+    tc_program_settings program;
     int device; // tc_device_kind
     uint32_t gpu, hot_experts, chunk_tokens;
     uint32_t force_hits; // percent plus one; 0: the router decides
     uint64_t vram_bytes; // 0: what the GPU has
-    long parent_pid;     // 0: none; else leave when it does
-    tc_setting_id show;  // TC_OPT_HELP, TC_OPT_VERSION: only that was asked for
 } tc_core_options;
 
 // TC_CANCELLED: help or version was asked for (`show`). Texts borrow from argv.

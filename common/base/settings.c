@@ -147,3 +147,38 @@ void tc_settings_help(unsigned program, FILE *out)
         fputc('\n', out);
     }
 }
+
+tc_status tc_program_setting(const tc_setting *setting, const tc_setting_value *value,
+                             tc_program_settings *to, bool *ret_taken, tc_error *e)
+{
+    *ret_taken = true;
+    switch (setting->id) {
+    case TC_OPT_HELP:
+    case TC_OPT_VERSION:
+        to->show = setting->id;
+        return tc_fail(e, TC_CANCELLED, "nothing is left to do");
+    case TC_OPT_LOG_LEVEL:
+        to->log_level = (tc_log_level)value->choice;
+        return TC_OK;
+    case TC_OPT_LOG_FORMAT:
+        to->log_format = (tc_log_format)value->choice;
+        return TC_OK;
+    case TC_OPT_TRACE:
+        to->trace = value->text;
+        return TC_OK;
+    case TC_OPT_CORE_DUMPS:
+        to->core_dumps = value->number;
+        return TC_OK;
+    case TC_OPT_JOURNALD:
+        to->journald = value->number;
+        return TC_OK;
+    case TC_OPT_PARENT_PID:
+        to->parent_pid = (long)value->number;
+        return TC_OK;
+    case TC_OPT_CONFIG:
+        return TC_OK;
+    default:
+        *ret_taken = false;
+        return TC_OK;
+    }
+}

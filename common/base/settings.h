@@ -4,6 +4,7 @@
 // numbers with anything behind them but, for bytes, K, M, G or T.
 #pragma once
 
+#include "common/base/log.h"
 #include "common/base/status.h"
 #include <stdint.h>
 #include <stdio.h>
@@ -73,5 +74,21 @@ typedef tc_status tc_setting_apply(void *arg, const tc_setting *setting, const t
                                    tc_error *e);
 tc_status tc_settings_parse(unsigned program, int argc, char *const *argv, tc_setting_apply *apply, void *arg,
                             tc_error *e);
+
+// What each of our processes takes. Texts borrow from argv.
+typedef struct tc_program_settings {
+    tc_log_level log_level;
+    tc_log_format log_format;
+    const char *trace; // NULL: none
+    bool journald, core_dumps;
+    long parent_pid;    // 0: none; else leave when it does
+    tc_setting_id show; // TC_OPT_HELP, TC_OPT_VERSION: only that was asked for
+} tc_program_settings;
+
+// For the program's own apply. *ret_taken: it was one of these (or --config, which has been read before).
+// TC_CANCELLED: `show` was set, nothing is left to do.
+tc_status tc_program_setting(const tc_setting *setting, const tc_setting_value *value,
+                             tc_program_settings *to, bool *ret_taken, tc_error *e);
+
 // One line an option, with its default.
 void tc_settings_help(unsigned program, FILE *out);

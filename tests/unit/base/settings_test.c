@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The table of options, the configuration that becomes a command line, and that each program reads all of its
-// settings.
+// Shows: the table of options, the configuration that becomes a command line, and that each program reads all
+// of its settings.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -227,9 +227,9 @@ static void command_lines(void **state)
     tc_core_options *o = calloc(1, sizeof *o);
     char *help[] = {(char *)"p", (char *)"-h"}, *version[] = {(char *)"p", (char *)"--version"};
     assert_int_equal(tc_core_options_read(2, help, o, NULL), TC_CANCELLED);
-    assert_int_equal(o->show, TC_OPT_HELP);
+    assert_int_equal(o->program.show, TC_OPT_HELP);
     assert_int_equal(tc_core_options_read(2, version, o, NULL), TC_CANCELLED);
-    assert_int_equal(o->show, TC_OPT_VERSION);
+    assert_int_equal(o->program.show, TC_OPT_VERSION);
     free(o);
 }
 
