@@ -391,71 +391,41 @@ static void reference_attention(const attention_data *a, uint32_t t, uint32_t h,
     }
 }
 
-// Runs all tokens through the device in chunks; out [TOKENS][HEADS][DIM].
-static void run_attention(fixture *f, const attention_data *a, uint32_t chunk, float *out)
+// n rows for the device, behind them the same again (twice), or one of another session that means nothing.
+static float *put_rows(fixture *f, const float *rows, uint32_t n, uint32_t row, bool twice)
 {
-    uint32_t q_row = HEADS * DIM * (a->gated ? 2 : 1), kv_row = KV_HEADS * DIM;
-    for (uint32_t begin = 0; begin < TOKENS; begin += chunk) {
-        uint32_t end = begin + chunk < TOKENS ? begin + chunk : TOKENS, n = end - begin;
-        batch_memory m;
-        float *q = random_floats((size_t)(n + 1) * q_row), *k = random_floats((size_t)(n + 1) * kv_row),
-              *v = random_floats((size_t)(n + 1) * kv_row), *y = random_floats((size_t)(n + 1) * HEADS * DIM);
-        memcpy(q, a->q + (size_t)begin * q_row, (size_t)n * q_row * sizeof *q);
-        memcpy(k, a->k + (size_t)begin * kv_row, (size_t)n * kv_row * sizeof *k);
-        memcpy(v, a->v + (size_t)begin * kv_row, (size_t)n * kv_row * sizeof *v);
-        begin_batch(f, &m, begin, end);
-        const tc_attention_args args = {.kv_layer = 1,
-                                        .q = put(f, q, (size_t)(n + 1) * q_row * sizeof *q),
-                                        .k = put(f, k, (size_t)(n + 1) * kv_row * sizeof *k),
-                                        .v = put(f, v, (size_t)(n + 1) * kv_row * sizeof *v),
-                                        .q_norm = put(f, a->q_norm, DIM * sizeof(float)),
-                                        .k_norm = put(f, a->k_norm, DIM * sizeof(float)),
-                                        .gated = a->gated,
-                                        .out = put(f, y, (size_t)(n + 1) * HEADS * DIM * sizeof *y)};
-        f->dev->ops->attention(f->dev, &args);
-        back(f, out + (size_t)begin * HEADS * DIM, args.out, (size_t)n * HEADS * DIM * sizeof *y);
-        clear(f);
-        tc_free(q);
-        tc_free(k);
-        tc_free(v);
-        tc_free(y);
-    }
+    const size_t part = (size_t)n * row;
+    float *all = random_floats(part + (twice ? part : row));
+    memcpy(all, rows, part * sizeof *all);
+    if (twice) memcpy(all + part, rows, part * sizeof *all);
+    float *placed = put(f, all, (part + (twice ? part : row)) * sizeof *all);
+    tc_free(all);
+    return placed;
 }
 
-// The same for both of two sessions; `first` gets what the first one's tokens got.
-static void run_attention_twice(fixture *f, const attention_data *a, uint32_t chunk, float *first,
-                                float *second)
+// Runs all tokens through the device in chunks; out [TOKENS][HEADS][DIM]. second: of another session that
+// gets the same tokens beside; NULL: beside is one token of another.
+static void run_attention(fixture *f, const attention_data *a, uint32_t chunk, float *out, float *second)
 {
-    uint32_t q_row = HEADS * DIM * (a->gated ? 2 : 1), kv_row = KV_HEADS * DIM, out_row = HEADS * DIM;
+    uint32_t q_row = HEADS * DIM * (a->gated ? 2 : 1), kv_row = KV_HEADS * DIM, row = HEADS * DIM;
     for (uint32_t begin = 0; begin < TOKENS; begin += chunk) {
         uint32_t end = begin + chunk < TOKENS ? begin + chunk : TOKENS, n = end - begin;
+        const size_t bytes = (size_t)n * row * sizeof(float), kv_at = (size_t)begin * kv_row,
+                     at = (size_t)begin * row;
         batch_memory m;
-        const float *from[3] = {a->q + (size_t)begin * q_row, a->k + (size_t)begin * kv_row,
-                                a->v + (size_t)begin * kv_row};
-        const uint32_t row[3] = {q_row, kv_row, kv_row};
-        float *in[3], *y = random_floats((size_t)2 * n * out_row);
-        for (int i = 0; i < 3; i++) {
-            float *both = random_floats((size_t)2 * n * row[i]);
-            memcpy(both, from[i], (size_t)n * row[i] * sizeof *both);
-            memcpy(both + n * row[i], from[i], (size_t)n * row[i] * sizeof *both);
-            in[i] = put(f, both, (size_t)2 * n * row[i] * sizeof *both);
-            tc_free(both);
-        }
-        begin_twins(f, &m, begin, end);
+        (second ? begin_twins : begin_batch)(f, &m, begin, end);
         const tc_attention_args args = {.kv_layer = 1,
-                                        .q = in[0],
-                                        .k = in[1],
-                                        .v = in[2],
+                                        .q = put_rows(f, a->q + (size_t)begin * q_row, n, q_row, second),
+                                        .k = put_rows(f, a->k + kv_at, n, kv_row, second),
+                                        .v = put_rows(f, a->v + kv_at, n, kv_row, second),
                                         .q_norm = put(f, a->q_norm, DIM * sizeof(float)),
                                         .k_norm = put(f, a->k_norm, DIM * sizeof(float)),
                                         .gated = a->gated,
-                                        .out = put(f, y, (size_t)2 * n * out_row * sizeof *y)};
+                                        .out = put_rows(f, a->q, n, row, second)}; // to be overwritten
         f->dev->ops->attention(f->dev, &args);
-        back(f, y, args.out, (size_t)2 * n * out_row * sizeof *y);
-        memcpy(first + (size_t)begin * out_row, y, (size_t)n * out_row * sizeof *y);
-        memcpy(second + (size_t)begin * out_row, y + (size_t)n * out_row, (size_t)n * out_row * sizeof *y);
+        back(f, out + at, args.out, bytes);
+        if (second) back(f, second + at, args.out + (size_t)n * row, bytes);
         clear(f);
-        tc_free(y);
     }
 }
 
@@ -471,7 +441,7 @@ static void test_attention(void **state)
                             .gated = gated};
         float *whole = random_floats((size_t)TOKENS * HEADS * DIM),
               *cut = random_floats((size_t)TOKENS * HEADS * DIM);
-        run_attention(f, &a, ONCE, whole);
+        run_attention(f, &a, ONCE, whole, NULL);
         for (uint32_t t = 0; t < TOKENS; t += t % 64 == 62 ? 1 : 13) { // both sides of some page borders
             for (uint32_t h = 0; h < HEADS; h++) {
                 double expected[DIM];
@@ -484,14 +454,14 @@ static void test_attention(void **state)
         fixture other = {.dev = f->other};
         const uint32_t chunks[] = {1, 3, 64, 65, 100, ONCE};
         for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
-            run_attention(f, &a, chunks[i], cut);
+            run_attention(f, &a, chunks[i], cut, NULL);
             assert_memory_equal(cut, whole, (size_t)TOKENS * HEADS * DIM * sizeof *cut);
-            run_attention(&other, &a, chunks[i], cut);
+            run_attention(&other, &a, chunks[i], cut, NULL);
             assert_memory_equal(cut, whole, (size_t)TOKENS * HEADS * DIM * sizeof *cut);
         }
         for (uint32_t chunk = 1; chunk < 100; chunk += 66) {
             float *second = random_floats((size_t)TOKENS * HEADS * DIM);
-            run_attention_twice(f, &a, chunk, cut, second);
+            run_attention(f, &a, chunk, cut, second);
             assert_memory_equal(cut, whole, (size_t)TOKENS * HEADS * DIM * sizeof *cut);
             assert_memory_equal(second, whole, (size_t)TOKENS * HEADS * DIM * sizeof *cut);
             tc_free(second);
@@ -571,68 +541,27 @@ static void reference_delta_head(const delta_data *d, int value_head, double *ou
     }
 }
 
-static void run_delta(fixture *f, const delta_data *d, uint32_t chunk, float *out)
+static void run_delta(fixture *f, const delta_data *d, uint32_t chunk, float *out, float *second)
 {
-    f->dev->ops->slot_reset(f->dev, 1);
+    enum { ROW = VALUE_HEADS * DV, BA = 2 * VALUE_HEADS };
+    for (uint32_t slot = 0; slot < SLOTS; slot++) f->dev->ops->slot_reset(f->dev, slot);
     for (uint32_t begin = 0; begin < TOKENS; begin += chunk) {
         uint32_t end = begin + chunk < TOKENS ? begin + chunk : TOKENS, n = end - begin;
+        const size_t bytes = (size_t)n * ROW * sizeof(float), at = (size_t)begin * ROW;
         batch_memory m;
-        float *qkvz = random_floats((size_t)(n + 1) * QKVZ),
-              *ba = random_floats((size_t)(n + 1) * 2 * VALUE_HEADS),
-              *y = random_floats((size_t)(n + 1) * VALUE_HEADS * DV);
-        memcpy(qkvz, d->qkvz + (size_t)begin * QKVZ, (size_t)n * QKVZ * sizeof *qkvz);
-        memcpy(ba, d->ba + (size_t)begin * 2 * VALUE_HEADS, (size_t)n * 2 * VALUE_HEADS * sizeof *ba);
-        begin_batch(f, &m, begin, end);
+        (second ? begin_twins : begin_batch)(f, &m, begin, end);
         const tc_delta_args args = {.dn_layer = 1,
-                                    .qkvz = put(f, qkvz, (size_t)(n + 1) * QKVZ * sizeof *qkvz),
-                                    .ba = put(f, ba, (size_t)(n + 1) * 2 * VALUE_HEADS * sizeof *ba),
+                                    .qkvz = put_rows(f, d->qkvz + (size_t)begin * QKVZ, n, QKVZ, second),
+                                    .ba = put_rows(f, d->ba + (size_t)begin * BA, n, BA, second),
                                     .conv = put(f, d->conv, (size_t)CONV * CHANNELS * sizeof(float)),
                                     .neg_exp_a = put(f, d->neg_exp_a, VALUE_HEADS * sizeof(float)),
                                     .dt_bias = put(f, d->dt_bias, VALUE_HEADS * sizeof(float)),
                                     .norm = put(f, d->norm, DV * sizeof(float)),
-                                    .out = put(f, y, (size_t)(n + 1) * VALUE_HEADS * DV * sizeof *y)};
+                                    .out = put_rows(f, d->qkvz, n, ROW, second)}; // to be overwritten
         f->dev->ops->delta(f->dev, &args);
-        back(f, out + (size_t)begin * VALUE_HEADS * DV, args.out, (size_t)n * VALUE_HEADS * DV * sizeof *y);
+        back(f, out + at, args.out, bytes);
+        if (second) back(f, second + at, args.out + (size_t)n * ROW, bytes);
         clear(f);
-        tc_free(qkvz);
-        tc_free(ba);
-        tc_free(y);
-    }
-}
-
-static void run_delta_twice(fixture *f, const delta_data *d, uint32_t chunk, float *first, float *second)
-{
-    enum { ROW = VALUE_HEADS * DV };
-    f->dev->ops->slot_reset(f->dev, 0);
-    f->dev->ops->slot_reset(f->dev, 2);
-    for (uint32_t begin = 0; begin < TOKENS; begin += chunk) {
-        uint32_t end = begin + chunk < TOKENS ? begin + chunk : TOKENS, n = end - begin;
-        batch_memory m;
-        const float *from[2] = {d->qkvz + (size_t)begin * QKVZ, d->ba + (size_t)begin * 2 * VALUE_HEADS};
-        const uint32_t row[2] = {QKVZ, 2 * VALUE_HEADS};
-        float *in[2], *y = random_floats((size_t)2 * n * ROW);
-        for (int i = 0; i < 2; i++) {
-            float *both = random_floats((size_t)2 * n * row[i]);
-            memcpy(both, from[i], (size_t)n * row[i] * sizeof *both);
-            memcpy(both + n * row[i], from[i], (size_t)n * row[i] * sizeof *both);
-            in[i] = put(f, both, (size_t)2 * n * row[i] * sizeof *both);
-            tc_free(both);
-        }
-        begin_twins(f, &m, begin, end);
-        const tc_delta_args args = {.dn_layer = 1,
-                                    .qkvz = in[0],
-                                    .ba = in[1],
-                                    .conv = put(f, d->conv, (size_t)CONV * CHANNELS * sizeof(float)),
-                                    .neg_exp_a = put(f, d->neg_exp_a, VALUE_HEADS * sizeof(float)),
-                                    .dt_bias = put(f, d->dt_bias, VALUE_HEADS * sizeof(float)),
-                                    .norm = put(f, d->norm, DV * sizeof(float)),
-                                    .out = put(f, y, (size_t)2 * n * ROW * sizeof *y)};
-        f->dev->ops->delta(f->dev, &args);
-        back(f, y, args.out, (size_t)2 * n * ROW * sizeof *y);
-        memcpy(first + (size_t)begin * ROW, y, (size_t)n * ROW * sizeof *y);
-        memcpy(second + (size_t)begin * ROW, y + (size_t)n * ROW, (size_t)n * ROW * sizeof *y);
-        clear(f);
-        tc_free(y);
     }
 }
 
@@ -648,7 +577,7 @@ static void test_delta(void **state)
     for (int i = 0; i < VALUE_HEADS; i++) d.neg_exp_a[i] = -fabsf(d.neg_exp_a[i]);
     float *whole = random_floats((size_t)TOKENS * VALUE_HEADS * DV),
           *cut = random_floats((size_t)TOKENS * VALUE_HEADS * DV);
-    run_delta(f, &d, ONCE, whole);
+    run_delta(f, &d, ONCE, whole, NULL);
     for (int h = 0; h < VALUE_HEADS; h++) {
         static double expected[TOKENS * DV];
         static float got[TOKENS * DV];
@@ -660,14 +589,14 @@ static void test_delta(void **state)
     fixture other = {.dev = f->other};
     const uint32_t chunks[] = {1, 2, 3, 64, 65, ONCE};
     for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
-        run_delta(f, &d, chunks[i], cut);
+        run_delta(f, &d, chunks[i], cut, NULL);
         assert_memory_equal(cut, whole, (size_t)TOKENS * VALUE_HEADS * DV * sizeof *cut);
-        run_delta(&other, &d, chunks[i], cut);
+        run_delta(&other, &d, chunks[i], cut, NULL);
         assert_memory_equal(cut, whole, (size_t)TOKENS * VALUE_HEADS * DV * sizeof *cut);
     }
     for (uint32_t chunk = 1; chunk < 100; chunk += 66) {
         float *second = random_floats((size_t)TOKENS * VALUE_HEADS * DV);
-        run_delta_twice(f, &d, chunk, cut, second);
+        run_delta(f, &d, chunk, cut, second);
         assert_memory_equal(cut, whole, (size_t)TOKENS * VALUE_HEADS * DV * sizeof *cut);
         assert_memory_equal(second, whole, (size_t)TOKENS * VALUE_HEADS * DV * sizeof *cut);
         tc_free(second);
@@ -705,8 +634,6 @@ static tc_status set_up_cuda(tc_error *e)
     char card[128];
     tc_cuda_options o = {.geometry = geometry,
                          .hidden = 4096,
-                         .vocab = 64,
-                         .layers = 4,
                          .experts = 64,
                          .top_k = 6,
                          .tokens_max = TC_BATCH_TOKENS_MAX,
