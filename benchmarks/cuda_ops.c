@@ -139,12 +139,26 @@ static double measure(bench *b, void (*run)(bench *b))
     return best;
 }
 
-int main(int argc, char **argv) // an operator's first letters: only those
+static const struct {
+    const char *name;
+    void (*run)(bench *b);
+    double megabytes, megaproducts; // read whatever n is; a token
+} ops[] = {{"qkvz 12288x2048 nf4", run_qkvz, 13.0, 25.2},
+           {"out 2048x4096 nf4", run_out, 4.3, 8.4},
+           {"gate+up 1024x2048 nf4", run_gate, 1.08, 2.1},
+           {"router 512x2048 bf16", run_router, 2.1, 1.05},
+           {"head 151936x2048 nf4", run_head, 160, 311},
+           {"delta", run_delta, 4.2, 1.6},
+           {"attention", run_attention, 0, 0},
+           {"add+norm", run_add, 0, 0},
+           {"combine+norm", run_combine, 0, 0},
+           {"route", run_route, 0, 0},
+           {"silu_mul", run_silu, 0, 0}};
+
+static void set_up(bench *b, char card[128])
 {
     const tc_cuda_library *cuda;
-    char card[128];
     tc_error e = {0};
-    bench b = {0};
     tc_cuda_options o = {.geometry = {.heads = 16,
                                       .kv_heads = 2,
                                       .head_dim = 256,
@@ -164,46 +178,36 @@ int main(int argc, char **argv) // an operator's first letters: only those
                                       .pages = CONTEXT / TC_KV_PAGE_POSITIONS,
                                       .slots = 1},
                          .hidden = HIDDEN,
-                         .vocab = 151936,
-                         .layers = 48,
                          .experts = EXPERTS,
                          .top_k = TOP_K,
                          .tokens_max = TOKENS};
-    if (tc_cuda_library_load(0, &cuda, card, &e) != TC_OK || cuda->create(&o, &b.dev, &e) != TC_OK)
+    if (tc_cuda_library_load(0, &cuda, card, &e) != TC_OK || cuda->create(&o, &b->dev, &e) != TC_OK)
         fail("cuda", &e);
-    b.qkvz = matrix(&b, 12288, HIDDEN, true);
-    b.out = matrix(&b, HIDDEN, 4096, true);
-    b.gate = matrix(&b, 1024, HIDDEN, true);
-    b.router = matrix(&b, EXPERTS, HIDDEN, false);
-    b.head = matrix(&b, 151936, HIDDEN, true);
-    b.x = take(&b, (size_t)TOKENS * 4096 * 4);
-    b.y = take(&b, (size_t)TOKENS * 12288 * 4);
-    b.z = take(&b, (size_t)TOKENS * 12288 * 4);
-    b.k = take(&b, (size_t)TOKENS * 512 * 4);
-    b.v = take(&b, (size_t)TOKENS * 512 * 4);
-    b.norm = take(&b, 40000 * 4);
-    b.weight = take(&b, (size_t)TOKENS * TOP_K * 4);
-    b.expert = take(&b, (size_t)TOKENS * TOP_K * 4);
-    b.sum = take(&b, (size_t)TOKENS * HIDDEN * 8);
-    const struct {
-        const char *name;
-        void (*run)(bench *b);
-        double megabytes, megaproducts; // read whatever n is; a token
-    } ops[] = {{"qkvz 12288x2048 nf4", run_qkvz, 13.0, 25.2},
-               {"out 2048x4096 nf4", run_out, 4.3, 8.4},
-               {"gate+up 1024x2048 nf4", run_gate, 1.08, 2.1},
-               {"router 512x2048 bf16", run_router, 2.1, 1.05},
-               {"head 151936x2048 nf4", run_head, 160, 311},
-               {"delta", run_delta, 4.2, 1.6},
-               {"attention", run_attention, 0, 0},
-               {"add+norm", run_add, 0, 0},
-               {"combine+norm", run_combine, 0, 0},
-               {"route", run_route, 0, 0},
-               {"silu_mul", run_silu, 0, 0}};
+    b->qkvz = matrix(b, 12288, HIDDEN, true);
+    b->out = matrix(b, HIDDEN, 4096, true);
+    b->gate = matrix(b, 1024, HIDDEN, true);
+    b->router = matrix(b, EXPERTS, HIDDEN, false);
+    b->head = matrix(b, 151936, HIDDEN, true);
+    b->x = take(b, (size_t)TOKENS * 4096 * 4);
+    b->y = take(b, (size_t)TOKENS * 12288 * 4);
+    b->z = take(b, (size_t)TOKENS * 12288 * 4);
+    b->k = take(b, (size_t)TOKENS * 512 * 4);
+    b->v = take(b, (size_t)TOKENS * 512 * 4);
+    b->norm = take(b, 40000 * 4);
+    b->weight = take(b, (size_t)TOKENS * TOP_K * 4);
+    b->expert = take(b, (size_t)TOKENS * TOP_K * 4);
+    b->sum = take(b, (size_t)TOKENS * HIDDEN * 8);
+}
+
+int main(int argc, char **argv) // an operator's first letters: only those
+{
+    char card[128];
+    bench b = {0};
+    set_up(&b, card);
     static const uint32_t counts[] = {1, 2, 4, 8, 16, 64, 512, 2048, 4096};
     printf("%s; us a call\n%-24s", card, "tokens");
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) printf("%10u", counts[i]);
-    printf("  GB/s at 1, Gproducts/s at 4096\n");
+    printf("  GB/s at 1, Tproducts/s at 4096\n");
     for (size_t k = 0; k < sizeof ops / sizeof *ops; k++) {
         double first = 0, last = 0;
         if (argc > 1 && strncmp(ops[k].name, argv[1], strlen(argv[1])) != 0) continue;
@@ -217,8 +221,7 @@ int main(int argc, char **argv) // an operator's first letters: only those
             fflush(stdout);
         }
         if (ops[k].megabytes > 0)
-            printf("  %7.0f %9.0f", ops[k].megabytes / first * 1e3,
-                   ops[k].megaproducts * TOKENS / last * 1e-3 * 1e3);
+            printf("  %7.0f %9.0f", ops[k].megabytes / first * 1e3, ops[k].megaproducts * TOKENS / last);
         printf("\n");
     }
     tc_dev_free(b.dev);

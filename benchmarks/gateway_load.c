@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Measures the gateway alone: the real program between a stub core (in this process) that streams tokens and
-// an HTTP client (in this process) that counts them.
+// Owns: measuring the gateway alone: the real program between a stub core (in this process) that streams
+// tokens and an HTTP client (in this process) that counts them.
 //
 //   tokens    how many streamed SSE tokens a second one core carries, over 256 streams
 //   latency   what the gateway adds to a token's way, beside a bare relay in its place in the same run

@@ -274,8 +274,6 @@ static tc_status open_device(core *c, const tc_dev_geometry *g, tc_error *e)
     const tc_cuda_options options = {
         .geometry = *g,
         .hidden = c->desc->hidden,
-        .vocab = c->desc->vocab,
-        .layers = c->desc->layers,
         .experts = c->desc->experts,
         .top_k = c->desc->top_k,
         .tokens_max = c->o.chunk_tokens < c->o.context ? c->o.chunk_tokens : (c->o.context + 63) / 64 * 64,

@@ -24,7 +24,6 @@ struct tc_lent_mailbox {
     uint64_t id; // never the same for another segment: memory may be mapped where another one was
     void *memory;
     size_t bytes;
-    uint32_t tokens_max, pairs_max;
     tc_share share; // of experts and units
     uint64_t x_at, pairs_at, sum_at;
 };

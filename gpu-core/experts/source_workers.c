@@ -400,12 +400,8 @@ static bool lend_one(source_workers *s, uint32_t index, uint32_t tokens, tc_lent
     worker *w = owner_of(s, index);
     if (!w || tc_expert_hub_lend(s->hub, w->id, tokens, &shm, &error) != TC_OK) return false;
     const tc_shm_header *layout = tc_shm_layout(shm);
-    *ret = (tc_lent_mailbox){.id = w->id,
-                             .tokens_max = layout->tokens_max,
-                             .pairs_max = layout->pairs_max,
-                             .x_at = layout->x_at,
-                             .pairs_at = layout->pairs_at,
-                             .sum_at = layout->sum_at};
+    *ret = (tc_lent_mailbox){
+        .id = w->id, .x_at = layout->x_at, .pairs_at = layout->pairs_at, .sum_at = layout->sum_at};
     ret->memory = tc_shm_memory(shm, &ret->bytes);
     ret->share =
         tc_share_of(s->info->experts, s->info->units, (tc_shard)s->options.shard, index, s->share_count);

@@ -112,8 +112,6 @@ static tc_status set_up(fixture *f, const char *model, const char *cache, tc_err
                                             .slots = 1,
                                             .kv_type = TC_KV_F16},
                                .hidden = f->info->hidden,
-                               .vocab = 64,
-                               .layers = f->info->layers,
                                .experts = f->info->experts,
                                .top_k = f->info->top_k,
                                .tokens_max = TOKENS,
@@ -200,8 +198,6 @@ static uint32_t run(fixture *f, uint32_t n, on_device *d)
     const tc_batch batch = {n, 1, ids, position, segment, &one};
     const tc_shm_header *layout = tc_shm_layout(f->hub);
     tc_lent_mailbox box = {.id = f->workers,
-                           .tokens_max = TOKENS,
-                           .pairs_max = layout->pairs_max,
                            .share = {0, f->info->experts, 0, f->info->units},
                            .x_at = layout->x_at,
                            .pairs_at = layout->pairs_at,

@@ -245,6 +245,23 @@ static __device__ __forceinline__ void stage(attend_memory<DP> &m, uint32_t at, 
     asm volatile("cp.async.commit_group;");
 }
 
+// A chunk's result of the warp's rows, `part` being the chunk's first.
+template <int DP>
+static __device__ __forceinline__ void store_part(const tc_gpu_attention &a, const attend_state<DP> &w, size_t part,
+                                                  const uint32_t row[2], uint32_t rows)
+{
+    const uint32_t t2 = (threadIdx.x & 3) * 2;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        if (row[i] >= rows) continue;
+        float *to = a.partial + (part + row[i]) * a.padded;
+#pragma unroll
+        for (int d = 0; d < DP / 8; d++)
+            if (d * 8 < a.padded) *(float2 *)(to + d * 8 + t2) = make_float2(w.o[d][2 * i], w.o[d][2 * i + 1]);
+        if (t2 == 0) *(float2 *)(a.state + (part + row[i]) * 2) = make_float2(w.max[i], w.sum[i]);
+    }
+}
+
 // Block: 64 rows of one segment and KV head. SPLIT: blockIdx.x is the chunk, blockIdx.z the segment; else
 // blockIdx.x is the row block and all chunks are met.
 template <int DP, bool SPLIT>
@@ -301,16 +318,7 @@ __global__ void __launch_bounds__(ATTEND_THREADS)
         }
         if (SPLIT) {
             const size_t part = ((size_t)(s.first * a.kv_heads + head) * a.chunks_max + chunk) * group;
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                if (row[i] >= rows) continue;
-                float *to = a.partial + (part + row[i]) * a.padded;
-#pragma unroll
-                for (int d = 0; d < DP / 8; d++)
-                    if (d * 8 < a.padded)
-                        *(float2 *)(to + d * 8 + t2) = make_float2(w.o[d][2 * i], w.o[d][2 * i + 1]);
-                if (t2 == 0) *(float2 *)(a.state + (part + row[i]) * 2) = make_float2(w.max[i], w.sum[i]);
-            }
+            store_part<DP>(a, w, part, row, rows);
             continue;
         }
         const bool last = chunk + 1 == chunk_end;

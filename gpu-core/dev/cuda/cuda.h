@@ -12,7 +12,7 @@ enum { TC_CUDA_ABI = 1 };
 
 typedef struct tc_cuda_options {
     tc_dev_geometry geometry;
-    uint32_t hidden, vocab, layers, experts, top_k;
+    uint32_t hidden, experts, top_k;
     uint32_t tokens_max; // of a batch, <= TC_STEP_TOKENS_MAX
     uint64_t vram_bytes; // of everything, as the driver counts; 0: what the card has, less a reserve
     uint32_t ordinal;
@@ -23,7 +23,7 @@ typedef struct tc_cuda_options {
 
 typedef struct tc_cuda_memory {
     uint64_t budget_bytes, context_bytes;
-    uint64_t tag_bytes[TC_MEM_TAGS], slot_bytes, staging_bytes;
+    uint64_t tag_bytes[TC_MEM_TAGS], slot_bytes;
     uint64_t peak_bytes; // of the device, as the driver reported it at most
 } tc_cuda_memory;
 
@@ -53,6 +53,4 @@ typedef struct tc_cuda_library {
     tc_status (*create)(const tc_cuda_options *options, tc_dev **ret, tc_error *e);
     tc_cuda_hot_ops hot;
     void (*memory)(tc_dev *dev, tc_cuda_memory *ret);
-    // What a device of these options takes besides weights and slots; nothing is allocated.
-    uint64_t (*fixed_bytes)(const tc_cuda_options *options);
 } tc_cuda_library;

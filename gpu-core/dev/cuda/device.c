@@ -620,16 +620,6 @@ static uint32_t list_wanted(const tc_cuda_options *o, tc_dev_cuda *c, wanted ret
     return sizeof all / sizeof *all;
 }
 
-static uint64_t cuda_fixed_bytes(const tc_cuda_options *o)
-{
-    tc_dev_cuda none;
-    wanted list[WANTED_MAX];
-    uint64_t sum = RESERVE_BYTES;
-    for (uint32_t i = 0, n = list_wanted(o, &none, list); i < n; i++)
-        sum += tc_cuda_round_up((size_t)list[i].bytes);
-    return sum;
-}
-
 static tc_status find_card(uint32_t ordinal, struct cudaDeviceProp *ret, tc_error *e)
 {
     int count = 0;
@@ -759,8 +749,7 @@ const tc_cuda_library *tc_cuda_library_get(void)
                                       .struct_bytes = sizeof(tc_cuda_options),
                                       .probe = cuda_probe,
                                       .create = cuda_create,
-                                      .memory = cuda_memory,
-                                      .fixed_bytes = cuda_fixed_bytes};
+                                      .memory = cuda_memory};
     library.hot = tc_cuda_hot;
     return &library;
 }

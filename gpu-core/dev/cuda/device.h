@@ -139,7 +139,6 @@ tc_gpu_q4 tc_cuda_q4(const tc_matrix *w);
 extern const tc_cuda_hot_ops tc_cuda_hot;
 void tc_cuda_hot_close(tc_dev_cuda *c);
 void tc_cuda_hot_flush(tc_dev_cuda *c); // the table's changes, before a batch
-bool tc_cuda_can_stream(const tc_dev_cuda *c);
 bool tc_cuda_experts_begin(tc_dev *dev, const tc_lent_mailbox *boxes, uint32_t count, uint64_t sequence);
 void tc_cuda_experts(tc_dev *dev, uint32_t layer, const float *x, uint32_t n, const uint32_t *expert,
                      const float *weight, int64_t *sum);

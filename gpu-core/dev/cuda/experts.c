@@ -39,7 +39,6 @@ static bool layout_of(const tc_store *store, uint32_t layer, tc_gpu_expert_layou
     }
     ret->unit_stride = end;
     ret->expert_stride = end * info->units;
-    ret->experts = info->experts;
     ret->top_k = info->top_k;
     return true;
 }
@@ -81,12 +80,6 @@ static void *register_all(void *arg)
     return NULL;
 }
 
-static int by_base(const void *a, const void *b)
-{
-    const expert_range *x = a, *y = b;
-    return x->base < y->base ? -1 : x->base > y->base;
-}
-
 // One range a layer and place, page aligned: a copy never crosses a border between two registrations.
 static tc_status list_ranges(hot_experts *h, tc_error *e)
 {
@@ -123,7 +116,6 @@ static tc_status list_ranges(hot_experts *h, tc_error *e)
         h->ranges[i].base = (const uint8_t *)begin;
         h->ranges[i].bytes = end - begin;
     }
-    qsort(h->ranges, h->range_count, sizeof *h->ranges, by_base);
     return TC_OK;
 }
 
@@ -154,8 +146,7 @@ static tc_status take_staging(tc_dev_cuda *c, tc_error *e)
 
 static uint64_t room_left(const tc_dev_cuda *c)
 {
-    uint64_t used = c->context + RESERVE_BYTES;
-    for (int i = 0; i < TC_MEM_TAGS; i++) used += c->used[i];
+    uint64_t used = tc_cuda_used_bytes(c) + RESERVE_BYTES;
     return c->budget > used ? c->budget - used : 0;
 }
 
@@ -308,11 +299,6 @@ void tc_cuda_hot_flush(tc_dev_cuda *c)
 
 // ---- a batch ----
 
-bool tc_cuda_can_stream(const tc_dev_cuda *c)
-{
-    return is_known(&c->hot);
-}
-
 static bool same_boxes(const tc_dev_cuda *c, const tc_lent_mailbox *boxes, uint32_t count)
 {
     if (c->boxes.count != count) return false;
@@ -351,9 +337,7 @@ static bool attach(tc_dev_cuda *c, const tc_lent_mailbox *boxes, uint32_t count)
                                                           .expert_begin = b->share.expert_begin,
                                                           .expert_end = b->share.expert_end,
                                                           .unit_begin = b->share.unit_begin,
-                                                          .unit_end = b->share.unit_end,
-                                                          .tokens_max = b->tokens_max,
-                                                          .pairs_max = b->pairs_max};
+                                                          .unit_end = b->share.unit_end};
     }
     cudaGetLastError();
     return c->boxes.count == count;
@@ -363,7 +347,7 @@ bool tc_cuda_experts_begin(tc_dev *dev, const tc_lent_mailbox *boxes, uint32_t c
 {
     tc_dev_cuda *c = cuda_of(dev);
     c->direct = false;
-    c->streaming = c->batch.tokens >= STREAM_FROM && tc_cuda_can_stream(c);
+    c->streaming = c->batch.tokens >= STREAM_FROM && is_known(&c->hot);
     if (c->streaming) {
         c->direct = true;
         return true;
@@ -374,7 +358,7 @@ bool tc_cuda_experts_begin(tc_dev *dev, const tc_lent_mailbox *boxes, uint32_t c
           cudaMemcpyAsync(c->batch_dev, c->batch_host, sizeof sequence, cudaMemcpyHostToDevice, c->stream));
     c->boxes.sequence = (const uint64_t *)c->batch_dev;
     c->boxes.deadline_ns = c->o.call_deadline_us * 1000;
-    c->boxes.precision = 2; // TC_FAST
+    c->boxes.precision = TC_FAST;
     c->boxes.posted = c->posted;
     c->boxes.wait_ns = c->wait_ns;
     c->direct = true;

@@ -101,7 +101,6 @@ typedef struct tc_gpu_mailbox {
     char *memory; // device address of the registered segment
     uint64_t x_at, pairs_at, sum_at;
     uint32_t expert_begin, expert_end, unit_begin, unit_end;
-    uint32_t tokens_max, pairs_max;
 } tc_gpu_mailbox;
 
 typedef struct tc_gpu_mailboxes {
@@ -121,8 +120,6 @@ int tc_gpu_add(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_r
 int tc_gpu_combine(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_row_args *args,
                    const tc_gpu_mailboxes *boxes);
 int tc_gpu_silu_mul(tc_gpu_stream stream, const float *gate, const float *up, size_t count, float *out);
-int tc_gpu_logit_rows(tc_gpu_stream stream, const float *x, const uint32_t *tokens, uint32_t rows,
-                      uint32_t dim, float *out);
 
 // ---- the batch, as kernels see it ----
 typedef struct tc_gpu_segment {
@@ -188,7 +185,7 @@ typedef struct tc_gpu_expert_layout {
     float step[3];
     uint32_t stride[3]; // nested stride; 0: float32 scales at data_at
     uint32_t book[3][4];
-    uint32_t units, hidden, experts, top_k;
+    uint32_t units, hidden, top_k;
 } tc_gpu_expert_layout;
 
 typedef struct tc_gpu_hot {

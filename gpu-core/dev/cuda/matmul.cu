@@ -25,6 +25,28 @@ static __device__ __forceinline__ float2 input_span(const float *x, const float 
     return make_float2(silu_mul(v.x, u.x), silu_mul(v.y, u.y));
 }
 
+// The products of the spans, folded in order and written. The whole block.
+template <int N, int PANELS>
+static __device__ __forceinline__ void few_fold(const tc_gpu_job &job, uint32_t n, uint32_t spans, const float *dots,
+                                                const float *scales, const float *x_scale)
+{
+    const tc_gpu_q4 &m = job.q4;
+    for (uint32_t i = threadIdx.x; i < PANELS * 16 * N; i += WARPS * 32) {
+        uint32_t t = i % N, r = i / N % 16, p = i / N / 16;
+        uint32_t row = ((blockIdx.x - job.first_block) * PANELS + p) * 16 + r;
+        if (t >= n || row >= m.rows) continue;
+        const float *dot = dots + ((size_t)p * spans * 16 + r) * N + t,
+                    *scale = scales + (size_t)p * spans * 16 + r;
+        float sum = 0;
+#pragma unroll 8
+        for (uint32_t s = 0; s < spans; s++)
+            sum = fmaf(dot[(size_t)s * 16 * N], __fmul_rn(scale[s * 16], x_scale[s * N + t]), sum);
+        sum = __fmul_rn(sum, m.step);
+        if (job.bias) sum = __fadd_rn(sum, job.bias[row]);
+        job.y[(size_t)t * job.ldy + row] = sum;
+    }
+}
+
 // Shared memory: rounded x [spans][N][128] | x scales [spans][N] | dots [panels][spans][16][N] | scales
 // [panels][spans][16].
 template <int N, int PANELS>
@@ -98,20 +120,7 @@ __global__ void __launch_bounds__(WARPS * 32)
             }
     }
     __syncthreads();
-    for (uint32_t i = threadIdx.x; i < PANELS * 16 * N; i += WARPS * 32) {
-        uint32_t t = i % N, r = i / N % 16, p = i / N / 16;
-        uint32_t row = ((blockIdx.x - job.first_block) * PANELS + p) * 16 + r;
-        if (t >= n || row >= m.rows) continue;
-        const float *dot = dots + ((size_t)p * spans * 16 + r) * N + t,
-                    *scale = scales + (size_t)p * spans * 16 + r;
-        float sum = 0;
-#pragma unroll 8
-        for (uint32_t s = 0; s < spans; s++)
-            sum = fmaf(dot[(size_t)s * 16 * N], __fmul_rn(scale[s * 16], x_scale[s * N + t]), sum);
-        sum = __fmul_rn(sum, m.step);
-        if (job.bias) sum = __fadd_rn(sum, job.bias[row]);
-        job.y[(size_t)t * job.ldy + row] = sum;
-    }
+    few_fold<N, PANELS>(job, n, spans, dots, scales, x_scale);
 }
 
 static size_t few_bytes(uint32_t spans, uint32_t n, uint32_t panels)

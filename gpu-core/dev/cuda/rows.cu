@@ -168,16 +168,3 @@ int tc_gpu_silu_mul(tc_gpu_stream stream, const float *gate, const float *up, si
     silu_kernel<<<(uint32_t)((count + 255) / 256), 256, 0, stream>>>(gate, up, count, out);
     return launched();
 }
-
-__global__ void rows_kernel(const float *x, const uint32_t *tokens, uint32_t dim, float *out)
-{
-    const float *from = x + (size_t)tokens[blockIdx.x] * dim;
-    for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x) out[(size_t)blockIdx.x * dim + i] = from[i];
-}
-
-int tc_gpu_logit_rows(tc_gpu_stream stream, const float *x, const uint32_t *tokens, uint32_t rows,
-                      uint32_t dim, float *out)
-{
-    rows_kernel<<<rows, 256, 0, stream>>>(x, tokens, dim, out);
-    return launched();
-}

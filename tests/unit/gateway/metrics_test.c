@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// GET /metrics: what is counted, that label sets are bounded and hold nothing of a client, request ids.
+// Shows: GET /metrics: what is counted, that label sets are bounded and hold nothing of a client, request
+// ids.
 #include "tests/unit/gateway/fixture.h"
 #include <stdio.h>
 #include <stdlib.h>
