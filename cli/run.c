@@ -159,6 +159,10 @@ static tc_status start_core(tc_supervisor *s, const tc_run_options *o, const cha
     put_text(&c, "--engine", engine);
     put_text(&c, "--expert-source", o->workers ? "workers" : "inprocess");
     if (o->workers) put_text(&c, "--experts", experts);
+    put_text(&c, "--remote-workers", o->remote_workers);
+    put_text(&c, "--tls-ca", o->tls_ca);
+    put_text(&c, "--tls-cert", o->tls_cert);
+    put_text(&c, "--tls-key", o->tls_key);
     put_number(&c, "--workers", o->workers ? o->workers : 1);
     put_text(&c, "--shard", o->shard);
     put_text(&c, "--data-plane", o->data_plane);

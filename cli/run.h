@@ -11,6 +11,7 @@
 typedef struct tc_run_options {
     const char *shard, *data_plane, *precision, *kv, *head, *isa, *cache_dir, *quantise, *device, *log_level;
     const char *log_format, *trace;
+    const char *remote_workers, *tls_ca, *tls_cert, *tls_key; // of the core
     const char *config;                    // read by each program before what is told here; NULL: none
     const char *arena_dir;                 // NULL: $THERMOCLINE_ARENA_DIR, else the default
     char store_hash[33];                   // filled by tc_run_load
@@ -31,6 +32,10 @@ typedef struct tc_run_options {
 // Entries of an option table for the tc_run_options `o`; all else about them is in common/base/settings.def.
 #define TC_RUN_OPTIONS(o)                                                                                    \
     {.setting = TC_OPT_WORKERS, .target = &(o).workers, .given = &(o).workers_given},                        \
+        {.setting = TC_OPT_REMOTE_WORKERS, .target = &(o).remote_workers},                                   \
+        {.setting = TC_OPT_TLS_CA, .target = &(o).tls_ca},                                                   \
+        {.setting = TC_OPT_TLS_CERT, .target = &(o).tls_cert},                                               \
+        {.setting = TC_OPT_TLS_KEY, .target = &(o).tls_key},                                                 \
         {.setting = TC_OPT_SHARD, .target = &(o).shard},                                                     \
         {.setting = TC_OPT_DATA_PLANE, .target = &(o).data_plane},                                           \
         {.setting = TC_OPT_THREADS, .target = &(o).threads},                                                 \

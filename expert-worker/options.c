@@ -36,6 +36,18 @@ static tc_status apply(void *arg, const tc_setting *s, const tc_setting_value *v
     case TC_OPT_EXPERTS:
         o->connect = value->text;
         return TC_OK;
+    case TC_OPT_TLS_CA:
+        o->tls.ca = value->text;
+        return TC_OK;
+    case TC_OPT_TLS_CERT:
+        o->tls.cert = value->text;
+        return TC_OK;
+    case TC_OPT_TLS_KEY:
+        o->tls.key = value->text;
+        return TC_OK;
+    case TC_OPT_TLS_NAME:
+        o->tls.name = value->text;
+        return TC_OK;
     case TC_OPT_MODEL:
         o->model = value->text;
         return TC_OK;
@@ -99,6 +111,7 @@ tc_status tc_worker_options_read(int argc, char *const *argv, tc_worker_options 
     if (!o.of) o.of = tc_numa_nodes();
     if (o.node_of_index && o.node < 0 && o.of > 1 && o.of == tc_numa_nodes()) o.node = (int)o.index;
     if (status == TC_OK && !o.connect) return tc_fail(e, TC_ARGUMENT, "--connect is missing");
+    if (status == TC_OK) TC_TRY(tc_tls_check_url(o.connect, &o.tls, e));
     if (status == TC_OK && !o.store && !o.model)
         return tc_fail(e, TC_ARGUMENT, "--store or --model is needed");
     if (status == TC_OK && o.index >= o.of) return tc_fail(e, TC_ARGUMENT, "--index must be below --of");

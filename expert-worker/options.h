@@ -21,6 +21,7 @@ enum { TC_CPUS_MAX = TC_CPU_NUMBERS };
 
 typedef struct tc_worker_options {
     const char *connect;
+    tc_tls tls;                    // for tls+tcp://
     const char *store;             // NULL: that of `model`, in cache_dir
     const char *model, *cache_dir; // cache_dir NULL: the user's
     bool quantise;                 // as the store was packed

@@ -201,7 +201,8 @@ static tc_status dial(worker *w, tc_error *e)
                              .pid = getpid(),
                              .resident_bytes = w->resident_bytes};
     memcpy(hello.model_hash, tc_store_get_info(w->store)->model_hash, sizeof hello.model_hash);
-    TC_TRY(tc_expert_peer_open(o->connect, &hello, &w->peer, e));
+    memcpy(hello.store_hash, tc_store_get_info(w->store)->content_hash, sizeof hello.store_hash);
+    TC_TRY(tc_expert_peer_open(o->connect, &o->tls, &hello, &w->peer, e));
     tc_expert_peer_spin(w->peer, o->spin_us);
     atomic_store(&wakeable, w->peer);
     return TC_OK;
@@ -259,7 +260,8 @@ static void answer(worker *w, const tc_peer_event *event)
     int64_t *sum = status == TC_OK ? tc_expert_peer_sum(w->peer, call->tokens, call->hidden, &error) : NULL;
     if (sum) status = tc_ffn_run(w->ffn, call, sum, &error);
     if (!sum || status != TC_OK) {
-        tc_warn("call %llu refused: %s", (unsigned long long)event->seq, error.text);
+        tc_warn("step %llu: call %llu refused: %s", (unsigned long long)call->step,
+                (unsigned long long)event->seq, error.text);
         tc_expert_peer_fail(w->peer, event->seq, error.text);
         return;
     }
@@ -267,11 +269,14 @@ static void answer(worker *w, const tc_peer_event *event)
     uint64_t end_us = tc_now_us();
     if (tc_trace_on) {
         tc_trace_arrow(false, event->seq, start_us);
-        tc_trace_span("compute", start_us, end_us, "\"layer\":%u,\"seq\":%llu,\"tokens\":%u,\"pairs\":%u",
-                      call->layer, (unsigned long long)event->seq, call->tokens, call->pair_count);
+        tc_trace_span("compute", start_us, end_us,
+                      "\"step\":%llu,\"layer\":%u,\"seq\":%llu,\"tokens\":%u,\"pairs\":%u",
+                      (unsigned long long)call->step, call->layer, (unsigned long long)event->seq,
+                      call->tokens, call->pair_count);
     }
     if (tc_expert_peer_reply(w->peer, event->seq, end_us - start_us, &error) != TC_OK)
-        tc_debug("call %llu: %s", (unsigned long long)event->seq, error.text); // the core left meanwhile
+        tc_debug("step %llu: call %llu: %s", (unsigned long long)call->step, (unsigned long long)event->seq,
+                 error.text); // the core left meanwhile
 }
 
 static void reload(worker *w)
@@ -323,6 +328,10 @@ static int loop(worker *w)
             return TC_EXIT_REJECTED;
         case TC_PEER_CALL:
             answer(w, &event);
+            break;
+        case TC_PEER_UNREACHABLE:
+            tc_warn("no core at %s: %s; trying again", w->options->connect, event.reason);
+            tc_notify_status("no core at %s: %s", w->options->connect, event.reason);
             break;
         case TC_PEER_LOST:
             tc_warn("the core is gone; waiting for it");

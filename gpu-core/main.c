@@ -231,7 +231,10 @@ static tc_status open_experts(core *c, tc_error *e)
 {
     if (c->o.local_experts)
         return tc_source_local_create(c->store, c->team, TC_BATCH_TOKENS_MAX, c->o.isa, &c->source, e);
-    TC_TRY(tc_expert_hub_open(c->o.experts_url, tc_checkpoint_hash(c->checkpoint), &c->hub, e));
+    TC_TRY(tc_expert_hub_open(NULL, tc_checkpoint_hash(c->checkpoint), &c->hub, e));
+    TC_TRY(tc_expert_hub_require_store(c->hub, tc_store_get_info(c->store)->content_hash, e));
+    TC_TRY(tc_expert_hub_listen(c->hub, c->o.experts_url, &c->o.tls, e));
+    if (c->o.remote_url) TC_TRY(tc_expert_hub_listen(c->hub, c->o.remote_url, &c->o.tls, e));
     share_memory(c);
     const tc_workers_options options = {
         .expected = c->o.workers,

@@ -133,6 +133,10 @@ static bool apply_text(tc_setting_id id, const char *text, tc_core_options *o)
                  {TC_OPT_ARENA_DIR, &o->arena_dir},
                  {TC_OPT_ENGINE, &o->engine_url},
                  {TC_OPT_EXPERTS, &o->experts_url},
+                 {TC_OPT_REMOTE_WORKERS, &o->remote_url},
+                 {TC_OPT_TLS_CA, &o->tls.ca},
+                 {TC_OPT_TLS_CERT, &o->tls.cert},
+                 {TC_OPT_TLS_KEY, &o->tls.key},
                  {TC_OPT_ISA, &o->isa},
                  {TC_OPT_CACHE_DIR, &o->cache_dir},
                  {TC_OPT_PROFILE, &o->profile},
@@ -193,6 +197,8 @@ tc_status tc_core_options_read(int argc, char *const *argv, tc_core_options *ret
     };
     tc_status status = tc_settings_parse(TC_FOR_CORE, argc, argv, apply, &o, e);
     if (status == TC_OK && what_is_missing(&o)) status = tc_fail(e, TC_ARGUMENT, "%s", what_is_missing(&o));
+    if (status == TC_OK && o.experts_url) status = tc_tls_check_url(o.experts_url, &o.tls, e);
+    if (status == TC_OK && o.remote_url) status = tc_tls_check_url(o.remote_url, &o.tls, e);
     if (status != TC_OK && status != TC_CANCELLED) return status;
     if (!o.workers) o.workers = tc_numa_nodes();
     if (!o.threads) o.threads = (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);

@@ -7,6 +7,7 @@
 #include "common/base/settings.h"
 #include "common/kernels/kernels.h"
 #include "common/placement/hot_cache.h"
+#include "proto/tls.h"
 
 enum {
     TC_CONTEXT_DEFAULT = 4096,
@@ -23,6 +24,8 @@ typedef enum tc_device_kind { TC_DEVICE_CPU, TC_DEVICE_CUDA, TC_DEVICE_AUTO } tc
 
 typedef struct tc_core_options {
     const char *model, *engine_url, *experts_url, *isa;
+    const char *remote_url;                   // a second address for workers; NULL: none
+    tc_tls tls;                               // for addresses of tls+tcp://
     const char *store;                        // NULL: the model's, in cache_dir
     const char *cache_dir;                    // NULL: the user's
     bool quantise;                            // as the store was packed

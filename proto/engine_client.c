@@ -30,7 +30,7 @@ tc_status tc_engine_client_open(const char *url, tc_engine_client **ret, tc_erro
 {
     tc_engine_client *client = calloc(1, sizeof *client);
     if (!client) return tc_fail(e, TC_NOMEM, "engine client: out of memory");
-    tc_status status = tc_link_open(TC_LINK_DIAL, url, &client->link, e);
+    tc_status status = tc_link_open(TC_LINK_DIAL, url, NULL, &client->link, e);
     if (status != TC_OK) {
         free(client);
         return status;
@@ -323,7 +323,7 @@ tc_status tc_engine_client_next(tc_engine_client *client, uint64_t timeout_us, t
         } else if (item.kind == TC_LINK_UP) {
             client->pipe = item.pipe;
             say_hello(client);
-        } else {
+        } else if (item.kind == TC_LINK_DOWN) {
             found = take_down(client, item.reason, &event);
         }
     }

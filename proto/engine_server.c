@@ -31,7 +31,7 @@ tc_status tc_engine_server_open(const char *url, const tc_model_info *info, tc_e
     tc_engine_server *server = calloc(1, sizeof *server);
     if (!server) return tc_fail(e, TC_NOMEM, "engine server: out of memory");
     server->info = *info;
-    tc_status status = tc_link_open(TC_LINK_LISTEN, url, &server->link, e);
+    tc_status status = tc_link_open(TC_LINK_LISTEN, url, NULL, &server->link, e);
     if (status != TC_OK) {
         free(server);
         return status;

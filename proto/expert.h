@@ -13,12 +13,14 @@
 #pragma once
 
 #include "common/kernels/ffn.h"
+#include "proto/tls.h"
 
 enum {
-    TC_EXPERT_PROTOCOL_VERSION = 1,
+    TC_EXPERT_PROTOCOL_VERSION = 2,
     TC_WIRE_MESSAGE_BYTES_MAX = 160 << 20, // no end reads a longer message: room for the largest call's sum
     TC_WORKERS_MAX = TC_SHARES_MAX,
     TC_URL_BYTES_MAX = 256,
+    TC_ADDRESS_BYTES = 64,
 };
 
 typedef struct tc_shm tc_shm;
@@ -27,8 +29,8 @@ typedef enum tc_carrier { TC_CARRIER_NNG, TC_CARRIER_SHM } tc_carrier;
 
 typedef struct tc_worker_hello {
     uint32_t protocol_version;
-    char model_hash[33];
-    uint32_t index, of; // this worker's share: index of `of`
+    char model_hash[33], store_hash[33]; // store_hash: of the packed experts; empty: not told
+    uint32_t index, of;                  // this worker's share: index of `of`
     tc_shard shard;
     uint32_t threads;
     int64_t pid;
@@ -40,7 +42,8 @@ typedef struct tc_worker_hello {
 typedef struct tc_expert_hub tc_expert_hub;
 
 typedef enum tc_hub_event_kind {
-    TC_HUB_WORKER_UP, // hello accepted: `worker`, `hello`; `reason`: why no memory could be shared, or empty
+    TC_HUB_WORKER_UP, // hello accepted: `worker`, `hello`, `address`, `local`; `reason`: why no memory could
+                      // be shared, or empty
     TC_HUB_WORKER_DOWN, // `worker`, `reason`; calls in flight on it will never be answered
     TC_HUB_RESULT,      // `worker`, `seq`, `sum` (tokens x hidden), `compute_us`
     TC_HUB_FAILURE,     // `worker`, `seq`, `reason`: the worker could not compute this call
@@ -59,13 +62,20 @@ typedef struct tc_hub_event {
     const int64_t *sum;
     uint64_t compute_us;
     tc_carrier carrier;
+    bool local;                     // WORKER_UP: on this host
+    char address[TC_ADDRESS_BYTES]; // WORKER_UP: host:port; empty for ipc
     char reason[256];
 } tc_hub_event;
 
-// Listens on url (ipc://... or tcp://...). Workers with another model hash or protocol version are turned
-// away.
+// Listens on url (ipc://..., tcp://...), or nowhere yet (NULL). Workers with another model hash or protocol
+// version are turned away.
 tc_status tc_expert_hub_open(const char *url, const char *model_hash, tc_expert_hub **ret, tc_error *e);
 void tc_expert_hub_close(tc_expert_hub *hub); // NULL is legal
+// Listens on a further address: tls+tcp://... with `tls`, for workers on other hosts. The files are read now.
+tc_status tc_expert_hub_listen(tc_expert_hub *hub, const char *url, const tc_tls *tls, tc_error *e);
+// From now on workers of another packed store are turned away too: the same model may be packed in two ways
+// that do not give the same numbers. Before the first tc_expert_hub_next.
+tc_status tc_expert_hub_require_store(tc_expert_hub *hub, const char *content_hash, tc_error *e);
 // From now on new workers are offered shared memory for calls of up to tokens_max tokens of `hidden` values
 // and pairs_max pairs; a call beyond that, or to a worker that could not attach, travels by nng. Sweeps away
 // what killed processes of this user left in shared memory. Once, before the first tc_expert_hub_next.
@@ -81,7 +91,8 @@ tc_status tc_expert_hub_call(tc_expert_hub *hub, uint32_t worker, uint64_t seq, 
                              tc_error *e);
 // Lends an idle worker's segment to a device for calls of up to `tokens` tokens, and takes it back (shm.h:
 // tc_shm_lend, tc_shm_reclaim). TC_UNSUPPORTED: it has none; what reclaim fails with cuts the worker off.
-tc_status tc_expert_hub_lend(tc_expert_hub *hub, uint32_t worker, uint32_t tokens, tc_shm **ret, tc_error *e);
+tc_status tc_expert_hub_lend(tc_expert_hub *hub, uint32_t worker, uint32_t tokens, uint64_t step,
+                             tc_shm **ret, tc_error *e);
 tc_status tc_expert_hub_reclaim(tc_expert_hub *hub, uint32_t worker, uint64_t last, tc_error *e);
 // Cuts a worker off (it lied, or missed its deadline). A TC_HUB_WORKER_DOWN follows.
 void tc_expert_hub_drop(tc_expert_hub *hub, uint32_t worker, const char *reason);
@@ -96,6 +107,7 @@ typedef enum tc_peer_event_kind {
     TC_PEER_WELCOME,  // the hub took us in: `carrier`; `reason`: why an offer of shared memory was not taken
     TC_PEER_REJECTED, // `reason`
     TC_PEER_CALL,     // `seq`, `call` (pointers valid until the next tc_expert_peer_next)
+    TC_PEER_UNREACHABLE, // `reason`: nobody answers, or TLS fails; told when it changes. Dialling goes on
     TC_PEER_LOST,     // the hub is gone; dialling goes on in the background, a new hello is sent on reconnect
     TC_PEER_BAD_CALL, // `seq`, `reason`: the message could not be understood; a failure was already sent
 } tc_peer_event_kind;
@@ -108,8 +120,9 @@ typedef struct tc_peer_event {
     char reason[256];
 } tc_peer_event;
 
-tc_status tc_expert_peer_open(const char *url, const tc_worker_hello *hello, tc_expert_peer **ret,
-                              tc_error *e);
+// tls: for tls+tcp://..., which is never left for anything less. NULL elsewhere.
+tc_status tc_expert_peer_open(const char *url, const tc_tls *tls, const tc_worker_hello *hello,
+                              tc_expert_peer **ret, tc_error *e);
 void tc_expert_peer_close(tc_expert_peer *peer);
 tc_status tc_expert_peer_next(tc_expert_peer *peer, uint64_t timeout_us, tc_peer_event *ret);
 // How long tc_expert_peer_next spins for a call in shared memory before it sleeps (default 0).

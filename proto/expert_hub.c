@@ -18,7 +18,8 @@
 #include <string.h>
 
 // A ring may be missed when its worker dies between its store and the ring: the hub looks again by itself.
-enum { BELL_WAIT_US = 1000000 };
+enum { BELL_WAIT_US = 1000000, REFUSAL_EVERY_US = 1000000 };
+_Static_assert((int)TC_ADDRESS_BYTES == (int)TC_LINK_ADDRESS_BYTES, "an address fits an event");
 
 typedef struct hub_worker {
     uint32_t id, pipe; // id 0: free place
@@ -33,7 +34,8 @@ typedef struct hub_worker {
 
 struct tc_expert_hub {
     tc_link *link;
-    char model_hash[33];
+    char model_hash[33], store_hash[33]; // store_hash empty: any
+    uint64_t told_refusal_us;            // when a failed handshake was last told
     uint32_t next_id;
     hub_worker workers[TC_WORKERS_MAX];
     tc_link_message *held; // whose sum the last event points into
@@ -51,12 +53,24 @@ tc_status tc_expert_hub_open(const char *url, const char *model_hash, tc_expert_
     if (!hub) return tc_fail(e, TC_NOMEM, "expert hub: out of memory");
     memcpy(hub->model_hash, model_hash, sizeof hub->model_hash);
     hub->next_id = 1;
-    tc_status status = tc_link_open(TC_LINK_LISTEN, url, &hub->link, e);
+    tc_status status = tc_link_open(TC_LINK_LISTEN, url, NULL, &hub->link, e);
     if (status != TC_OK) {
         free(hub);
         return status;
     }
     *ret = hub;
+    return TC_OK;
+}
+
+tc_status tc_expert_hub_listen(tc_expert_hub *hub, const char *url, const tc_tls *tls, tc_error *e)
+{
+    return tc_link_listen(hub->link, url, tls, e);
+}
+
+tc_status tc_expert_hub_require_store(tc_expert_hub *hub, const char *content_hash, tc_error *e)
+{
+    if (strlen(content_hash) != 32) return tc_fail(e, TC_ARGUMENT, "store hash must have 32 digits");
+    memcpy(hub->store_hash, content_hash, sizeof hub->store_hash);
     return TC_OK;
 }
 
@@ -172,12 +186,13 @@ static bool turn_away(tc_expert_hub *hub, uint32_t pipe, const char *reason, tc_
 
 // Makes the worker's segment and packs a welcome that offers it; without an offer if there is none.
 // *ret_reason is why none could be made.
-static tc_status pack_welcome(tc_expert_hub *hub, tc_shm **ret_shm, tc_wire_header *ret, char ret_reason[256])
+static tc_status pack_welcome(tc_expert_hub *hub, bool local, tc_shm **ret_shm, tc_wire_header *ret,
+                              char ret_reason[256])
 {
     tc_error error;
     tc_shm *shm = NULL;
     ret_reason[0] = 0;
-    if (hub->bell && tc_shm_create(&hub->shm_options, &shm, &error) != TC_OK)
+    if (hub->bell && local && tc_shm_create(&hub->shm_options, &shm, &error) != TC_OK)
         tc_wire_reason(error.text, ret_reason);
     *ret_shm = shm;
     if (!shm) return tc_expert_pack_welcome(ret, NULL);
@@ -205,6 +220,14 @@ static bool take_hello(tc_expert_hub *hub, uint32_t pipe, const tc_worker_hello 
                  hub->model_hash);
         return turn_away(hub, pipe, reason, ret);
     }
+    if (*hub->store_hash && strcmp(hello->store_hash, hub->store_hash) != 0) {
+        snprintf(
+            reason, sizeof reason,
+            "worker computes from the packed store %s, this core from %s: packed from other files, or in "
+            "another way (--quantise)",
+            *hello->store_hash ? hello->store_hash : "(not told)", hub->store_hash);
+        return turn_away(hub, pipe, reason, ret);
+    }
     for (uint32_t i = 0; i < TC_WORKERS_MAX && !place; i++)
         if (hub->workers[i].id == 0) place = &hub->workers[i];
     if (!place) {
@@ -212,7 +235,9 @@ static bool take_hello(tc_expert_hub *hub, uint32_t pipe, const tc_worker_hello 
         return turn_away(hub, pipe, reason, ret);
     }
     tc_shm *shm;
-    if (pack_welcome(hub, &shm, &header, reason) != TC_OK || send_header(hub, pipe, &header) != TC_OK) {
+    ret->local = tc_link_peer(hub->link, pipe, ret->address);
+    if (pack_welcome(hub, ret->local, &shm, &header, reason) != TC_OK ||
+        send_header(hub, pipe, &header) != TC_OK) {
         tc_shm_close(shm);
         tc_link_cut(hub->link, pipe);
         return false;
@@ -332,10 +357,25 @@ static bool take_message(tc_expert_hub *hub, uint32_t pipe, tc_link_message *mes
     }
 }
 
+// A stranger whose handshake failed. Told at most once a second: strangers come as often as they like.
+static bool take_refused(tc_expert_hub *hub, const tc_link_item *item, tc_hub_event *ret)
+{
+    char address[TC_LINK_ADDRESS_BYTES];
+    uint64_t now_us = tc_now_us();
+    if (strncmp(item->reason, "TLS:", 4) != 0 ||
+        (hub->told_refusal_us && now_us - hub->told_refusal_us < REFUSAL_EVERY_US))
+        return false;
+    hub->told_refusal_us = now_us;
+    tc_link_peer(hub->link, item->pipe, address);
+    ret->kind = TC_HUB_REJECTED;
+    snprintf(ret->reason, sizeof ret->reason, "%s: %s", address, item->reason);
+    return true;
+}
+
 static bool take_down(tc_expert_hub *hub, const tc_link_item *item, tc_hub_event *ret)
 {
     hub_worker *worker = worker_of_pipe(hub, item->pipe);
-    if (!worker) return false;
+    if (!worker) return take_refused(hub, item, ret);
     ret->kind = TC_HUB_WORKER_DOWN;
     ret->worker = worker->id;
     tc_wire_reason(worker->cut ? worker->reason : item->reason, ret->reason);
@@ -477,14 +517,15 @@ tc_status tc_expert_hub_call(tc_expert_hub *hub, uint32_t id, uint64_t seq, cons
     return TC_OK;
 }
 
-tc_status tc_expert_hub_lend(tc_expert_hub *hub, uint32_t id, uint32_t tokens, tc_shm **ret, tc_error *e)
+tc_status tc_expert_hub_lend(tc_expert_hub *hub, uint32_t id, uint32_t tokens, uint64_t step, tc_shm **ret,
+                             tc_error *e)
 {
     hub_worker *worker = worker_of_id(hub, id);
     if (!worker || worker->cut) return tc_fail(e, TC_CLOSED, "worker %u is gone", id);
     if (worker->busy) return tc_fail(e, TC_BUSY, "worker %u computes a call", id);
     if (!worker->shared || tokens > hub->shm_options.tokens_max)
         return tc_fail(e, TC_UNSUPPORTED, "worker %u has no memory for it", id);
-    TC_TRY(tc_shm_lend(worker->shm, tokens, e));
+    TC_TRY(tc_shm_lend(worker->shm, tokens, step, e));
     *ret = worker->shm;
     return TC_OK;
 }

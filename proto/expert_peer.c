@@ -22,8 +22,9 @@ struct tc_expert_peer {
     tc_worker_hello hello;
     uint32_t pipe; // 0: not connected
     bool welcome, rejected;
-    tc_link_message *held;  // the call taken last
-    tc_link_message *reply; // begun by tc_expert_peer_sum
+    char told[TC_WIRE_REASON_BYTES]; // why there is no hub, as it was told last
+    tc_link_message *held;           // the call taken last
+    tc_link_message *reply;          // begun by tc_expert_peer_sum
     tc_wire_header reply_header;
     uint32_t reply_tokens, reply_hidden;
     uint64_t spin_us;
@@ -73,14 +74,15 @@ static tc_status enter_shm(tc_expert_peer *peer, const tc_expert_offer *offer, t
     return status;
 }
 
-tc_status tc_expert_peer_open(const char *url, const tc_worker_hello *hello, tc_expert_peer **ret,
-                              tc_error *e)
+tc_status tc_expert_peer_open(const char *url, const tc_tls *tls, const tc_worker_hello *hello,
+                              tc_expert_peer **ret, tc_error *e)
 {
     tc_expert_peer *peer = calloc(1, sizeof *peer);
     if (!peer) return tc_fail(e, TC_NOMEM, "expert peer: out of memory");
     peer->hello = *hello;
     peer->hello.model_hash[sizeof peer->hello.model_hash - 1] = 0;
-    tc_status status = tc_link_open(TC_LINK_DIAL, url, &peer->link, e);
+    peer->hello.store_hash[sizeof peer->hello.store_hash - 1] = 0;
+    tc_status status = tc_link_open(TC_LINK_DIAL, url, tls, &peer->link, e);
     if (status != TC_OK) {
         free(peer);
         return status;
@@ -178,6 +180,7 @@ static bool take_message(tc_expert_peer *peer, tc_link_message *message, tc_peer
     }
     if (status == TC_OK && m.kind == TC_EXPERT_WELCOME && !peer->welcome) {
         peer->welcome = true;
+        peer->told[0] = 0;
         tc_link_trust(peer->link, peer->pipe);
         ret->kind = TC_PEER_WELCOME;
         take_offer(peer, &m.offer, ret);
@@ -200,9 +203,20 @@ static bool take_message(tc_expert_peer *peer, tc_link_message *message, tc_peer
     return false;
 }
 
+static bool tell_unreachable(tc_expert_peer *peer, const char *reason, tc_peer_event *ret)
+{
+    if (peer->rejected || strcmp(peer->told, reason) == 0) return false;
+    tc_wire_reason(reason, peer->told);
+    ret->kind = TC_PEER_UNREACHABLE;
+    tc_wire_reason(reason, ret->reason);
+    return true;
+}
+
 static bool take_item(tc_expert_peer *peer, const tc_link_item *item, tc_peer_event *ret)
 {
     switch (item->kind) {
+    case TC_LINK_FAILED:
+        return tell_unreachable(peer, item->reason, ret);
     case TC_LINK_UP:
         peer->pipe = item->pipe;
         peer->welcome = false;
@@ -214,9 +228,10 @@ static bool take_item(tc_expert_peer *peer, const tc_link_item *item, tc_peer_ev
         peer->pipe = 0;
         peer->welcome = false;
         leave_shm(peer);
+        if (!was_welcome) return tell_unreachable(peer, item->reason, ret);
         ret->kind = TC_PEER_LOST;
         tc_wire_reason(item->reason, ret->reason);
-        return was_welcome;
+        return true;
     }
     default:
         return take_message(peer, item->message, ret);

@@ -28,6 +28,7 @@ tc_status tc_expert_pack_hello(const tc_worker_hello *hello, tc_wire_header *ret
     TcPb__WorkerHello m = TC_PB__WORKER_HELLO__INIT;
     m.protocol_version = hello->protocol_version;
     m.model_hash = (char *)hello->model_hash;
+    m.store_hash = (char *)hello->store_hash;
     m.index = hello->index;
     m.of = hello->of;
     m.shard = hello->shard;
@@ -135,6 +136,7 @@ tc_status tc_expert_pack_call(uint64_t seq, const tc_expert_call *call, tc_wire_
     m.tokens = call->tokens;
     m.hidden = call->hidden;
     m.pair_count = call->pair_count;
+    m.step = call->step;
     return pack_hub(TC_PB__HUB_MESSAGE__KIND_CALL, &m, ret, e);
 }
 
@@ -175,6 +177,8 @@ static tc_status unpack_hello(const TcPb__WorkerHello *m, const tc_frame *frame,
     if (m->protocol_version != TC_EXPERT_PROTOCOL_VERSION) return TC_OK; // only the version is understood
     TC_TRY(no_payload(frame, "hello", e));
     if (!is_hash(m->model_hash)) return tc_fail(e, TC_FORMAT, "hello with a model hash that is none");
+    if (*m->store_hash && !is_hash(m->store_hash))
+        return tc_fail(e, TC_FORMAT, "hello with a store hash that is none");
     if (m->of == 0 || m->of > TC_WORKERS_MAX || m->index >= m->of)
         return tc_fail(e, TC_FORMAT, "hello of worker %u of %u", m->index, m->of);
     if (m->shard != TC_SHARD_PARTITION && m->shard != TC_SHARD_SLICE)
@@ -182,6 +186,7 @@ static tc_status unpack_hello(const TcPb__WorkerHello *m, const tc_frame *frame,
     if (m->threads == 0 || m->threads > TC_TEAM_THREADS_MAX)
         return tc_fail(e, TC_FORMAT, "hello with %u threads", m->threads);
     memcpy(hello->model_hash, m->model_hash, sizeof hello->model_hash);
+    if (*m->store_hash) memcpy(hello->store_hash, m->store_hash, sizeof hello->store_hash);
     hello->index = m->index;
     hello->of = m->of;
     hello->shard = (tc_shard)m->shard;
@@ -238,7 +243,8 @@ static tc_status unpack_call(const TcPb__ExpertCall *m, const tc_frame *frame, t
                            .precision = m->precision <= TC_FAST ? (tc_precision)m->precision : TC_FAST,
                            .tokens = m->tokens,
                            .hidden = m->hidden,
-                           .pair_count = m->pair_count};
+                           .pair_count = m->pair_count,
+                           .step = m->step};
     ret->seq = m->seq;
     if (m->precision > TC_FAST)
         return tc_fail(e, TC_ARGUMENT, "call with unknown precision %u", m->precision);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: one listening or dialling address, its connections ("pipes"), and the bounded queues before and
-// behind them. nng's own threads only fill and empty the queues; everything else happens in the one thread
-// that calls. Refuses: to know what a message says; a message longer than the limit, or not a message at all:
-// the pipe is cut.
+// Owns: an address that is dialled, or some that are listened on, the connections ("pipes"), and the bounded
+// queues before and behind them. nng's own threads only fill and empty the queues; everything else happens in
+// the one thread that calls. Refuses: to know what a message says; a message longer than the limit, or not a
+// message at all: the pipe is cut.
 //
 //   receive callback -> [in queue] -> tc_link_next   full: no further receive is posted, so the peers are
 //   slowed tc_link_send -> [out queue of the pipe] -> send  full: TC_BUSY, or wait up to a deadline pipes
@@ -16,6 +16,7 @@
 #pragma once
 
 #include "common/base/status.h"
+#include "proto/tls.h"
 #include "proto/wire.h"
 #include <stdint.h>
 
@@ -34,23 +35,35 @@ enum {
     TC_LINK_SILENT_MS_MAX = 3000, // from connecting to the first message, or from rejection to hanging up
     TC_LINK_REDIAL_MS_MIN = 50,   // doubles with each attempt that did not end in trust
     TC_LINK_REDIAL_MS_MAX = 1000,
+    TC_LINK_BEAT_MS = 500,     // a network connection with nothing to say sends an empty frame each
+    TC_LINK_DEAD_MS = 3000,    // ... and is given up when nothing came for so long
+    TC_LINK_ADDRESSES_MAX = 2, // of one listener
+    TC_LINK_ADDRESS_BYTES = 64,
     TC_LINK_PREFIX_BYTES = 8,   // before each frame: magic, bytes of the frame
     TC_LINK_MAGIC = 0x314d4354, // "TCM1"
 };
 
-typedef enum tc_link_item_kind { TC_LINK_MESSAGE, TC_LINK_UP, TC_LINK_DOWN } tc_link_item_kind;
+typedef enum tc_link_item_kind {
+    TC_LINK_MESSAGE,
+    TC_LINK_UP,
+    TC_LINK_DOWN,
+    TC_LINK_FAILED, // nobody answers where we dial: `reason`, told when it changes; dialling goes on
+} tc_link_item_kind;
 
 typedef struct tc_link tc_link;
 typedef struct tc_link_message tc_link_message;
 
 typedef struct tc_link_item {
     tc_link_item_kind kind;
-    uint32_t pipe;            // never 0, never used twice while the link lives
+    uint32_t pipe;            // never 0 (but for FAILED), never used twice while the link lives
     tc_link_message *message; // MESSAGE: the receiver's, tc_link_message_free
-    const char *reason;       // DOWN: static text
+    const char *reason;       // DOWN, FAILED: static text
 } tc_link_item;
 
-tc_status tc_link_open(tc_link_kind kind, const char *url, tc_link **ret, tc_error *e);
+// url NULL: a listener whose addresses are added later. tls: for tls+tcp://, which needs it; it is read once.
+tc_status tc_link_open(tc_link_kind kind, const char *url, const tc_tls *tls, tc_link **ret, tc_error *e);
+// A further address.
+tc_status tc_link_listen(tc_link *link, const char *url, const tc_tls *tls, tc_error *e);
 void tc_link_close(tc_link *link); // NULL is legal
 // Readable while items wait; may be readable once with none. Do not read it.
 int tc_link_fd(const tc_link *link);
@@ -67,6 +80,8 @@ bool tc_link_ready(const tc_link *link);
 typedef void tc_link_arrival(void *arg);
 void tc_link_set_arrival(tc_link *link, tc_link_arrival *arrival, void *arg);
 
+// Is the peer on this host (ipc, or the loopback interface)? Its "host:port", empty for ipc.
+bool tc_link_peer(tc_link *link, uint32_t pipe, char ret_address[TC_LINK_ADDRESS_BYTES]);
 void tc_link_trust(tc_link *link, uint32_t pipe);
 void tc_link_reject(tc_link *link,
                     uint32_t pipe);             // hangs up after TC_LINK_SILENT_MS_MAX: a last word arrives

@@ -17,7 +17,7 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the segment's fields are little-endian");
 _Static_assert(sizeof(tc_shm_header) <= TC_SHM_LINE_BYTES, "header");
-_Static_assert(sizeof(tc_shm_request_record) == 40, "request");
+_Static_assert(sizeof(tc_shm_request_record) == 48, "request");
 _Static_assert(sizeof(tc_shm_reply_record) == 2 * TC_SHM_LINE_BYTES, "reply");
 _Static_assert(TC_SHM_REPLY_AT + sizeof(tc_shm_reply_record) <= TC_SHM_PAGE_BYTES, "control page");
 _Static_assert(sizeof(tc_expert_pair) == 12 && sizeof(float) == 4, "pairs");
@@ -329,7 +329,8 @@ static void write_request(tc_shm *shm, uint64_t seq, const tc_expert_call *call)
                                     .precision = (uint32_t)call->precision,
                                     .tokens = call->tokens,
                                     .hidden = call->hidden,
-                                    .pair_count = call->pair_count};
+                                    .pair_count = call->pair_count,
+                                    .step = call->step};
     memcpy(shm->memory + TC_SHM_REQUEST_AT, &record, sizeof record);
 }
 
@@ -419,13 +420,14 @@ const tc_shm_header *tc_shm_layout(const tc_shm *shm)
     return &shm->layout;
 }
 
-tc_status tc_shm_lend(tc_shm *shm, uint32_t tokens, tc_error *e)
+tc_status tc_shm_lend(tc_shm *shm, uint32_t tokens, uint64_t step, tc_error *e)
 {
     if (shm->role != ROLE_HUB) return wrong_side(e);
     if (tc_shm_aborted(shm)) return closed(e);
     if (shm->under_way)
         return tc_fail(e, TC_BUSY, "call %llu is not answered yet", (unsigned long long)shm->under_way);
     TC_TRY(take_memory(shm, tokens, e));
+    memcpy(shm->memory + TC_SHM_REQUEST_AT + offsetof(tc_shm_request_record, step), &step, sizeof step);
     tc_shm_nudge(shm);
     return TC_OK;
 }
@@ -487,7 +489,8 @@ static tc_status read_call(tc_shm *shm, uint64_t seq, tc_expert_call *ret, tc_er
                            .hidden = r.hidden,
                            .x = tc_shm_x(shm),
                            .pair_count = r.pair_count,
-                           .pairs = shm->pairs};
+                           .pairs = shm->pairs,
+                           .step = r.step};
     TC_TRY(check_scalars(shm, &call, TC_PEER, e));
     // The hub took it before it published: this only maps it here. A hub that lied meets the same limit.
     if (take_memory(shm, call.tokens, e) != TC_OK)

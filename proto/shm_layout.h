@@ -23,7 +23,7 @@
 #endif
 
 enum {
-    TC_SHM_VERSION = 1,
+    TC_SHM_VERSION = 2,
     TC_SHM_LINE_BYTES = 128,
     TC_SHM_PAGE_BYTES = 4096,
     TC_SHM_REASON_BYTES = 224,
@@ -49,6 +49,7 @@ typedef struct tc_shm_request_record {
     uint64_t seq; // as in the flag
     uint32_t layer, unit_begin, unit_end, precision;
     uint32_t tokens, hidden, pair_count, reserved;
+    uint64_t step; // for logs and traces only; a device that posts leaves it as tc_shm_lend wrote it
 } tc_shm_request_record;
 
 typedef struct tc_shm_reply_record {

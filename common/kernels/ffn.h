@@ -30,6 +30,7 @@ typedef struct tc_expert_call {
     const float *x;              // [tokens][hidden]
     uint32_t pair_count;         // <= tokens * TC_TOP_K_MAX
     const tc_expert_pair *pairs; // sorted by (expert, token), no duplicates
+    uint64_t step;               // of the core that asks, for logs and traces only; 0: none
 } tc_expert_call;
 
 typedef struct tc_ffn tc_ffn;

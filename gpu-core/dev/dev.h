@@ -33,6 +33,7 @@ typedef struct tc_batch {
     const uint32_t *position; // [tokens] position in its session
     const uint32_t *segment;  // [tokens] index of its segment
     const tc_segment *segment_list;
+    uint64_t step; // the scheduler's number of it, for logs and traces
 } tc_batch;
 
 // How keys and values are kept. F16 saturates at +-65504 and is converted where it is read.

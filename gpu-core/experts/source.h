@@ -53,6 +53,7 @@ typedef struct tc_source_ops {
 
 struct tc_expert_source {
     const tc_source_ops *ops;
+    uint64_t step; // which one calls are for: set by the forward pass, told to workers for logs and traces
 };
 
 // Computes on the core's own team: the oracle, and the all-in-one mode.

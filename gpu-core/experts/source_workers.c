@@ -398,7 +398,7 @@ static bool lend_one(source_workers *s, uint32_t index, uint32_t tokens, tc_lent
     tc_error error;
     tc_shm *shm;
     worker *w = owner_of(s, index);
-    if (!w || tc_expert_hub_lend(s->hub, w->id, tokens, &shm, &error) != TC_OK) return false;
+    if (!w || tc_expert_hub_lend(s->hub, w->id, tokens, s->source.step, &shm, &error) != TC_OK) return false;
     const tc_shm_header *layout = tc_shm_layout(shm);
     *ret = (tc_lent_mailbox){
         .id = w->id, .x_at = layout->x_at, .pairs_at = layout->pairs_at, .sum_at = layout->sum_at};

@@ -128,6 +128,7 @@ static tc_status run_layer(tc_forward *f, uint32_t index, uint32_t n, int32_t *c
 
 tc_status tc_forward_run(tc_forward *f, const tc_batch *batch, int32_t *chosen, tc_error *e)
 {
+    f->source->step = batch->step;
     if (f->dev->queue) return tc_forward_run_queued(f, batch, chosen, e);
     f->dev->ops->batch_begin(f->dev, batch);
     f->dev->ops->embed(f->dev, &f->weights->embed, f->x, f->desc->hidden);

@@ -101,6 +101,7 @@ tc_status tc_forward_mlp(tc_forward *f, const tc_layer_weights *layer, uint32_t 
         .x = f->normed,
         .pair_count = n * desc->top_k,
         .pairs = f->pairs,
+        .step = f->source->step,
     };
     TC_TRY(f->source->ops->post(f->source, &call, e));
     if (desc->shared_width) {

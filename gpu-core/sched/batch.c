@@ -58,7 +58,7 @@ static uint32_t list_prompts(tc_sched *s, request *ret[TC_BATCH_SEGMENTS_MAX])
 void tc_sched_build(tc_sched *s)
 {
     request *prompts[TC_BATCH_SEGMENTS_MAX];
-    s->batch = (tc_batch){0, 0, s->ids, s->position, s->segment, s->segments};
+    s->batch = (tc_batch){0, 0, s->ids, s->position, s->segment, s->segments, s->total.steps + 1};
     for (uint32_t i = 0; i < s->count && s->batch.segments < TC_BATCH_SEGMENTS_MAX; i++)
         if (s->requests[i]->state == REQUEST_DECODE && !s->requests[i]->held)
             add_segment(s, s->requests[i], 1);

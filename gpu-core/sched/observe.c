@@ -42,12 +42,28 @@ void tc_sched_note_end(const tc_sched *s, const request *r, const char *outcome,
                  (now - r->arrived_us) / 1000);
 }
 
-void tc_sched_note_step(tc_sched *s, uint64_t begin_us, uint64_t end_us, uint32_t tokens, uint32_t segments)
+void tc_sched_name_step(const tc_sched *s, char ret[TC_STEP_REQUESTS_BYTES])
+{
+    char scratch[32];
+    size_t used = 0;
+    ret[0] = 0;
+    for (uint32_t i = 0; i < s->batch.segments; i++) {
+        const char *name = name_of(s->owner[i], scratch);
+        size_t n = strlen(name) + (used > 0);
+        if (used + n >= TC_STEP_REQUESTS_BYTES) return;
+        used += (size_t)snprintf(ret + used, TC_STEP_REQUESTS_BYTES - used, "%s%s", used ? " " : "", name);
+    }
+}
+
+void tc_sched_note_step(tc_sched *s, uint64_t begin_us, uint64_t end_us, uint32_t tokens, uint32_t segments,
+                        const char *requests)
 {
     tc_histogram_add(&s->detail.step, end_us - begin_us);
     if (tc_trace_on)
-        tc_trace_span("step", begin_us, end_us, "\"tokens\":%u,\"sequences\":%u,\"answers\":%u", tokens,
-                      segments, s->decoding);
+        tc_trace_span("step", begin_us, end_us,
+                      "\"step\":%" PRIu64
+                      ",\"tokens\":%u,\"sequences\":%u,\"answers\":%u,\"requests\":\"%s\"",
+                      s->batch.step, tokens, segments, s->decoding, requests);
 }
 
 void tc_sched_fill_detail(tc_sched *s, const tc_source_stats *source)

@@ -2,6 +2,7 @@
 // Owns: the step: commands in, one batch through the model, and what follows it (sampling, stop conditions,
 // choices that begin with the first one's past, reports).
 #include "common/base/clock.h"
+#include "common/base/trace.h"
 #include "gpu-core/sched/sched_impl.h"
 
 #include <stdio.h>
@@ -349,6 +350,8 @@ static void run_batch(tc_sched *s)
     bool note = s->o.placement;
     uint64_t start = tc_sched_now(s), start_ns = tc_now_ns();
     uint32_t tokens = s->batch.tokens, segments = s->batch.segments;
+    char requests[TC_STEP_REQUESTS_BYTES] = "";
+    if (tc_trace_on) tc_sched_name_step(s, requests);
     for (uint32_t i = 0; i < s->batch.segments; i++) note |= s->owner[i]->ask.want_experts;
     tc_placement_begin(s->o.placement);
     tc_mem_guard_begin(); // a step allocates nothing
@@ -363,7 +366,7 @@ static void run_batch(tc_sched *s)
     tc_sched_learn(s, end - start);
     s->total.steps++;
     s->total.step_us_total += end - start;
-    tc_sched_note_step(s, start, end, tokens, segments);
+    tc_sched_note_step(s, start, end, tokens, segments, requests);
 }
 
 static bool anyone_decodes(const tc_sched *s)

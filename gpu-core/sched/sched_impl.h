@@ -114,5 +114,9 @@ uint32_t tc_sched_next_border(const tc_sched *s,
 
 // observe.c
 void tc_sched_note_end(const tc_sched *s, const request *r, const char *outcome, bool warning);
-void tc_sched_note_step(tc_sched *s, uint64_t begin_us, uint64_t end_us, uint32_t tokens, uint32_t segments);
+void tc_sched_note_step(tc_sched *s, uint64_t begin_us, uint64_t end_us, uint32_t tokens, uint32_t segments,
+                        const char *requests);
+// Whose step it is, before it runs: "a b c", cut to fit. Workers tell the step's number only.
+enum { TC_STEP_REQUESTS_BYTES = 256 };
+void tc_sched_name_step(const tc_sched *s, char ret[TC_STEP_REQUESTS_BYTES]);
 void tc_sched_fill_detail(tc_sched *s, const tc_source_stats *source);

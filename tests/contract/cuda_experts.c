@@ -208,7 +208,7 @@ static uint32_t run(fixture *f, uint32_t n, on_device *d)
                      .weight = take(f, pairs * 4, f->weight),
                      .expert = take(f, pairs * 4, f->expert),
                      .sum = take(f, row * 8, NULL)};
-    if (tc_shm_lend(f->hub, n, &e) != TC_OK) tc_shm_nudge(f->hub);
+    if (tc_shm_lend(f->hub, n, 0, &e) != TC_OK) tc_shm_nudge(f->hub);
     f->dev->ops->batch_begin(f->dev, &batch);
     // the add keeps what combine starts from: nothing
     f->dev->ops->add(f->dev, d->y, d->y, n, f->info->hidden, NULL, NULL);

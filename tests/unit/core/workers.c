@@ -99,7 +99,8 @@ static struct {
     tc_status reclaim;
 } lending;
 
-tc_status tc_expert_hub_lend(tc_expert_hub *hub, uint32_t worker, uint32_t tokens, tc_shm **ret, tc_error *e)
+tc_status tc_expert_hub_lend(tc_expert_hub *hub, uint32_t worker, uint32_t tokens, uint64_t step,
+                             tc_shm **ret, tc_error *e)
 {
     for (uint32_t i = 0; i < hub->count; i++)
         if (hub->workers[i].up && hub->workers[i].id == worker && !hub->workers[i].busy && tokens <= TOKENS) {

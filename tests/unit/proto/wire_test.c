@@ -79,6 +79,7 @@ static tc_worker_hello good_hello(void)
 {
     return (tc_worker_hello){.protocol_version = TC_EXPERT_PROTOCOL_VERSION,
                              .model_hash = HASH_A,
+                             .store_hash = HASH_B,
                              .index = 1,
                              .of = 2,
                              .shard = TC_SHARD_SLICE,
@@ -96,6 +97,7 @@ static void hellos(void **state)
     assert_int_equal(tc_expert_unpack(message, assemble(&header, 0), true, &m, NULL), TC_OK);
     assert_int_equal(m.kind, TC_EXPERT_HELLO);
     assert_memory_equal(&m.hello.model_hash, HASH_A, 33);
+    assert_memory_equal(&m.hello.store_hash, HASH_B, 33);
     assert_int_equal(m.hello.index, 1);
     assert_int_equal(m.hello.of, 2);
     assert_int_equal(m.hello.shard, TC_SHARD_SLICE);
@@ -103,7 +105,7 @@ static void hellos(void **state)
     assert_int_equal(m.hello.pid, 4711);
     assert_true(m.hello.resident_bytes == 1ull << 40);
 
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 10; i++) {
         hello = good_hello();
         switch (i) {
         case 0:
@@ -130,6 +132,12 @@ static void hellos(void **state)
         case 7:
             hello.model_hash[5] = 'G';
             break;
+        case 8:
+            hello.store_hash[31] = 0;
+            break;
+        case 9:
+            hello.store_hash[5] = 'G';
+            break;
         }
         assert_int_equal(tc_expert_pack_hello(&hello, &header, NULL), TC_OK);
         assert_int_equal(tc_expert_unpack(message, assemble(&header, 0), true, &m, NULL), TC_FORMAT);
@@ -139,6 +147,7 @@ static void hellos(void **state)
     assert_int_equal(tc_expert_unpack(message, assemble(&header, 1), true, &m, NULL), TC_FORMAT); // payload
     assert_int_equal(tc_expert_unpack(message, assemble(&header, 0), false, &m, NULL),
                      TC_FORMAT); // wrong direction
+    hello.store_hash[0] = 0;     // not told
     hello.of = TC_WORKERS_MAX;
     hello.threads = TC_TEAM_THREADS_MAX;
     assert_int_equal(tc_expert_pack_hello(&hello, &header, NULL), TC_OK);
@@ -153,7 +162,8 @@ static void calls(void **state)
                                         .precision = TC_FAST,
                                         .tokens = 2,
                                         .hidden = 8,
-                                        .pair_count = 3};
+                                        .pair_count = 3,
+                                        .step = UINT64_MAX};
     enum { GOOD, NOT_SENT, NOT_TAKEN };
     for (int i = 0; i < 16; i++) {
         tc_expert_call call = base;
@@ -226,6 +236,7 @@ static void calls(void **state)
         if (expect != GOOD) continue;
         assert_int_equal(m.call.tokens, call.tokens);
         assert_int_equal(m.call.pair_count, call.pair_count);
+        assert_true(m.call.step == UINT64_MAX);
         assert_ptr_equal(m.call.pairs, m.call.x + (size_t)call.tokens * call.hidden);
     }
 }
