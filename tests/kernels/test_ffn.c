@@ -215,7 +215,7 @@ static bool make_ffn(const fixture *f, int kind, uint32_t threads, tc_ffn **ret)
 }
 
 // Both ways of spreading a call (few tokens, many), on both sides of the border between them.
-static const uint32_t token_counts[] = {1, 2, 3, 4, 5, 8, TOKENS_MAX};
+static const uint32_t token_counts[] = {1, 2, 3, 4, 5, 8, 16, 17, TOKENS_MAX};
 
 static void values_are_right_for_any_team(void **state)
 {

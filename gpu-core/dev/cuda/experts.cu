@@ -276,7 +276,7 @@ __global__ void __launch_bounds__(TILE_THREADS)
 }
 
 // A slice is 8 panels of hidden. The parts of the units are added in fixed point before they leave.
-__global__ void __launch_bounds__(TILE_THREADS)
+__global__ void __launch_bounds__(TILE_THREADS, 2)
     grouped_down_kernel(tc_gpu_tables tables, const __grid_constant__ tc_gpu_grouped a)
 {
     __shared__ __align__(16) tile_memory<TILE_TOKENS> memory;
@@ -323,7 +323,7 @@ __global__ void __launch_bounds__(TILE_THREADS)
 #pragma unroll
                 for (int b = 0; b < TILE_TOKENS / 8; b++) {
                     int d[4];
-                    if (b * 8 >= count) break;
+                    if (b % TILE_BESIDE == 0 && b * 8 >= count) break;
                     span_product(levels, memory.x[u & 1][b * 8 + g], lane, d);
 #pragma unroll
                     for (int i = 0; i < 4; i++) {

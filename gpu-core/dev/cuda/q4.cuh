@@ -34,10 +34,10 @@ static __device__ __forceinline__ uint32_t four_levels(uint32_t codes, const uin
 
 static __device__ __forceinline__ void mma_s8(int d[4], const uint32_t a[4], const uint32_t b[2])
 {
-    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-                 "{%0,%1,%2,%3};"
-                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
 // The words of one span that a lane needs: [k block][row g, row g + 8].
@@ -75,17 +75,18 @@ static __device__ __forceinline__ void span_product(const uint32_t a[2][4], cons
                                                     int d[4])
 {
     const uint32_t at = (lane & 3) * 8;
+    const uint2 h0 = *(const uint2 *)(row + at), h1 = *(const uint2 *)(row + 32 + at);
+    const uint2 l0 = *(const uint2 *)(row + 64 + at), l1 = *(const uint2 *)(row + 96 + at);
+    const uint32_t high0[2] = {h0.x, h0.y}, high1[2] = {h1.x, h1.y}, low0[2] = {l0.x, l0.y},
+                   low1[2] = {l1.x, l1.y};
+    int high[4] = {0, 0, 0, 0}; // two chains, neither of which waits for the other
     d[0] = d[1] = d[2] = d[3] = 0;
-    uint2 b0 = *(const uint2 *)(row + at), b1 = *(const uint2 *)(row + 32 + at);
-    uint32_t b[2] = {b0.x, b0.y}, c[2] = {b1.x, b1.y};
-    mma_s8(d, a[0], b);
-    mma_s8(d, a[1], c);
+    mma_s8(high, a[0], high0);
+    mma_s8(d, a[0], low0);
+    mma_s8(high, a[1], high1);
+    mma_s8(d, a[1], low1);
 #pragma unroll
-    for (int i = 0; i < 4; i++) d[i] <<= 4;
-    b0 = *(const uint2 *)(row + 64 + at), b1 = *(const uint2 *)(row + 96 + at);
-    b[0] = b0.x, b[1] = b0.y, c[0] = b1.x, c[1] = b1.y;
-    mma_s8(d, a[0], b);
-    mma_s8(d, a[1], c);
+    for (int i = 0; i < 4; i++) d[i] += high[i] * 16;
 }
 
 // A scale as it lies in memory, fetched early; and what it is worth.
@@ -198,7 +199,8 @@ static int launch_chained(void (*kernel)(P...), dim3 grid, dim3 block, size_t sh
         int device = 0, major = 0;
         cudaGetDevice(&device);
         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-        chains = major >= 9 && cudaFuncGetAttributes(&code, (const void *)kernel) == cudaSuccess && code.ptxVersion >= 90;
+        chains = major >= 9 && cudaFuncGetAttributes(&code, (const void *)kernel) == cudaSuccess &&
+                 code.ptxVersion >= 90;
     }
     cudaLaunchAttribute attribute[1];
     attribute[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;

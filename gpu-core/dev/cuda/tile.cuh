@@ -11,6 +11,7 @@ enum {
     TILE_THREADS = TILE_WARPS * 32,
     TILE_TOKENS = 64,
     TILE_TOKENS_WIDE = 128,
+    TILE_BESIDE = 4, // runs of 8 tokens whose products are under way together
     TILE_ROW_BYTES = 160
 };
 
@@ -97,15 +98,18 @@ static __device__ __forceinline__ void tile_multiply(tile_memory<T> &memory, con
             r1 = load_scale(m, row + 8, s + 1);
         }
 #pragma unroll
-        for (int b = 0; b < T / 8; b++) {
-            int d[4];
-            if (b * 8 >= count) break;
-            span_product(a, memory.x[s & 1][b * 8 + g], lane, d);
-            float x0 = memory.scale[s & 1][b * 8 + t2], x1 = memory.scale[s & 1][b * 8 + t2 + 1];
-            sums.v[b][0] = fmaf((float)d[0], __fmul_rn(scale0, x0), sums.v[b][0]);
-            sums.v[b][1] = fmaf((float)d[1], __fmul_rn(scale0, x1), sums.v[b][1]);
-            sums.v[b][2] = fmaf((float)d[2], __fmul_rn(scale1, x0), sums.v[b][2]);
-            sums.v[b][3] = fmaf((float)d[3], __fmul_rn(scale1, x1), sums.v[b][3]);
+        for (int b0 = 0; b0 < T / 8; b0 += TILE_BESIDE) {
+            if (b0 * 8 >= count) break; // past `count` there are zeros
+#pragma unroll
+            for (int b = b0; b < b0 + TILE_BESIDE; b++) {
+                int d[4];
+                span_product(a, memory.x[s & 1][b * 8 + g], lane, d);
+                const float2 x = *(const float2 *)&memory.scale[s & 1][b * 8 + t2];
+                sums.v[b][0] = fmaf((float)d[0], __fmul_rn(scale0, x.x), sums.v[b][0]);
+                sums.v[b][1] = fmaf((float)d[1], __fmul_rn(scale0, x.y), sums.v[b][1]);
+                sums.v[b][2] = fmaf((float)d[2], __fmul_rn(scale1, x.x), sums.v[b][2]);
+                sums.v[b][3] = fmaf((float)d[3], __fmul_rn(scale1, x.y), sums.v[b][3]);
+            }
         }
     }
 }

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: calls of many tokens: gate, up, SiLU for all (expert, unit), a barrier, then each member owns rows of
+// the output and walks all down matrices for them. Needs no sums of its own, however many tokens there are.
+#include "common/kernels/ffn_impl.h"
+
+#include <string.h>
+
+enum { PANELS_AN_ITEM = 4 };
+
+static void activations(tc_ffn *f, uint32_t member, uint32_t units)
+{
+    float **act = tc_ffn_member_rows(f, member, 0), **up = tc_ffn_member_rows(f, member, 1);
+    tc_rounded_row *rounded = f->member_rounded + (size_t)member * f->tokens_max;
+    uint32_t item;
+    for (uint32_t i = 0; i < f->tokens_max; i++) up[i] = tc_ffn_member_act(f, member, 1, i);
+    while (tc_ffn_take(f, 0, f->group_count * units, &item)) {
+        const tc_ffn_group *g = &f->groups[item / units];
+        tc_store_unit unit;
+        tc_ffn_get_unit(f, g->expert, f->call->unit_begin + item % units, &unit);
+        for (uint32_t i = 0; i < g->count; i++) {
+            act[i] = tc_ffn_pair_act(f, g->first + i, item % units);
+            rounded[i] = tc_ffn_act_rounded(f, g->first + i, item % units);
+        }
+        tc_ffn_gate_up(f, &unit, 0, tc_panels(unit.gate.rows), g, act, up);
+        tc_ffn_round_act(f, g, act, rounded);
+    }
+}
+
+// All experts' parts of panels [p0, p1) of the output.
+static void outputs(tc_ffn *f, uint32_t member, uint32_t units, uint32_t p0, uint32_t p1)
+{
+    const tc_expert_call *call = f->call;
+    const uint32_t hidden = f->info->hidden, begin = p0 * TC_PANEL_ROWS,
+                   end = p1 * TC_PANEL_ROWS < hidden ? p1 * TC_PANEL_ROWS : hidden;
+    float **act = tc_ffn_member_rows(f, member, 0);
+    int64_t **sums = f->sums + (size_t)member * f->tokens_max;
+    tc_rounded_row *rounded = f->member_rounded + (size_t)member * f->tokens_max;
+    for (uint32_t t = 0; t < call->tokens; t++)
+        memset(f->sum + (size_t)t * hidden + begin, 0, (end - begin) * sizeof *f->sum);
+    for (uint32_t n = 0; n < f->group_count * units; n++) {
+        const tc_ffn_group *g = &f->groups[n / units];
+        tc_store_unit unit;
+        tc_ffn_get_unit(f, g->expert, call->unit_begin + n % units, &unit);
+        for (uint32_t i = 0; i < g->count; i++) {
+            act[i] = tc_ffn_pair_act(f, g->first + i, n % units);
+            rounded[i] = tc_ffn_act_rounded(f, g->first + i, n % units);
+            sums[i] = f->sum + (size_t)call->pairs[g->first + i].token * hidden;
+        }
+        tc_ffn_down(f, &unit, p0, p1, g, act, rounded, sums);
+    }
+}
+
+void tc_ffn_phased_job(void *arg, uint32_t member)
+{
+    tc_ffn *f = arg;
+    const tc_expert_call *call = f->call;
+    const uint32_t units = call->unit_end - call->unit_begin, panels = tc_panels(f->info->hidden),
+                   ranges = (panels + PANELS_AN_ITEM - 1) / PANELS_AN_ITEM;
+    uint32_t item;
+    if (f->x_wants_rounded) {
+        uint32_t rows = f->x_by_pair ? call->pair_count : call->tokens;
+        while (tc_ffn_take(f, 2, rows, &item)) tc_ffn_round_x(f, item);
+        tc_team_barrier(f->team);
+    }
+    activations(f, member, units);
+    tc_team_barrier(f->team);
+    while (tc_ffn_take(f, 1, ranges, &item)) {
+        uint32_t p0 = item * PANELS_AN_ITEM, p1 = p0 + PANELS_AN_ITEM < panels ? p0 + PANELS_AN_ITEM : panels;
+        outputs(f, member, units, p0, p1);
+    }
+}
