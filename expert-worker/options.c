@@ -11,8 +11,11 @@ _Static_assert(TC_WORKERS_MAX == 64 && TC_TEAM_THREADS_MAX >= 256, "ranges of se
 
 static tc_status fault(const char *text, tc_worker_options *o, tc_error *e)
 {
-    static const char *const names[] = {"", "crash-after=", "stall-after=", "lie-after=", "nan-after="};
-    for (int i = 1; i < 5; i++) {
+    static const char *const names[TC_FAULTS] = {
+        [TC_FAULT_CRASH] = "crash-after=",  [TC_FAULT_STALL] = "stall-after=", [TC_FAULT_LIE] = "lie-after=",
+        [TC_FAULT_NAN] = "nan-after=",      [TC_FAULT_SLOW] = "slow-after=",   [TC_FAULT_ID] = "id-after=",
+        [TC_FAULT_REPLAY] = "replay-after="};
+    for (int i = 1; i < TC_FAULTS; i++) {
         size_t n = strlen(names[i]);
         char *end;
         if (strncmp(text, names[i], n) != 0) continue;
@@ -21,7 +24,7 @@ static tc_status fault(const char *text, tc_worker_options *o, tc_error *e)
         o->fault_after = strtoull(text + n, &end, 10);
         if (text[n] >= '0' && text[n] <= '9' && !*end && !errno) return TC_OK;
     }
-    return tc_fail(e, TC_ARGUMENT, "--fault %s: not crash-after=N, stall-after=N, lie-after=N or nan-after=N",
+    return tc_fail(e, TC_ARGUMENT, "--fault %s: not crash-, stall-, lie-, nan-, slow-, id- or replay-after=N",
                    text);
 }
 

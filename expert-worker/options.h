@@ -11,11 +11,17 @@
 // What a fault test makes the worker do after it has answered `after` calls.
 typedef enum tc_worker_fault {
     TC_FAULT_NONE,
-    TC_FAULT_CRASH, // dies on the spot
-    TC_FAULT_STALL, // takes the call and never answers
-    TC_FAULT_LIE,   // answers with another shape than was asked for
-    TC_FAULT_NAN,   // answers as if a part had not been finite
+    TC_FAULT_CRASH,  // dies on the spot
+    TC_FAULT_STALL,  // takes the call and never answers
+    TC_FAULT_LIE,    // answers with another shape than was asked for
+    TC_FAULT_NAN,    // answers as if a part had not been finite
+    TC_FAULT_SLOW,   // answers rightly, TC_FAULT_SLOW_MS later
+    TC_FAULT_ID,     // answers another call than it was given
+    TC_FAULT_REPLAY, // answers the call before once more instead
+    TC_FAULTS
 } tc_worker_fault;
+
+enum { TC_FAULT_SLOW_MS = 300 };
 
 enum { TC_CPUS_MAX = TC_CPU_NUMBERS };
 

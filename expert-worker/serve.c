@@ -34,6 +34,7 @@ typedef struct worker {
     uint32_t cpus[TC_CPUS_MAX], pins[TC_TEAM_THREADS_MAX];
     const char *isa;
     uint64_t resident_bytes, logged_us, calls;
+    uint64_t last_seq; // of the call answered before
 } worker;
 
 // For the signal handlers only.
@@ -243,10 +244,28 @@ static bool misbehave(worker *w, const tc_peer_event *event)
         if (tc_expert_peer_sum(w->peer, call->tokens, call->hidden == 1 ? 2 : call->hidden - 1, NULL))
             tc_expert_peer_reply(w->peer, event->seq, 0, NULL);
         return true;
+    case TC_FAULT_SLOW:
+        usleep(TC_FAULT_SLOW_MS * 1000);
+        return false;
+    case TC_FAULT_ID:
+    case TC_FAULT_REPLAY:
+        return false; // what is wrong is the number that it answers
     default:
         tc_expert_peer_fail(w->peer, event->seq, "a part of the sum is not finite");
         return true;
     }
+}
+
+// The call it says that it answers.
+static uint64_t spoken_seq(worker *w, uint64_t seq)
+{
+    const tc_worker_options *o = w->options;
+    bool wrong = w->calls > o->fault_after; // this one is counted already
+    uint64_t spoken = wrong && o->fault == TC_FAULT_ID       ? seq + 1
+                      : wrong && o->fault == TC_FAULT_REPLAY ? w->last_seq
+                                                             : seq;
+    w->last_seq = spoken;
+    return spoken;
 }
 
 static void answer(worker *w, const tc_peer_event *event)
@@ -274,7 +293,7 @@ static void answer(worker *w, const tc_peer_event *event)
                       (unsigned long long)call->step, call->layer, (unsigned long long)event->seq,
                       call->tokens, call->pair_count);
     }
-    if (tc_expert_peer_reply(w->peer, event->seq, end_us - start_us, &error) != TC_OK)
+    if (tc_expert_peer_reply(w->peer, spoken_seq(w, event->seq), end_us - start_us, &error) != TC_OK)
         tc_debug("step %llu: call %llu: %s", (unsigned long long)call->step, (unsigned long long)event->seq,
                  error.text); // the core left meanwhile
 }

@@ -22,9 +22,9 @@ void tc_api_health(tc_gateway *gateway, tc_http_conn *conn, const char *rest)
     (void)rest;
     bool known = tc_core_link_status(gateway->link, &engine, &reason);
     bool ready = known && engine->ready && !gateway->draining;
-    if (known && !ready) reason = gateway->draining ? "the server is stopping" : engine->reason;
+    if (known) reason = gateway->draining ? "the server is stopping" : engine->reason;
     tc_buffer_format(&body, "{\"status\":\"%s\",\"ready\":%s",
-                     ready   ? "ok"
+                     ready   ? *reason ? "degraded" : "ok"
                      : known ? "loading"
                              : "unavailable",
                      ready ? "true" : "false");
@@ -34,7 +34,7 @@ void tc_api_health(tc_gateway *gateway, tc_http_conn *conn, const char *rest)
     else
         tc_buffer_text(&body, ",\"workers\":{\"up\":0,\"expected\":0},\"running\":0,\"waiting\":0");
     tc_buffer_text(&body, ",\"reason\":");
-    tc_buffer_json_text(&body, ready ? NULL : reason);
+    tc_buffer_json_text(&body, *reason ? reason : NULL);
     tc_buffer_text(&body, "}");
     respond(conn, ready ? 200 : 503,
             ready ? "Cache-Control: no-store\r\n" : "Cache-Control: no-store\r\nRetry-After: 1\r\n", &body);

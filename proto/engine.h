@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 enum {
-    TC_ENGINE_PROTOCOL_VERSION = 3,
+    TC_ENGINE_PROTOCOL_VERSION = 4,
     TC_PROMPT_TOKENS_MAX = 1 << 20,
     TC_GENERATE_TOKENS_MAX = 1 << 20,
     TC_STOP_TOKENS_MAX = 64,

@@ -44,7 +44,7 @@ typedef struct tc_expert_hub tc_expert_hub;
 typedef enum tc_hub_event_kind {
     TC_HUB_WORKER_UP, // hello accepted: `worker`, `hello`, `address`, `local`; `reason`: why no memory could
                       // be shared, or empty
-    TC_HUB_WORKER_DOWN, // `worker`, `reason`; calls in flight on it will never be answered
+    TC_HUB_WORKER_DOWN, // `worker`, `reason`, `breach`; calls in flight on it will never be answered
     TC_HUB_RESULT,      // `worker`, `seq`, `sum` (tokens x hidden), `compute_us`
     TC_HUB_FAILURE,     // `worker`, `seq`, `reason`: the worker could not compute this call
     TC_HUB_REJECTED,    // a peer was turned away before it became a worker: `reason`
@@ -64,6 +64,7 @@ typedef struct tc_hub_event {
     tc_carrier carrier;
     bool local;                     // WORKER_UP: on this host
     char address[TC_ADDRESS_BYTES]; // WORKER_UP: host:port; empty for ipc
+    bool breach; // it was cut off because it broke the protocol; false: it left, died or was dropped
     char reason[256];
 } tc_hub_event;
 

@@ -24,6 +24,7 @@ _Static_assert((int)TC_ADDRESS_BYTES == (int)TC_LINK_ADDRESS_BYTES, "an address 
 typedef struct hub_worker {
     uint32_t id, pipe; // id 0: free place
     bool cut, busy;
+    bool breach; // that is why it was cut
     bool shared; // it attached to `shm`
     bool by_shm; // its call in flight travels there
     tc_shm *shm; // NULL: none
@@ -166,6 +167,12 @@ static void cut_worker(tc_expert_hub *hub, hub_worker *worker, const char *reaso
     tc_link_cut(hub->link, worker->pipe);
 }
 
+static void cut_liar(tc_expert_hub *hub, hub_worker *worker, const char *reason)
+{
+    if (!worker->cut) worker->breach = true;
+    cut_worker(hub, worker, reason);
+}
+
 void tc_expert_hub_drop(tc_expert_hub *hub, uint32_t id, const char *reason)
 {
     hub_worker *worker = worker_of_id(hub, id);
@@ -254,7 +261,7 @@ static bool take_hello(tc_expert_hub *hub, uint32_t pipe, const tc_worker_hello 
 static bool take_share(tc_expert_hub *hub, hub_worker *worker, const tc_expert_message *m, tc_hub_event *ret)
 {
     if (!worker->shm || worker->shared) {
-        cut_worker(hub, worker, "answered an offer of shared memory that was not made");
+        cut_liar(hub, worker, "answered an offer of shared memory that was not made");
         return false;
     }
     worker->shared = m->attached;
@@ -279,11 +286,11 @@ static bool take_result(tc_expert_hub *hub, hub_worker *worker, const tc_expert_
         char reason[256];
         snprintf(reason, sizeof reason, "answered a call of %u tokens x %u with %u x %u", worker->tokens,
                  worker->hidden, m->tokens, m->hidden);
-        cut_worker(hub, worker, reason);
+        cut_liar(hub, worker, reason);
         return false;
     }
     if (worker->by_shm) {
-        cut_worker(hub, worker, "answered a call in shared memory by message");
+        cut_liar(hub, worker, "answered a call in shared memory by message");
         return false;
     }
     end_call(hub, worker);
@@ -305,7 +312,7 @@ static bool take_failure(tc_expert_hub *hub, hub_worker *worker, const tc_expert
         return false;
     }
     if (worker->by_shm) {
-        cut_worker(hub, worker, "answered a call in shared memory by message");
+        cut_liar(hub, worker, "answered a call in shared memory by message");
         return false;
     }
     end_call(hub, worker);
@@ -328,7 +335,7 @@ static bool take_message(tc_expert_hub *hub, uint32_t pipe, tc_link_message *mes
     if (worker && worker->cut) return false;
     if (tc_expert_unpack(body, bytes, true, &m, &error) != TC_OK) {
         if (worker) {
-            cut_worker(hub, worker, error.text);
+            cut_liar(hub, worker, error.text);
             return false;
         }
         tc_link_cut(hub->link, pipe);
@@ -352,7 +359,7 @@ static bool take_message(tc_expert_hub *hub, uint32_t pipe, tc_link_message *mes
         cut_worker(hub, worker, "said goodbye");
         return false;
     default:
-        cut_worker(hub, worker, "said hello twice");
+        cut_liar(hub, worker, "said hello twice");
         return false;
     }
 }
@@ -378,6 +385,7 @@ static bool take_down(tc_expert_hub *hub, const tc_link_item *item, tc_hub_event
     if (!worker) return take_refused(hub, item, ret);
     ret->kind = TC_HUB_WORKER_DOWN;
     ret->worker = worker->id;
+    ret->breach = worker->breach;
     tc_wire_reason(worker->cut ? worker->reason : item->reason, ret->reason);
     free_shm(hub, worker);
     *worker = (hub_worker){0};
@@ -391,7 +399,7 @@ static bool take_answer(tc_expert_hub *hub, hub_worker *worker, tc_hub_event *re
     tc_status status = tc_shm_poll_reply(worker->shm, worker->seq, &answer, &error);
     if (status == TC_TIMEOUT) return false;
     if (status != TC_OK) { // it broke the protocol or gave up; DOWN follows
-        cut_worker(hub, worker, error.text);
+        (status == TC_CLOSED ? cut_worker : cut_liar)(hub, worker, error.text);
         return false;
     }
     end_call(hub, worker);
@@ -535,6 +543,6 @@ tc_status tc_expert_hub_reclaim(tc_expert_hub *hub, uint32_t id, uint64_t last, 
     hub_worker *worker = worker_of_id(hub, id);
     if (!worker || worker->cut || !worker->shm) return tc_fail(e, TC_CLOSED, "worker %u is gone", id);
     tc_status status = tc_shm_reclaim(worker->shm, last, e);
-    if (status != TC_OK) cut_worker(hub, worker, e->text);
+    if (status != TC_OK) (status == TC_CLOSED ? cut_worker : cut_liar)(hub, worker, e->text);
     return status;
 }

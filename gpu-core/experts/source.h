@@ -14,6 +14,7 @@ typedef struct tc_source_stats {
     uint64_t calls, pairs, retries, workers_lost, wait_us;
     uint32_t workers_up, workers_expected;
     char reason[256];               // why not every expert can be computed now; empty: ready
+    char degraded[256];             // why it is slower than it should be, or one more loss from the end
     const tc_worker_stats *workers; // [worker_count] by index, the source's; NULL: it has none
     uint32_t worker_count;
 } tc_source_stats;

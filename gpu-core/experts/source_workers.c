@@ -10,11 +10,14 @@
 //      ^                   |
 //      +-------------------+  worker lost (on_down), deadline (expire), failure (on_failure, once)
 //
-// A dead worker costs a retry, never a request: a call fails only when no worker came for no_worker_us, or
-// when two attempts at the same share were computed and answered with an error.
+// A dead worker costs a retry, never a request: a call fails only when no worker came for no_worker_us, when
+// two workers answered the same share with an error, or when BREACHES_MAX attempts at it ended in a breach.
+// Who breaks the protocol, misses a deadline or fails at what another computes is left alone for a while
+// (conduct.h), as long as there is anybody else.
 #include "common/base/clock.h"
 #include "common/base/mem.h"
 #include "common/base/trace.h"
+#include "gpu-core/experts/conduct.h"
 #include "gpu-core/experts/source.h"
 #include "proto/expert.h"
 #include "proto/shm.h"
@@ -22,20 +25,24 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { FAILURES_MAX = 2 };
+enum { FAILURES_MAX = 2, BREACHES_MAX = 8 };
 
 typedef enum share_state { SHARE_DONE, SHARE_WAITING, SHARE_IN_FLIGHT } share_state;
 
 typedef struct share {
     share_state state;
-    uint32_t index, failures;
+    uint32_t index, failures, breaches;
+    uint32_t failed_id, failed_index; // the last worker that answered it with an error; id 0: none
+    uint64_t failed_pid;
     uint64_t seq, deadline_us, sent_us;
     tc_expert_call call;
+    char reason[128]; // of the last failure
 } share;
 
 typedef struct worker {
-    bool up;
+    bool up, late; // late: it was cut off for its deadline
     uint32_t id, index;
+    uint64_t pid, answered;
     uint64_t busy_seq; // 0: idle
 } worker;
 
@@ -50,7 +57,9 @@ typedef struct source_workers {
     uint64_t next_seq, compute_us_max;
     tc_source_stats stats;
     tc_worker_stats of_worker[TC_WORKERS_MAX]; // by index
-    uint32_t lent[TC_LENT_MAX], lent_count;    // workers whose segments a device has
+    tc_conducts conducts;
+    char lost[160];                         // how the last one was lost
+    uint32_t lent[TC_LENT_MAX], lent_count; // workers whose segments a device has
     tc_shm *lent_shm[TC_LENT_MAX];
     uint64_t lent_last; // the highest number it may use
 } source_workers;
@@ -86,7 +95,8 @@ static void on_up(source_workers *s, const tc_hub_event *event)
     for (uint32_t i = 0; i < TC_WORKERS_MAX; i++) {
         worker *w = &s->workers[i];
         if (w->up) continue;
-        *w = (worker){.up = true, .id = event->worker, .index = event->hello.index};
+        *w = (worker){
+            .up = true, .id = event->worker, .index = event->hello.index, .pid = (uint64_t)event->hello.pid};
         s->stats.workers_up++;
         stats_of(s, w)->up++;
         stats_of(s, w)->starts++;
@@ -115,20 +125,42 @@ static void retry(source_workers *s, share *lost)
     s->stats.retries++;
 }
 
-static void on_down(source_workers *s, const tc_hub_event *event)
+static void strike(source_workers *s, uint32_t index, uint64_t pid, const char *reason)
 {
+    uint64_t us = tc_conduct_strike(&s->conducts, index, pid, tc_now_us(), reason);
+    s->of_worker[index < TC_WORKERS_MAX ? index : TC_WORKERS_MAX - 1].quarantines++;
+    say(s, true, "the worker of share %u (pid %llu) is left alone for %.1f s: %s", index,
+        (unsigned long long)pid, (double)us / 1e6, reason);
+}
+
+static bool quarantined(const source_workers *s, const worker *w)
+{
+    return tc_conduct_quarantined(&s->conducts, w->index, w->pid, tc_now_us());
+}
+
+static tc_status on_down(source_workers *s, const tc_hub_event *event, tc_error *e)
+{
+    tc_status status = TC_OK;
     worker *w = worker_by_id(s, event->worker);
-    if (!w) return;
-    for (uint32_t i = 0; i < s->share_count; i++)
-        if (s->shares[i].state == SHARE_IN_FLIGHT && s->shares[i].seq == w->busy_seq) {
-            stats_of(s, w)->retries++;
-            retry(s, &s->shares[i]);
-        }
+    if (!w) return TC_OK;
+    bool wrong = event->breach || w->late;
+    for (uint32_t i = 0; i < s->share_count; i++) {
+        share *lost = &s->shares[i];
+        if (lost->state != SHARE_IN_FLIGHT || lost->seq != w->busy_seq) continue;
+        stats_of(s, w)->retries++;
+        retry(s, lost);
+        if (wrong && ++lost->breaches >= BREACHES_MAX)
+            status = tc_fail(e, TC_PEER, "experts of layer %u: no worker keeps its word; the last one: %s",
+                             lost->call.layer, event->reason);
+    }
     stats_of(s, w)->up--;
     w->up = false;
     s->stats.workers_up--;
     s->stats.workers_lost++;
+    snprintf(s->lost, sizeof s->lost, "worker of share %u: %.120s", w->index, event->reason);
     say(s, true, "worker %u (share %u) is lost: %s", event->worker, w->index, event->reason);
+    if (wrong) strike(s, w->index, w->pid, event->reason);
+    return status;
 }
 
 static share *share_by_seq(source_workers *s, uint64_t seq)
@@ -155,7 +187,13 @@ static tc_status on_failure(source_workers *s, const tc_hub_event *event, tc_err
         event->reason);
     if (++failed->failures >= FAILURES_MAX)
         return tc_fail(e, TC_INTERNAL, "experts of layer %u: %s", failed->call.layer, event->reason);
-    if (w) stats_of(s, w)->retries++;
+    if (w) {
+        stats_of(s, w)->retries++;
+        failed->failed_id = w->id;
+        failed->failed_index = w->index;
+        failed->failed_pid = w->pid;
+        snprintf(failed->reason, sizeof failed->reason, "%.100s", event->reason);
+    }
     retry(s, failed);
     return TC_OK;
 }
@@ -173,10 +211,16 @@ static uint64_t expert_bytes(const source_workers *s, const tc_expert_call *call
 
 static void note_result(source_workers *s, const tc_hub_event *event, const share *done)
 {
-    const worker *w = worker_by_id(s, event->worker);
+    worker *w = worker_by_id(s, event->worker);
     uint64_t now_us = tc_now_us(), latency_us = now_us - done->sent_us;
     const tc_expert_call *call = &done->call;
     if (!w) return;
+    w->answered++;
+    if (done->failed_id && done->failed_id != w->id) { // so it could be computed
+        char reason[160];
+        snprintf(reason, sizeof reason, "failed at what another worker computed: %.100s", done->reason);
+        strike(s, done->failed_index, done->failed_pid, reason);
+    }
     tc_worker_stats *stats = stats_of(s, w);
     uint64_t bytes = (uint64_t)call->tokens * call->hidden * (sizeof(float) + sizeof(int64_t)) +
                      (uint64_t)call->pair_count * sizeof *call->pairs;
@@ -204,8 +248,7 @@ static tc_status handle(source_workers *s, const tc_hub_event *event, int64_t *s
         on_up(s, event);
         return TC_OK;
     case TC_HUB_WORKER_DOWN:
-        on_down(s, event);
-        return TC_OK;
+        return on_down(s, event, e);
     case TC_HUB_CARRIER:
         on_carrier(s, event);
         return TC_OK;
@@ -228,21 +271,35 @@ static tc_status handle(source_workers *s, const tc_hub_event *event, int64_t *s
     return TC_OK;
 }
 
-// The worker of the share's index; any idle one when that index has no worker.
+// Whom a share goes to: the worker of its index, else any. A share that went wrong once goes to those that
+// have answered before, and who failed at it, or is in quarantine, is asked when there is nobody else.
+typedef enum rank { NOBODY, FAILED_AT_IT, QUARANTINED, STRANGER, ANYBODY, OWNER } rank;
+
+static rank rank_of(const source_workers *s, const share *wanted, const worker *w)
+{
+    if (!w->up || w->late) return NOBODY;
+    if (w->id == wanted->failed_id) return FAILED_AT_IT;
+    if (quarantined(s, w)) return QUARANTINED;
+    if (wanted->failures + wanted->breaches && !w->answered) return STRANGER;
+    return w->index == wanted->index ? OWNER : ANYBODY;
+}
+
 static worker *choose(source_workers *s, const share *wanted)
 {
-    worker *any = NULL;
-    bool owner_up = false;
+    worker *best = NULL;
+    rank idle = NOBODY, busy = NOBODY;
     for (uint32_t i = 0; i < TC_WORKERS_MAX; i++) {
         worker *w = &s->workers[i];
-        if (!w->up) continue;
-        bool owner = w->index == wanted->index;
-        if (owner) owner_up = true;
-        if (w->busy_seq) continue;
-        if (owner) return w;
-        any = w;
+        rank r = rank_of(s, wanted, w);
+        if (w->busy_seq) {
+            if (r > busy) busy = r;
+        } else if (r > idle) {
+            idle = r;
+            best = w;
+        }
     }
-    return owner_up && wanted->failures == 0 ? NULL : any;
+    bool waits = busy == OWNER ? !(wanted->failures + wanted->breaches) : idle < STRANGER && busy >= STRANGER;
+    return idle == OWNER || !waits ? best : NULL;
 }
 
 static void assign(source_workers *s)
@@ -277,8 +334,10 @@ static uint64_t expire(source_workers *s, uint64_t now)
             continue;
         }
         for (uint32_t j = 0; j < TC_WORKERS_MAX; j++)
-            if (s->workers[j].up && s->workers[j].busy_seq == flying->seq)
+            if (s->workers[j].up && s->workers[j].busy_seq == flying->seq) {
+                s->workers[j].late = true;
                 tc_expert_hub_drop(s->hub, s->workers[j].id, "missed its deadline");
+            }
         next = 1000;
     }
     return next;
@@ -364,6 +423,24 @@ static void workers_poll(tc_expert_source *source)
     while (tc_expert_hub_next(s->hub, 0, &event) == TC_OK) (void)handle(s, &event, NULL, NULL);
 }
 
+// Why answers come, but not as they should.
+static void tell_degraded(const source_workers *s, char *ret, size_t bytes)
+{
+    *ret = 0;
+    if (s->stats.workers_up < s->options.expected) {
+        snprintf(ret, bytes, "%u of %u workers are connected%s%s", s->stats.workers_up, s->options.expected,
+                 *s->lost ? "; the last one lost: " : "", s->lost);
+        return;
+    }
+    for (uint32_t i = 0; i < TC_WORKERS_MAX; i++) {
+        const worker *w = &s->workers[i];
+        if (!w->up || !quarantined(s, w)) continue;
+        const tc_conduct *c = tc_conduct_find(&s->conducts, w->index, w->pid);
+        snprintf(ret, bytes, "the worker of share %u is in quarantine: %.150s", w->index, c ? c->reason : "");
+        return;
+    }
+}
+
 static void workers_stats(tc_expert_source *source, tc_source_stats *ret)
 {
     source_workers *s = (source_workers *)source;
@@ -376,6 +453,7 @@ static void workers_stats(tc_expert_source *source, tc_source_stats *ret)
     ret->worker_count = s->share_count;
     snprintf(ret->reason, sizeof ret->reason, "%s",
              s->stats.workers_up ? "" : "no expert worker is connected");
+    tell_degraded(s, ret->degraded, sizeof ret->degraded);
 }
 
 static int workers_fd(tc_expert_source *source)
@@ -388,7 +466,8 @@ static int workers_fd(tc_expert_source *source)
 static worker *owner_of(source_workers *s, uint32_t index)
 {
     for (uint32_t i = 0; i < TC_WORKERS_MAX; i++)
-        if (s->workers[i].up && s->workers[i].index == index && !s->workers[i].busy_seq)
+        if (s->workers[i].up && s->workers[i].index == index && !s->workers[i].busy_seq &&
+            !quarantined(s, &s->workers[i]))
             return &s->workers[i];
     return NULL;
 }

@@ -416,7 +416,7 @@ void tc_sched_status(tc_sched *s, tc_engine_status *ret)
     tc_sched_fill_detail(s, &source);
     ret->detail = &s->detail;
     ret->ready = source.reason[0] == 0;
-    snprintf(ret->reason, sizeof ret->reason, "%s", source.reason);
+    snprintf(ret->reason, sizeof ret->reason, "%s", ret->ready ? source.degraded : source.reason);
     ret->workers_up = source.workers_up;
     ret->workers_expected = source.workers_expected;
     ret->expert_calls = source.calls;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows: the worker source against a scripted hub: sharing, retries after loss, deadline and failure, late
-// answers, and that the sum is the same whatever happens. Every random schedule is printed by its seed when
-// it fails.
+// answers, quarantine, and that the sum is the same whatever happens. Every random schedule is printed by its
+// seed when it fails.
 #include "common/base/clock.h"
+#include "gpu-core/experts/conduct.h"
 #include "gpu-core/experts/source.h"
 #include "proto/expert.h"
 #include "proto/shm.h"
@@ -25,6 +26,7 @@ const tc_store_info *tc_store_get_info(const tc_store *store)
 
 typedef struct fake_worker {
     bool up, busy;
+    bool lies, refuses; // it is cut off for every answer; it answers with errors only
     uint32_t id, index;
     uint64_t seq;
     tc_expert_call call;
@@ -32,11 +34,11 @@ typedef struct fake_worker {
 
 struct tc_expert_hub {
     fake_worker workers[8];
-    uint32_t count, next_id;
+    uint32_t count, next_id, last_up;
     tc_hub_event queue[64];
     uint32_t queued;
     int64_t sum[TOKENS * HIDDEN];
-    uint32_t chance_die, chance_fail, chance_stall, calls, answered_pairs;
+    uint32_t chance_die, chance_fail, chance_stall, calls, answered_pairs, wrong;
     bool respawn;
 };
 
@@ -53,7 +55,9 @@ static void come_up(tc_expert_hub *hub, uint32_t index)
         if (!hub->workers[i].up) w = &hub->workers[i];
     if (!w) w = &hub->workers[hub->count++];
     *w = (fake_worker){.up = true, .id = hub->next_id++, .index = index};
-    push(hub, (tc_hub_event){.kind = TC_HUB_WORKER_UP, .worker = w->id, .hello = {.index = index}});
+    hub->last_up = (uint32_t)(w - hub->workers);
+    push(hub, (tc_hub_event){
+                  .kind = TC_HUB_WORKER_UP, .worker = w->id, .hello = {.index = index, .pid = 100 + index}});
 }
 
 static void go_down(tc_expert_hub *hub, fake_worker *w)
@@ -162,6 +166,23 @@ tc_status tc_expert_hub_next(tc_expert_hub *hub, uint64_t timeout_us, tc_hub_eve
         fake_worker *w = &hub->workers[(start + i) % hub->count];
         if (!w->up || !w->busy) continue;
         uint32_t dice = (uint32_t)rand() % 100;
+        if (w->lies) { // and comes back at once, the same process
+            uint32_t index = w->index;
+            hub->wrong++;
+            w->up = w->busy = false;
+            *ret = (tc_hub_event){
+                .kind = TC_HUB_WORKER_DOWN, .worker = w->id, .breach = true, .reason = "a lie"};
+            come_up(hub, index);
+            hub->workers[hub->last_up].lies = true;
+            return TC_OK;
+        }
+        if (w->refuses) {
+            hub->wrong++;
+            w->busy = false;
+            *ret = (tc_hub_event){
+                .kind = TC_HUB_FAILURE, .worker = w->id, .seq = w->seq, .reason = "not finite"};
+            return TC_OK;
+        }
         if (dice < hub->chance_stall) continue;
         if (dice < hub->chance_stall + hub->chance_die) {
             go_down(hub, w);
@@ -318,6 +339,111 @@ static void test_nobody_comes(void **state)
     source->ops->free(source);
 }
 
+static const tc_worker_stats *stats_of(tc_expert_source *source, uint32_t index, tc_source_stats *stats)
+{
+    source->ops->stats(source, stats);
+    return &stats->workers[index];
+}
+
+// One of two breaks its word each time: it is asked once, then left alone while the other one does its share.
+static void one_bad(bool lies)
+{
+    srand(7);
+    tc_expert_hub hub = {.next_id = 1};
+    tc_expert_source *source = source_of(&hub, 2, TC_SHARD_SLICE, 100000);
+    come_up(&hub, 0);
+    hub.workers[0].lies = lies;
+    hub.workers[0].refuses = !lies;
+    come_up(&hub, 1);
+    int64_t sum[TOKENS * HIDDEN], expected[TOKENS * HIDDEN];
+    tc_error e;
+    tc_source_stats stats;
+    for (int i = 0; i < 20; i++) {
+        assert_int_equal(run(source, sum, expected, &e), TC_OK);
+        assert_memory_equal(sum, expected, sizeof sum);
+    }
+    assert_in_range(hub.wrong, 1, 2); // 20 calls take no half second
+    assert_in_range(stats_of(source, 0, &stats)->quarantines, 1, 2);
+    assert_int_equal(stats.workers[1].quarantines, 0);
+    assert_int_equal(stats.reason[0], 0);
+    assert_non_null(strstr(stats.degraded, lies ? "quarantine: a lie" : "not finite"));
+    source->ops->free(source);
+}
+
+static void test_liar_is_left_alone(void **state)
+{
+    (void)state;
+    one_bad(true);
+}
+static void test_failing_worker_is_left_alone(void **state)
+{
+    (void)state;
+    one_bad(false);
+}
+
+// Nobody but liars: still asked, a bounded number of times, and then the call ends with the reason.
+static void test_only_liars(void **state)
+{
+    (void)state;
+    srand(8);
+    tc_expert_hub hub = {.next_id = 1};
+    tc_expert_source *source = source_of(&hub, 1, TC_SHARD_SLICE, 100000);
+    come_up(&hub, 0);
+    hub.workers[0].lies = true;
+    int64_t sum[TOKENS * HIDDEN], expected[TOKENS * HIDDEN];
+    tc_error e;
+    assert_int_equal(run(source, sum, expected, &e), TC_PEER);
+    assert_non_null(strstr(e.text, "no worker keeps its word"));
+    assert_non_null(strstr(e.text, "a lie"));
+    assert_int_equal(hub.wrong, 8);
+    hub.workers[hub.last_up].lies = false; // mended: the next call is computed by it, quarantine or not
+    assert_int_equal(run(source, sum, expected, &e), TC_OK);
+    assert_memory_equal(sum, expected, sizeof sum);
+    source->ops->free(source);
+}
+
+// Two workers that fail at the same share: then it is the call that cannot be computed.
+static void test_what_nobody_can_compute_is_an_error(void **state)
+{
+    (void)state;
+    srand(9);
+    tc_expert_hub hub = {.next_id = 1};
+    tc_expert_source *source = source_of(&hub, 2, TC_SHARD_SLICE, 100000);
+    tc_source_stats stats;
+    come_up(&hub, 0);
+    come_up(&hub, 1);
+    hub.workers[0].refuses = hub.workers[1].refuses = true;
+    int64_t sum[TOKENS * HIDDEN], expected[TOKENS * HIDDEN];
+    tc_error e;
+    assert_int_equal(run(source, sum, expected, &e), TC_INTERNAL);
+    assert_non_null(strstr(e.text, "not finite"));
+    assert_int_equal(stats_of(source, 0, &stats)->quarantines, 0); // neither did better than the other
+    assert_int_equal(stats.workers[1].quarantines, 0);
+    source->ops->free(source);
+}
+
+// Durations double up to a bound, are forgotten after a while, and the table keeps those of late.
+static void test_quarantine_grows_and_is_forgotten(void **state)
+{
+    (void)state;
+    static tc_conducts all;
+    uint64_t now = 1000, length = TC_QUARANTINE_MIN_US;
+    assert_false(tc_conduct_quarantined(&all, 0, 7, now));
+    for (int i = 0; i < 12; i++) {
+        assert_int_equal(tc_conduct_strike(&all, 0, 7, now, "why"), length);
+        assert_true(tc_conduct_quarantined(&all, 0, 7, now + length - 1));
+        assert_false(tc_conduct_quarantined(&all, 0, 7, now + length));
+        assert_false(tc_conduct_quarantined(&all, 0, 8, now) || tc_conduct_quarantined(&all, 1, 7, now));
+        now += length;
+        length = length * 2 < TC_QUARANTINE_MAX_US ? length * 2 : TC_QUARANTINE_MAX_US;
+    }
+    now += TC_CONDUCT_MEMORY_US + 1;
+    assert_int_equal(tc_conduct_strike(&all, 0, 7, now, "why"), TC_QUARANTINE_MIN_US);
+    for (uint64_t pid = 100; pid < 100 + TC_CONDUCTS_MAX; pid++) tc_conduct_strike(&all, 1, pid, ++now, "x");
+    assert_null(tc_conduct_find(&all, 0, 7)); // the oldest made room
+    assert_non_null(tc_conduct_find(&all, 1, 100));
+}
+
 // All shares or nothing; numbers that never come again; a worker that leaves meanwhile is nudged no more; one
 // that was late is cut off.
 static void test_lending(void **state)
@@ -367,6 +493,11 @@ int main(void)
         cmocka_unit_test(test_one_worker_does_all_shares),
         cmocka_unit_test(test_owner_is_preferred),
         cmocka_unit_test(test_nobody_comes),
+        cmocka_unit_test(test_liar_is_left_alone),
+        cmocka_unit_test(test_failing_worker_is_left_alone),
+        cmocka_unit_test(test_only_liars),
+        cmocka_unit_test(test_what_nobody_can_compute_is_an_error),
+        cmocka_unit_test(test_quarantine_grows_and_is_forgotten),
         cmocka_unit_test(test_lending),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
