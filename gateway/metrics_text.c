@@ -202,6 +202,8 @@ static void workers(const tc_engine_detail *d, tc_buffer *out)
     ROW("retries_total", "counter", "Its calls that were given out again.", retries, false);
     ROW("quarantines_total", "counter", "Times it was left alone for a while: it broke its word.",
         quarantines, false);
+    ROW("hedges_total", "counter", "Its calls that another worker was given too, because it was late.",
+        hedges, false);
     ROW("expert_read_bytes_total", "counter",
         "Packed experts its calls read; over compute seconds: its bandwidth.", expert_bytes, false);
     ROW("compute_seconds_total", "counter", "Time it computed, by its own clock.", compute_us, true);

@@ -36,6 +36,7 @@ typedef struct tc_worker_stats {
     uint64_t calls, failures;
     uint64_t retries;              // calls that had been given to it and were given out again
     uint64_t quarantines;          // times that it was left alone for breaking its word
+    uint64_t hedges;               // calls that were given to another worker too, because this one was late
     uint64_t shm_bytes, nng_bytes; // of calls and answers, by carrier
     uint64_t expert_bytes;         // of packed experts that its calls read
     uint64_t compute_us;

@@ -2,13 +2,18 @@
 // Owns: the expert source made of worker processes: which worker computes which share of a call, deadlines,
 // retries.
 //
-//   share: the experts (partition) or the width (slice) of one worker index. Any worker can compute any
-//   share, so a share prefers the worker of its index and falls back to any other.
+//   share: the experts (partition) or the width (slice) of one worker index, or a part of that where an index
+//   has several workers and the cut pays (fleet.h). Any worker can compute any share, so a share prefers
+//   workers of its index, of those the one that is expected to answer first, and falls back to any other.
 //
-//            assign                     result
-//   WAITING ---------> IN_FLIGHT(worker) -------> DONE
-//      ^                   |
-//      +-------------------+  worker lost (on_down), deadline (expire), failure (on_failure, once)
+//            assign                      result of either
+//   WAITING ---------> IN_FLIGHT(worker) ----------------> DONE
+//      ^                   |      |  ^
+//      +-------------------+      +--+  hedge: the answer is late and somebody else is idle: a second flight
+//        its last flight ends: worker lost (on_down), deadline (expire), failure (on_failure, once)
+//
+// A worker whose answer came too late to matter stays busy with it, is asked nothing meanwhile, and is cut
+// off when it misses its deadline.
 //
 // A dead worker costs a retry, never a request: a call fails only when no worker came for no_worker_us, when
 // two workers answered the same share with an error, or when BREACHES_MAX attempts at it ended in a breach.
@@ -18,6 +23,7 @@
 #include "common/base/mem.h"
 #include "common/base/trace.h"
 #include "gpu-core/experts/conduct.h"
+#include "gpu-core/experts/fleet.h"
 #include "gpu-core/experts/source.h"
 #include "proto/expert.h"
 #include "proto/shm.h"
@@ -25,7 +31,15 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { FAILURES_MAX = 2, BREACHES_MAX = 8 };
+enum {
+    FAILURES_MAX = 2,
+    BREACHES_MAX = 8,
+    FLIGHTS_MAX = 2,          // of a share at once
+    CUT_AGAIN_CALLS = 16,     // how long a cut is kept for calls of one size
+    BEHIND_TOLD_US = 1000000, // health tells of a worker that is so late
+};
+#define HEDGE_PART 0.05 // of calls that may be given out twice
+#define HEDGE_SAVED 8.0 // at once, at most
 
 typedef enum share_state { SHARE_DONE, SHARE_WAITING, SHARE_IN_FLIGHT } share_state;
 
@@ -34,16 +48,19 @@ typedef struct share {
     uint32_t index, failures, breaches;
     uint32_t failed_id, failed_index; // the last worker that answered it with an error; id 0: none
     uint64_t failed_pid;
-    uint64_t seq, deadline_us, sent_us;
+    uint64_t seq[FLIGHTS_MAX]; // of its flights
+    uint32_t flights;
     tc_expert_call call;
+    tc_call_size size;
     char reason[128]; // of the last failure
 } share;
 
 typedef struct worker {
     bool up, late; // late: it was cut off for its deadline
     uint32_t id, index;
-    uint64_t pid, answered;
-    uint64_t busy_seq; // 0: idle
+    uint64_t pid, answered;     // pid: told apart by host
+    uint64_t busy_seq, sent_us; // busy_seq 0: idle
+    tc_pace pace;
 } worker;
 
 typedef struct source_workers {
@@ -53,7 +70,10 @@ typedef struct source_workers {
     tc_workers_options options;
     worker workers[TC_WORKERS_MAX];
     share shares[TC_WORKERS_MAX];
-    uint32_t share_count;
+    uint32_t share_count, parts; // of this call: expected x parts
+    uint32_t cut_age, cut_size;  // calls since the cut was chosen, and for which size; age 0: choose again
+    uint32_t index_max;          // of a worker that was ever here
+    double hedge_credit;
     uint64_t next_seq, compute_us_max;
     tc_source_stats stats;
     tc_worker_stats of_worker[TC_WORKERS_MAX]; // by index
@@ -90,18 +110,32 @@ static tc_worker_stats *stats_of(source_workers *s, const worker *w)
     return &s->of_worker[w->index < TC_WORKERS_MAX ? w->index : TC_WORKERS_MAX - 1];
 }
 
+// A process among those of all hosts: its pid, and a hash of the host it connects from (not of the port).
+static uint64_t identity_of(int64_t pid, const char *address)
+{
+    const char *end = strrchr(address, ':');
+    uint32_t hash = *address ? 2166136261u : 0;
+    for (const char *c = address; end && c < end; c++) hash = (hash ^ (uint8_t)*c) * 16777619u;
+    return (uint64_t)hash << 32 | (uint32_t)pid;
+}
+
 static void on_up(source_workers *s, const tc_hub_event *event)
 {
     for (uint32_t i = 0; i < TC_WORKERS_MAX; i++) {
         worker *w = &s->workers[i];
         if (w->up) continue;
-        *w = (worker){
-            .up = true, .id = event->worker, .index = event->hello.index, .pid = (uint64_t)event->hello.pid};
+        *w = (worker){.up = true,
+                      .id = event->worker,
+                      .index = event->hello.index,
+                      .pid = identity_of(event->hello.pid, event->address)};
+        if (w->index > s->index_max) s->index_max = w->index;
+        s->cut_age = 0;
         s->stats.workers_up++;
         stats_of(s, w)->up++;
         stats_of(s, w)->starts++;
-        say(s, false, "worker %u is up: share %u of %u, %u threads, pid %lld", event->worker,
-            event->hello.index, event->hello.of, event->hello.threads, (long long)event->hello.pid);
+        say(s, false, "worker %u is up: share %u of %u, %u threads, pid %lld%s%s", event->worker,
+            event->hello.index, event->hello.of, event->hello.threads, (long long)event->hello.pid,
+            *event->address ? ", at " : "", event->address);
         if (*event->reason)
             say(s, true, "worker %u: no shared memory, calls go by message: %s", event->worker,
                 event->reason);
@@ -130,12 +164,28 @@ static void strike(source_workers *s, uint32_t index, uint64_t pid, const char *
     uint64_t us = tc_conduct_strike(&s->conducts, index, pid, tc_now_us(), reason);
     s->of_worker[index < TC_WORKERS_MAX ? index : TC_WORKERS_MAX - 1].quarantines++;
     say(s, true, "the worker of share %u (pid %llu) is left alone for %.1f s: %s", index,
-        (unsigned long long)pid, (double)us / 1e6, reason);
+        (unsigned long long)(uint32_t)pid, (double)us / 1e6, reason);
 }
 
 static bool quarantined(const source_workers *s, const worker *w)
 {
     return tc_conduct_quarantined(&s->conducts, w->index, w->pid, tc_now_us());
+}
+
+static share *share_by_seq(source_workers *s, uint64_t seq)
+{
+    for (uint32_t i = 0; i < s->share_count; i++)
+        for (uint32_t k = 0; s->shares[i].state == SHARE_IN_FLIGHT && k < s->shares[i].flights; k++)
+            if (s->shares[i].seq[k] == seq) return &s->shares[i];
+    return NULL;
+}
+
+// One flight of a share less. True: it was the last one.
+static bool end_flight(share *of, uint64_t seq)
+{
+    for (uint32_t k = 0; k < of->flights; k++)
+        if (of->seq[k] == seq) of->seq[k] = of->seq[--of->flights];
+    return of->flights == 0;
 }
 
 static tc_status on_down(source_workers *s, const tc_hub_event *event, tc_error *e)
@@ -144,30 +194,23 @@ static tc_status on_down(source_workers *s, const tc_hub_event *event, tc_error 
     worker *w = worker_by_id(s, event->worker);
     if (!w) return TC_OK;
     bool wrong = event->breach || w->late;
-    for (uint32_t i = 0; i < s->share_count; i++) {
-        share *lost = &s->shares[i];
-        if (lost->state != SHARE_IN_FLIGHT || lost->seq != w->busy_seq) continue;
+    share *lost = w->busy_seq ? share_by_seq(s, w->busy_seq) : NULL;
+    if (lost) {
         stats_of(s, w)->retries++;
-        retry(s, lost);
+        if (end_flight(lost, w->busy_seq)) retry(s, lost);
         if (wrong && ++lost->breaches >= BREACHES_MAX)
             status = tc_fail(e, TC_PEER, "experts of layer %u: no worker keeps its word; the last one: %s",
                              lost->call.layer, event->reason);
     }
     stats_of(s, w)->up--;
     w->up = false;
+    s->cut_age = 0;
     s->stats.workers_up--;
     s->stats.workers_lost++;
     snprintf(s->lost, sizeof s->lost, "worker of share %u: %.120s", w->index, event->reason);
     say(s, true, "worker %u (share %u) is lost: %s", event->worker, w->index, event->reason);
     if (wrong) strike(s, w->index, w->pid, event->reason);
     return status;
-}
-
-static share *share_by_seq(source_workers *s, uint64_t seq)
-{
-    for (uint32_t i = 0; i < s->share_count; i++)
-        if (s->shares[i].state == SHARE_IN_FLIGHT && s->shares[i].seq == seq) return &s->shares[i];
-    return NULL;
 }
 
 static void idle(source_workers *s, const tc_hub_event *event)
@@ -185,6 +228,7 @@ static tc_status on_failure(source_workers *s, const tc_hub_event *event, tc_err
     if (w) stats_of(s, w)->failures++;
     say(s, true, "worker %u could not compute layer %u: %s", event->worker, failed->call.layer,
         event->reason);
+    bool last = end_flight(failed, event->seq);
     if (++failed->failures >= FAILURES_MAX)
         return tc_fail(e, TC_INTERNAL, "experts of layer %u: %s", failed->call.layer, event->reason);
     if (w) {
@@ -194,7 +238,7 @@ static tc_status on_failure(source_workers *s, const tc_hub_event *event, tc_err
         failed->failed_pid = w->pid;
         snprintf(failed->reason, sizeof failed->reason, "%.100s", event->reason);
     }
-    retry(s, failed);
+    if (last) retry(s, failed);
     return TC_OK;
 }
 
@@ -212,10 +256,12 @@ static uint64_t expert_bytes(const source_workers *s, const tc_expert_call *call
 static void note_result(source_workers *s, const tc_hub_event *event, const share *done)
 {
     worker *w = worker_by_id(s, event->worker);
-    uint64_t now_us = tc_now_us(), latency_us = now_us - done->sent_us;
-    const tc_expert_call *call = &done->call;
     if (!w) return;
+    uint64_t now_us = tc_now_us(), latency_us = now_us - w->sent_us;
+    const tc_expert_call *call = &done->call;
     w->answered++;
+    tc_pace_note(&w->pace, &done->size, latency_us, event->compute_us, now_us);
+    if (s->hedge_credit < HEDGE_SAVED) s->hedge_credit += HEDGE_PART;
     if (done->failed_id && done->failed_id != w->id) { // so it could be computed
         char reason[160];
         snprintf(reason, sizeof reason, "failed at what another worker computed: %.100s", done->reason);
@@ -232,11 +278,22 @@ static void note_result(source_workers *s, const tc_hub_event *event, const shar
     tc_histogram_add(&stats->latency, latency_us);
     if (!tc_trace_on) return;
     tc_trace_lane(10 + w->index);
-    tc_trace_span("call", done->sent_us, now_us,
-                  "\"layer\":%u,\"worker\":%u,\"seq\":%llu,\"compute_us\":%llu", call->layer, w->index,
-                  (unsigned long long)event->seq, (unsigned long long)event->compute_us);
-    tc_trace_arrow(true, event->seq, done->sent_us);
+    tc_trace_span("call", w->sent_us, now_us,
+                  "\"step\":%llu,\"layer\":%u,\"worker\":%u,\"seq\":%llu,\"compute_us\":%llu",
+                  (unsigned long long)call->step, call->layer, w->index, (unsigned long long)event->seq,
+                  (unsigned long long)event->compute_us);
+    tc_trace_arrow(true, event->seq, w->sent_us);
     tc_trace_lane(1);
+}
+
+// An answer that came too late to be used still tells how long it took.
+static void note_late(source_workers *s, const tc_hub_event *event)
+{
+    worker *w = worker_by_id(s, event->worker);
+    if (!w || w->busy_seq != event->seq) return;
+    uint64_t now_us = tc_now_us();
+    const tc_call_size none = {0};
+    tc_pace_note(&w->pace, &none, now_us - w->sent_us, event->compute_us, now_us);
 }
 
 // sum NULL: outside a join, results can only be late ones.
@@ -259,6 +316,7 @@ static tc_status handle(source_workers *s, const tc_hub_event *event, int64_t *s
         return on_failure(s, event, e);
     case TC_HUB_RESULT:
         done = share_by_seq(s, event->seq);
+        if (!done) note_late(s, event);
         idle(s, event);
         if (!done || !sum) return TC_OK;
         for (size_t i = 0, n = (size_t)event->tokens * event->hidden; i < n; i++)
@@ -281,66 +339,151 @@ static rank rank_of(const source_workers *s, const share *wanted, const worker *
     if (w->id == wanted->failed_id) return FAILED_AT_IT;
     if (quarantined(s, w)) return QUARANTINED;
     if (wanted->failures + wanted->breaches && !w->answered) return STRANGER;
-    return w->index == wanted->index ? OWNER : ANYBODY;
+    return w->index % s->options.expected == wanted->index / s->parts ? OWNER : ANYBODY;
 }
 
-static worker *choose(source_workers *s, const share *wanted)
+// The best of those that are idle; of equals the one that is expected to answer first. *ret_busy: the best
+// rank of those that compute something of this call.
+static worker *choose_idle(source_workers *s, const share *wanted, uint64_t now, rank *ret_idle,
+                           rank *ret_busy)
 {
     worker *best = NULL;
-    rank idle = NOBODY, busy = NOBODY;
+    double best_us = 0;
+    *ret_idle = *ret_busy = NOBODY;
     for (uint32_t i = 0; i < TC_WORKERS_MAX; i++) {
         worker *w = &s->workers[i];
         rank r = rank_of(s, wanted, w);
+        if (r == NOBODY) continue;
         if (w->busy_seq) {
-            if (r > busy) busy = r;
-        } else if (r > idle) {
-            idle = r;
-            best = w;
+            if (r > *ret_busy && share_by_seq(s, w->busy_seq)) *ret_busy = r;
+            continue;
         }
+        double us = tc_pace_expect_us(&w->pace, &wanted->size, now);
+        if (r < *ret_idle || (r == *ret_idle && us >= best_us)) continue;
+        *ret_idle = r;
+        best_us = us;
+        best = w;
     }
+    return best;
+}
+
+static worker *choose(source_workers *s, const share *wanted, uint64_t now)
+{
+    rank idle, busy;
+    worker *best = choose_idle(s, wanted, now, &idle, &busy);
     bool waits = busy == OWNER ? !(wanted->failures + wanted->breaches) : idle < STRANGER && busy >= STRANGER;
     return idle == OWNER || !waits ? best : NULL;
 }
 
+static void send(source_workers *s, share *to_send, worker *w)
+{
+    tc_error error;
+    uint64_t seq = ++s->next_seq;
+    w->sent_us = tc_now_us(); // the answer may be there before the call returns
+    if (tc_expert_hub_call(s->hub, w->id, seq, &to_send->call, &error) != TC_OK) {
+        tc_expert_hub_drop(s->hub, w->id, error.text);
+        return; // its DOWN event comes next
+    }
+    w->busy_seq = to_send->seq[to_send->flights++] = seq;
+    to_send->state = SHARE_IN_FLIGHT;
+}
+
 static void assign(source_workers *s)
 {
+    uint64_t now = tc_now_us();
     for (uint32_t i = 0; i < s->share_count; i++) {
-        share *waiting = &s->shares[i];
-        if (waiting->state != SHARE_WAITING) continue;
-        worker *w = choose(s, waiting);
-        if (!w) continue;
-        tc_error error;
-        uint64_t seq = ++s->next_seq;
-        waiting->sent_us = tc_now_us(); // the answer may be there before the call returns
-        if (tc_expert_hub_call(s->hub, w->id, seq, &waiting->call, &error) != TC_OK) {
-            tc_expert_hub_drop(s->hub, w->id, error.text);
-            continue; // its DOWN event comes next
-        }
-        w->busy_seq = waiting->seq = seq;
-        waiting->deadline_us = waiting->sent_us + s->options.call_deadline_us;
-        waiting->state = SHARE_IN_FLIGHT;
+        if (s->shares[i].state != SHARE_WAITING) continue;
+        worker *w = choose(s, &s->shares[i], now);
+        if (w) send(s, &s->shares[i], w);
     }
+}
+
+static worker *worker_by_seq(source_workers *s, uint64_t seq)
+{
+    for (uint32_t i = 0; i < TC_WORKERS_MAX; i++)
+        if (s->workers[i].up && s->workers[i].busy_seq == seq) return &s->workers[i];
+    return NULL;
+}
+
+// Gives shares whose answer is late to somebody else too; returns the time until the next one is late. A few
+// of a hundred calls only: where everybody is late, asking twice makes it worse.
+static uint64_t hedge(source_workers *s, uint64_t now)
+{
+    uint64_t next = UINT64_MAX;
+    rank idle, busy;
+    for (uint32_t i = 0; i < s->share_count; i++) {
+        share *flying = &s->shares[i];
+        if (flying->state != SHARE_IN_FLIGHT || flying->flights == FLIGHTS_MAX) continue;
+        worker *slow = worker_by_seq(s, flying->seq[0]);
+        if (!slow) continue;
+        uint64_t late = slow->sent_us + (uint64_t)tc_pace_late_us(&slow->pace, &flying->size);
+        if (late > now) {
+            if (late - now < next) next = late - now;
+            continue;
+        }
+        worker *other = s->hedge_credit >= 1 ? choose_idle(s, flying, now, &idle, &busy) : NULL;
+        if (!other || idle < STRANGER) continue; // until somebody is idle
+        s->hedge_credit -= 1;
+        stats_of(s, slow)->hedges++;
+        send(s, flying, other);
+    }
+    return next;
 }
 
 // Cuts off workers that missed their deadline; returns the time until the next deadline.
 static uint64_t expire(source_workers *s, uint64_t now)
 {
     uint64_t next = 1000000;
-    for (uint32_t i = 0; i < s->share_count; i++) {
-        share *flying = &s->shares[i];
-        if (flying->state != SHARE_IN_FLIGHT) continue;
-        if (flying->deadline_us > now) {
-            if (flying->deadline_us - now < next) next = flying->deadline_us - now;
+    for (uint32_t i = 0; i < TC_WORKERS_MAX; i++) {
+        worker *w = &s->workers[i];
+        if (!w->up || !w->busy_seq) continue;
+        uint64_t deadline = w->sent_us + s->options.call_deadline_us;
+        if (deadline > now) {
+            if (deadline - now < next) next = deadline - now;
             continue;
         }
-        for (uint32_t j = 0; j < TC_WORKERS_MAX; j++)
-            if (s->workers[j].up && s->workers[j].busy_seq == flying->seq) {
-                s->workers[j].late = true;
-                tc_expert_hub_drop(s->hub, s->workers[j].id, "missed its deadline");
-            }
+        if (!w->late) {
+            w->late = true;
+            tc_expert_hub_drop(s->hub, w->id, "missed its deadline");
+        }
         next = 1000;
     }
     return next;
+}
+
+// Into how many parts each index's share is cut now: more than one only where every index has several workers
+// that could start at once.
+static uint32_t choose_parts(source_workers *s, const tc_expert_call *call)
+{
+    tc_fleet_member members[TC_WORKERS_MAX];
+    uint32_t of_group[TC_WORKERS_MAX] = {0}, count = 0, groups = s->options.expected, most;
+    uint32_t grains = s->options.shard == TC_SHARD_SLICE ? s->info->units : s->info->experts;
+    if (s->stats.workers_up <= groups) return 1;
+    tc_call_size whole = tc_call_size_of(call);
+    uint64_t now = tc_now_us();
+    for (uint32_t i = 0; i < TC_WORKERS_MAX; i++) {
+        const worker *w = &s->workers[i];
+        if (!w->up || w->late || w->busy_seq || quarantined(s, w)) continue;
+        members[count] = (tc_fleet_member){w->index % groups, &w->pace};
+        of_group[members[count++].group]++;
+    }
+    most = (grains < TC_WORKERS_MAX ? grains : TC_WORKERS_MAX) / groups;
+    for (uint32_t g = 0; g < groups; g++)
+        if (of_group[g] < most) most = of_group[g];
+    return most < 2 ? 1 : tc_fleet_cut(members, count, groups, most, &whole, now);
+}
+
+// Kept for a while: choosing takes longer than a small call may.
+static void cut(source_workers *s, const tc_expert_call *call)
+{
+    uint32_t size = 32 - (uint32_t)__builtin_clz(call->tokens | 1);
+    if (s->cut_age == 0 || s->cut_size != size || s->cut_age > CUT_AGAIN_CALLS) {
+        s->parts = choose_parts(s, call);
+        s->cut_size = size;
+        s->cut_age = 0;
+    }
+    s->cut_age++;
+    s->share_count = s->options.expected * s->parts;
 }
 
 // Contiguous run of the sorted pairs whose experts lie in [first, last).
@@ -365,13 +508,18 @@ static void make_share(source_workers *s, uint32_t index, const tc_expert_call *
     if (s->options.shard == TC_SHARD_PARTITION)
         pairs_of_experts(call, own.expert_begin, own.expert_end, &part->call);
     if (part->call.pair_count == 0 || part->call.unit_begin == part->call.unit_end) part->state = SHARE_DONE;
+    part->size = tc_call_size_of(&part->call);
 }
 
 static tc_status workers_post(tc_expert_source *source, const tc_expert_call *call, tc_error *e)
 {
     (void)e;
     source_workers *s = (source_workers *)source;
-    for (uint32_t i = 0; i < s->share_count; i++) make_share(s, i, call);
+    tc_expert_call whole = *call;
+    whole.unit_begin = 0;
+    whole.unit_end = s->info->units;
+    cut(s, &whole);
+    for (uint32_t i = 0; i < s->share_count; i++) make_share(s, i, &whole);
     s->stats.calls++;
     s->stats.pairs += call->pair_count;
     s->compute_us_max = 0;
@@ -406,7 +554,9 @@ static tc_status workers_join(tc_expert_source *source, int64_t *sum, tc_error *
             break;
         }
         tc_hub_event event;
-        if (tc_expert_hub_next(s->hub, expire(s, now), &event) == TC_OK) status = handle(s, &event, sum, e);
+        uint64_t expires = expire(s, now), late = hedge(s, now);
+        if (tc_expert_hub_next(s->hub, late < expires ? late : expires, &event) == TC_OK)
+            status = handle(s, &event, sum, e);
     }
     if (status != TC_OK)
         for (uint32_t i = 0; i < s->share_count; i++)
@@ -421,11 +571,13 @@ static void workers_poll(tc_expert_source *source)
     source_workers *s = (source_workers *)source;
     tc_hub_event event;
     while (tc_expert_hub_next(s->hub, 0, &event) == TC_OK) (void)handle(s, &event, NULL, NULL);
+    expire(s, tc_now_us());
 }
 
 // Why answers come, but not as they should.
 static void tell_degraded(const source_workers *s, char *ret, size_t bytes)
 {
+    uint64_t now = tc_now_us();
     *ret = 0;
     if (s->stats.workers_up < s->options.expected) {
         snprintf(ret, bytes, "%u of %u workers are connected%s%s", s->stats.workers_up, s->options.expected,
@@ -434,6 +586,11 @@ static void tell_degraded(const source_workers *s, char *ret, size_t bytes)
     }
     for (uint32_t i = 0; i < TC_WORKERS_MAX; i++) {
         const worker *w = &s->workers[i];
+        if (w->up && w->busy_seq && now - w->sent_us > BEHIND_TOLD_US) {
+            snprintf(ret, bytes, "the worker of share %u has not answered for %.1f s", w->index,
+                     (double)(now - w->sent_us) / 1e6);
+            return;
+        }
         if (!w->up || !quarantined(s, w)) continue;
         const tc_conduct *c = tc_conduct_find(&s->conducts, w->index, w->pid);
         snprintf(ret, bytes, "the worker of share %u is in quarantine: %.150s", w->index, c ? c->reason : "");
@@ -450,7 +607,7 @@ static void workers_stats(tc_expert_source *source, tc_source_stats *ret)
     for (uint32_t i = 0; i < TC_WORKERS_MAX; i++)
         if (s->workers[i].up && s->workers[i].busy_seq) stats_of(s, &s->workers[i])->in_flight++;
     ret->workers = s->of_worker;
-    ret->worker_count = s->share_count;
+    ret->worker_count = s->index_max < s->options.expected ? s->options.expected : s->index_max + 1;
     snprintf(ret->reason, sizeof ret->reason, "%s",
              s->stats.workers_up ? "" : "no expert worker is connected");
     tell_degraded(s, ret->degraded, sizeof ret->degraded);
@@ -483,7 +640,7 @@ static bool lend_one(source_workers *s, uint32_t index, uint32_t tokens, tc_lent
         .id = w->id, .x_at = layout->x_at, .pairs_at = layout->pairs_at, .sum_at = layout->sum_at};
     ret->memory = tc_shm_memory(shm, &ret->bytes);
     ret->share =
-        tc_share_of(s->info->experts, s->info->units, (tc_shard)s->options.shard, index, s->share_count);
+        tc_share_of(s->info->experts, s->info->units, (tc_shard)s->options.shard, index, s->options.expected);
     s->lent_shm[s->lent_count] = shm;
     s->lent[s->lent_count++] = w->id;
     return true;
@@ -495,10 +652,10 @@ static uint32_t workers_lend(tc_expert_source *source, uint32_t tokens, tc_lent_
     source_workers *s = (source_workers *)source;
     uint32_t count = 0;
     s->lent_count = 0;
-    if (s->share_count > TC_LENT_MAX) return 0;
-    for (uint32_t i = 0; i < s->share_count; i++) {
+    if (s->options.expected > TC_LENT_MAX) return 0;
+    for (uint32_t i = 0; i < s->options.expected; i++) {
         tc_share own =
-            tc_share_of(s->info->experts, s->info->units, (tc_shard)s->options.shard, i, s->share_count);
+            tc_share_of(s->info->experts, s->info->units, (tc_shard)s->options.shard, i, s->options.expected);
         if (tc_share_is_empty(&own)) continue;
         if (!lend_one(s, i, tokens, &ret[count])) return s->lent_count = 0;
         count++;
@@ -567,6 +724,8 @@ tc_status tc_source_workers_create(tc_expert_hub *hub, const tc_store *store,
     s->info = tc_store_get_info(store);
     s->options = *options;
     s->share_count = options->expected;
+    s->parts = 1;
+    s->hedge_credit = HEDGE_SAVED / 2;
     *ret = &s->source;
     return TC_OK;
 }
