@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Workers on other hosts: mutual TLS across network namespaces, with delay, loss and partitions, certificates made here
+and now. The same tokens come whatever the network does, and what is not let in is told why."""
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+from harness import BUILD, CACHE, DEMO, ENVIRONMENT, FIXTURES, PROGRAM, ROOT, Server, eventually, free_port, verb
+
+CERTIFICATES = ROOT / "deploy" / "tls" / "thermocline-certificates"
+PROMPT = {"prompt": "The first line of the file", "temperature": 0.7, "seed": 3, "ignore_eos": True}
+
+
+def run(*command):
+    subprocess.run([str(word) for word in command], check=True, capture_output=True)
+
+
+def certificates(folder, *names):
+    for words in (["ca"], ["core", *names], *(["worker", name] for name in ("one", "two"))):
+        run(CERTIFICATES, folder, *words)
+    return folder
+
+
+def tls(folder, name):
+    return ["--tls-ca", folder / "ca.pem", "--tls-cert", folder / f"{name}.pem", "--tls-key", folder / f"{name}.key"]
+
+
+class Host:
+    """A network namespace joined to ours by a pair of devices: 10.N.N.1 here, 10.N.N.2 there."""
+
+    numbers = iter(range(1 + os.getpid() % 100, 250))
+
+    def __init__(self):
+        number = next(self.numbers)
+        self.name, self.device = f"tc-test-{os.getpid()}-{number}", f"tct{os.getpid() % 100000}-{number}"
+        self.near = f"10.{number}.{os.getpid() % 250}.1"
+        self.far = self.near[:-1] + "2"
+        run("ip", "netns", "add", self.name)
+        run("ip", "link", "add", self.device, "type", "veth", "peer", "name", "eth0", "netns", self.name)
+        run("ip", "address", "add", self.near + "/24", "dev", self.device)
+        run("ip", "link", "set", self.device, "up")
+        for words in (["address", "add", self.far + "/24", "dev", "eth0"], ["link", "set", "eth0", "up"],
+                      ["link", "set", "lo", "up"]):
+            run("ip", "-n", self.name, *words)
+
+    def cut(self, cut=True):
+        """Whatever is sent either way is lost, and nobody is told."""
+        run("ip", "-n", self.name, "link", "set", "eth0", "down" if cut else "up")
+
+    def close(self):
+        subprocess.run(["ip", "netns", "del", self.name], capture_output=True)
+        subprocess.run(["ip", "link", "del", self.device], capture_output=True)
+
+
+class Process:
+    def __init__(self, *command, host=None, **more):
+        self.log = tempfile.NamedTemporaryFile("w+", prefix="fleet-", suffix=".log", dir=CACHE, delete=False)
+        before = ["ip", "netns", "exec", host.name] if host else []
+        self.process = subprocess.Popen([*before, *map(str, command)], stdin=more.pop("stdin", subprocess.DEVNULL),
+                                        stdout=more.pop("stdout", self.log), stderr=self.log, env=ENVIRONMENT, **more)
+
+    def text(self):
+        return Path(self.log.name).read_text()
+
+    def says(self, pattern, timeout_s=15):
+        return eventually(lambda: re.search(pattern, self.text()), timeout_s)
+
+    def stop(self, number=signal.SIGTERM):
+        if self.process.stdin:
+            self.process.stdin.close()
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+
+class Relay(Process):
+    """From an address to another, slowly. Not by the loopback interface: then the core would take the worker for a neighbour."""
+
+    def __init__(self, near, to_host, to_port):
+        self.port = free_port()
+        super().__init__(BUILD / "tests" / "sim" / "relay", near, self.port, to_host, to_port, stdin=subprocess.PIPE)
+        assert self.says("ready"), self.text()
+
+    def tell(self, *lines):
+        for line in lines:
+            self.process.stdin.write(line.encode() + b"\n")
+        self.process.stdin.flush()
+
+
+def worker(url, folder, name, *arguments, host=None, model=DEMO):
+    return Process(BUILD / "expert-worker" / "thermocline-worker", "--connect", url, "--model", model, "--index", 0, "--of", 1,
+                   *tls(folder, name), *arguments, host=host)
+
+
+class Remote(Server):
+    """A core without workers of its own host, and a gateway."""
+
+    def __init__(self, port, folder, *arguments):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.folder = Path(tempfile.mkdtemp(dir=CACHE))
+        engine = f"ipc://{self.folder}/engine"
+        self.core = Process(BUILD / "gpu-core" / "thermocline-core", "--model", DEMO, "--engine", engine, "--experts",
+                            f"tls+tcp://0.0.0.0:{port}", "--workers", 1, *tls(folder, "core"), *arguments)
+        self.gateway = Process(BUILD / "gateway" / "thermocline-gateway", "--model", DEMO, "--engine", engine, "--listen",
+                               f"127.0.0.1:{self.port}")
+
+    def text(self):
+        return self.core.text()
+
+    def stop(self):
+        self.gateway.stop()
+        return self.core.stop()
+
+
+@unittest.skipUnless(DEMO.exists(), "demo/model is not there")
+@unittest.skipUnless(os.geteuid() == 0 and shutil.which("ip"), "network namespaces are root's to make")
+class Fleet(unittest.TestCase):
+    def setUp(self):
+        self.folder = Path(tempfile.mkdtemp(dir=CACHE))
+        self.hosts = [Host(), Host()]
+        self.pki = certificates(self.folder / "pki", "127.0.0.1", *(host.near for host in self.hosts))
+        self.open = []
+        self.port = free_port()
+        self.assertEqual(verb("pack", DEMO).returncode, 0)
+
+    def tearDown(self):
+        for process in reversed(self.open):
+            process.stop()
+        for host in self.hosts:
+            host.close()
+
+    def keep(self, process):
+        self.open.append(process)
+        return process
+
+    def want(self, server=None, **fields):
+        """What the model says without any network."""
+        with Server(DEMO, 0) as server:
+            return server.generate(**{**PROMPT, **fields})["text"]
+
+    def test_partitions_and_healing(self):
+        want = self.want(max_tokens=300)
+        server = self.keep(Remote(self.port, self.pki))
+        workers = [self.keep(worker(f"tls+tcp://{host.near}:{self.port}", self.pki, name, host=host))
+                   for host, name in zip(self.hosts, ("one", "two"))]
+        self.assertTrue(eventually(lambda: server.ready() and server.statistics()["workers_up"] == 2, 30), server.text())
+        self.assertIn(f"at {self.hosts[0].far}:", server.text())
+        self.assertNotIn("shared memory", server.text())  # it is another host's
+        self.assertEqual(server.generate(**PROMPT, max_tokens=300)["text"], want)
+
+        self.hosts[0].cut()
+        began = time.monotonic()
+        self.assertEqual(server.generate(**PROMPT, max_tokens=300)["text"], want)
+        self.assertLess(time.monotonic() - began, 8)
+        self.assertTrue(server.core.says("is lost: was not heard of any more", 6), server.text())
+        self.assertTrue(workers[0].says("the core is gone", 6), workers[0].text())
+
+        # Nobody is left: the request waits, and is answered when the way is free again.
+        self.hosts[1].cut()
+        self.assertTrue(eventually(lambda: server.statistics()["workers_up"] == 0, 8))
+        self.assertEqual(server.get("/api/v1/health")[0], 503)
+        asked = subprocess.Popen(["curl", "-sS", "-m", "60", server.url + "/api/v1/generate", "-d",
+                                  json.dumps({**PROMPT, "max_tokens": 300})], stdout=subprocess.PIPE, text=True)
+        time.sleep(1)
+        self.hosts[0].cut(False)
+        self.hosts[1].cut(False)
+        healed = time.monotonic()
+        answer = asked.communicate()[0]
+        self.assertEqual(json.loads(answer)["text"], want)
+        self.assertTrue(eventually(lambda: server.statistics()["workers_up"] == 2, 15), server.text())
+        self.assertLess(time.monotonic() - healed, 15)
+        self.assertEqual(workers[0].stop(), 0)
+
+    def test_delay_loss_and_a_way_cut_in_mid_token(self):
+        want = self.want(max_tokens=60)
+        server = self.keep(Remote(self.port, self.pki))
+        relays = [self.keep(Relay(host.near, host.near, self.port)) for host in self.hosts]
+        for relay in relays:
+            relay.tell("delay 2000")
+        for relay, host, name in zip(relays, self.hosts, ("one", "two")):
+            self.keep(worker(f"tls+tcp://{host.near}:{relay.port}", self.pki, name, host=host))
+        self.assertTrue(eventually(lambda: server.ready() and server.statistics()["workers_up"] == 2, 30), server.text())
+        began = time.monotonic()
+        self.assertEqual(server.generate(**PROMPT, max_tokens=60)["text"], want)
+        self.assertGreater(time.monotonic() - began, 60 * 8 * 0.004)  # 8 layers, 4 ms there and back: it did go there
+
+        relays[0].tell("loss 20")  # a packet in fifty: 200 ms late
+        self.assertEqual(server.generate(**PROMPT, max_tokens=30)["text"], self.want(max_tokens=30))
+        relays[0].tell("loss 0", "delay 100")
+        relays[1].tell("delay 100")
+        stream = subprocess.Popen(["curl", "-sS", "-m", "60", "-N", server.url + "/api/v1/generate", "-d",
+                                   json.dumps({**PROMPT, "max_tokens": 60})], stdout=subprocess.PIPE, text=True)
+        time.sleep(0.1)
+        relays[0].tell("cut")
+        relays[1].tell("delay 20000")
+        self.assertEqual(json.loads(stream.communicate()[0])["text"], want)
+        relays[1].tell("delay 100")
+        relays[0].tell("heal")
+        self.assertTrue(eventually(lambda: server.statistics()["workers_up"] == 2, 12), server.text())
+        metrics = server.get("/metrics")[1].decode()
+        self.assertRegex(metrics, r'thermocline_worker_hedges_total\{worker="0"\} [1-9]')
+
+    def test_near_before_far(self):
+        """A worker of this host beside one that is 20 ms away: tokens stay here."""
+        with Server(DEMO, 1, "--remote-workers", f"tls+tcp://0.0.0.0:{self.port}", *tls(self.pki, "core")) as server:
+            relay = self.keep(Relay(self.hosts[0].near, self.hosts[0].near, self.port))
+            relay.tell("delay 10000")
+            far = self.keep(worker(f"tls+tcp://{self.hosts[0].near}:{relay.port}", self.pki, "one", host=self.hosts[0]))
+            self.assertTrue(eventually(lambda: server.statistics()["workers_up"] == 2, 20), server.text())
+            server.generate(**PROMPT, max_tokens=8)
+            began = time.monotonic()
+            text = server.generate(**PROMPT, max_tokens=100)["text"]
+            took = time.monotonic() - began
+            self.assertLess(took, 100 * 8 * 0.020 / 4)  # a quarter of what the way would take
+            self.assertEqual(text, self.want(max_tokens=100))
+            # The near one stands still: the far one computes, and health says why it is slow.
+            near = server.pids("thermocline-wor")[0]
+            os.kill(near, signal.SIGSTOP)
+            try:
+                self.assertEqual(server.generate(**PROMPT, max_tokens=20)["text"], self.want(max_tokens=20))
+                self.assertTrue(eventually(lambda: "has not answered" in json.dumps(server.get("/api/v1/health")[1]), 5),
+                                (server.get("/api/v1/health"), server.text()))
+            finally:
+                os.kill(near, signal.SIGCONT)
+            self.assertEqual(far.stop(), 0)
+
+    def test_who_is_not_let_in(self):
+        theirs = certificates(self.folder / "theirs", "127.0.0.1")
+        shutil.copy(self.pki / "ca.pem", theirs / "ca.pem")
+        with Server(DEMO, 1, "--remote-workers", f"tls+tcp://0.0.0.0:{self.port}", *tls(self.pki, "core")) as server:
+            url = f"tls+tcp://127.0.0.1:{self.port}"
+            stranger = self.keep(worker(url, theirs, "one"))
+            self.assertTrue(stranger.says("TLS: one end does not accept"), stranger.text())
+            self.assertTrue(eventually(lambda: "was turned away: 127.0.0.1" in server.text()))
+            self.assertEqual(stranger.stop(), 0)
+            other = FIXTURES / "next-nf4" / "model"
+            self.assertEqual(verb("pack", other).returncode, 0)
+            wrong = self.keep(worker(url, self.pki, "one", model=other))
+            self.assertEqual(wrong.process.wait(20), 2)
+            self.assertRegex(wrong.text(), "turned away by the core: worker serves model [0-9a-f]{32}")
+            os.chmod(self.pki / "two.key", 0o644)
+            careless = self.keep(worker(url, self.pki, "two"))
+            self.assertEqual(careless.process.wait(20), 1)
+            self.assertIn("others may use the key", careless.text())
+            plain = self.keep(Process(BUILD / "expert-worker" / "thermocline-worker", "--connect", url, "--model", DEMO))
+            self.assertEqual(plain.process.wait(20), 2)
+            self.assertIn("needs --tls-ca", plain.text())
+            self.assertEqual(server.statistics()["workers_up"], 1)
+
+    def test_a_request_is_followed_to_the_worker(self):
+        trace, core_trace = self.folder / "worker.json", self.folder / "core.json"
+        server = self.keep(Remote(self.port, self.pki, "--trace", core_trace))
+        remote = self.keep(worker(f"tls+tcp://{self.hosts[0].near}:{self.port}", self.pki, "one", "--trace", trace,
+                                  host=self.hosts[0]))
+        self.assertTrue(eventually(lambda: server.ready() and server.statistics()["workers_up"] == 1, 30), server.text())
+        status, _ = server.request("POST", "/api/v1/generate", {**PROMPT, "max_tokens": 4}, {"X-Request-Id": "seen-abroad"})
+        self.assertEqual(status, 200)
+        remote.stop()
+        server.stop()
+
+        def spans(path, name):
+            lines = (line.rstrip(",\n") for line in path.read_text().splitlines())
+            return [span["args"] for span in (json.loads(line) for line in lines if line.startswith("{")) if span["name"] == name]
+
+        mine = {span["step"] for span in spans(core_trace, "step") if "seen-abroad" in span["requests"].split()}
+        self.assertEqual(len(mine), 4)
+        self.assertEqual({span["step"] for span in spans(trace, "compute")}, mine)
+
+
+if __name__ == "__main__":
+    unittest.main()
