@@ -30,7 +30,7 @@ static tc_status measure(tc_bench *b, int figure, tc_error *e)
         b->o.context = b->prompt_tokens + b->tokens + 128;
     TC_TRY(tc_checkpoint_open(b->model, &checkpoint, e));
     b->desc = *tc_checkpoint_desc(checkpoint);
-    tc_status status = tc_footprint_of(checkpoint, b->o.quantise != NULL, &b->footprint, e);
+    tc_status status = tc_footprint_of(checkpoint, tc_quantise_named(b->o.quantise), &b->footprint, e);
     if (status == TC_OK) tc_footprint_head(&b->footprint, tc_checkpoint_desc(checkpoint), b->o.head);
     tc_checkpoint_free(checkpoint);
     if (status != TC_OK) return status;

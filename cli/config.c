@@ -58,7 +58,9 @@ static unsigned check_places(const tc_config *config)
         const tc_config_entry *entry = tc_config_get(config, places[i].id);
         char path[TC_SETTING_BYTES_MAX + 32];
         if (!entry) continue;
-        snprintf(path, sizeof path, "%s%s", entry->text, places[i].below);
+        size_t bytes = strlen(entry->text);
+        bool file = bytes > 5 && strcmp(entry->text + bytes - 5, ".gguf") == 0; // holds all of them
+        snprintf(path, sizeof path, "%s%s", entry->text, file ? "" : places[i].below);
         if (access(path, R_OK) == 0) continue;
         tc_error e;
         tc_fail_errno(&e, TC_NOT_FOUND, "%s: %s: %s", entry->origin, entry->setting->name, path);

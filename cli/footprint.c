@@ -20,6 +20,21 @@ static const struct {
     tc_part part;
 } rules[] = {
     {"mtp.", TC_PART_OTHER},
+    {"_exps.", TC_PART_EXPERTS}, // from here on names of GGUF files
+    {"_shexp.", TC_PART_SHARED},
+    {".ffn_gate_inp.", TC_PART_ROUTER},
+    {".ffn_norm.", TC_PART_NORMS},
+    {".ffn_", TC_PART_MLP},
+    {".ssm_", TC_PART_DELTA},
+    {".attn_gate.", TC_PART_DELTA},
+    {".attn_qkv.", TC_PART_DELTA},
+    {"attn_norm.", TC_PART_NORMS},
+    {"attention_norm.", TC_PART_NORMS},
+    {".attn_q_norm.", TC_PART_NORMS},
+    {".attn_k_norm.", TC_PART_NORMS},
+    {".attn_", TC_PART_ATTENTION},
+    {"token_embd", TC_PART_EMBEDDING},
+    {"output.weight", TC_PART_HEAD}, // and from here on Hugging Face's
     {".experts.", TC_PART_EXPERTS},
     {".shared_expert", TC_PART_SHARED},
     {"layernorm", TC_PART_NORMS},
@@ -50,7 +65,7 @@ static bool count(void *arg, const tc_tensor_info *info)
 }
 
 // Packed bytes of one linear of an expert, cut into units along its rows (gate, up) or columns (down).
-static tc_status linear_bytes(const tc_checkpoint *c, tc_role role, uint32_t layer, bool quantise,
+static tc_status linear_bytes(const tc_checkpoint *c, tc_role role, uint32_t layer, tc_quantise quantise,
                               uint32_t unit, uint64_t *bytes, const char **ret_type, tc_error *e)
 {
     const tc_model_desc *desc = tc_checkpoint_desc(c);
@@ -66,7 +81,9 @@ static tc_status linear_bytes(const tc_checkpoint *c, tc_role role, uint32_t lay
     tc_model_tensor_name(desc, role, layer, 0, name);
     tc_model_tensor_shape(desc, role, layer, &rows, &cols);
     TC_TRY(tc_checkpoint_weight(c, name, rows, cols, &weight, e));
-    tc_status status = quantise && !weight.quantised ? tc_weight_quantise_nf4(&weight, e) : TC_OK;
+    if (quantise == TC_QUANTISE_KEEP) weight.coarse = false;
+    tc_status status =
+        quantise == TC_QUANTISE_NF4 && !weight.quantised ? tc_weight_quantise_nf4(&weight, e) : TC_OK;
     if (status == TC_OK) {
         uint32_t unit_rows = down ? rows : unit, unit_cols = down ? unit : cols;
         tc_matrix_form form = tc_matrix_form_for(&weight, 0, unit_cols);
@@ -109,7 +126,7 @@ static void count_multiply_adds(const tc_model_desc *desc, tc_footprint *f)
     }
 }
 
-tc_status tc_footprint_of(const tc_checkpoint *c, bool quantise, tc_footprint *ret, tc_error *e)
+tc_status tc_footprint_of(const tc_checkpoint *c, tc_quantise quantise, tc_footprint *ret, tc_error *e)
 {
     const tc_model_desc *desc = tc_checkpoint_desc(c);
     tc_footprint f = {.expert_type = "none"};

@@ -39,5 +39,6 @@ extern const char *const tc_part_names[TC_PARTS];
 // A token's dense bytes when the head becomes `head` ("nf4", "int8", "bf16"; NULL or "keep": as it is).
 void tc_footprint_head(tc_footprint *footprint, const tc_model_desc *desc, const char *head);
 
-// `quantise_nf4`: as packing with that option would make the experts.
-tc_status tc_footprint_of(const tc_checkpoint *checkpoint, bool quantise_nf4, tc_footprint *ret, tc_error *e);
+// `quantise`: as packing with that option would make the experts.
+tc_status tc_footprint_of(const tc_checkpoint *checkpoint, tc_quantise quantise, tc_footprint *ret,
+                          tc_error *e);

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { REQUEST_ID = 1, PATH_BYTES = 4096 };
+enum { REQUEST_ID = 1 };
 
 typedef struct settings {
     uint64_t max_tokens, top_k, seed;
@@ -95,13 +95,11 @@ out:
 static tc_status generate(const char *model, const char *text, const settings *s, tc_run_options *o,
                           tc_error *e)
 {
-    char path[PATH_BYTES];
     tc_tokenizer *tokenizer = NULL;
     tc_ids prompt = {0};
     tc_status status;
     e->text[0] = 0;
-    snprintf(path, sizeof path, "%s/tokenizer.json", model);
-    TC_GOTO(tc_tokenizer_load(path, &tokenizer, e));
+    TC_GOTO(tc_run_tokenizer(model, &tokenizer, e));
     // What a user types never becomes a special token unless asked.
     TC_GOTO(tc_tokenizer_encode(tokenizer, text, strlen(text), s->raw ? TC_SPECIAL_PARSE : TC_SPECIAL_AS_TEXT,
                                 &prompt, e));

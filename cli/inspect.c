@@ -79,8 +79,8 @@ static void print_fit(const tc_footprint *f, uint64_t ram, uint64_t vram, uint64
            (unsigned long long)count, 100.0 * (double)slots / (double)count);
 }
 
-static tc_status inspect(const char *model, bool quantise, uint64_t ram, uint64_t vram, uint64_t context,
-                         uint64_t sessions, tc_error *e)
+static tc_status inspect(const char *model, tc_quantise quantise, uint64_t ram, uint64_t vram,
+                         uint64_t context, uint64_t sessions, tc_error *e)
 {
     tc_checkpoint *checkpoint = NULL;
     tc_footprint footprint;
@@ -133,13 +133,14 @@ int tc_cli_inspect(int argc, char **argv)
         {.name = "--quantise",
          .kind = TC_OPTION_CHOICE,
          .target = &quantise,
-         .choices = "nf4",
-         .help = "as if experts were quantised while packing"},
+         .choices = "nf4|keep",
+         .help = "as packing with that option would make the experts"},
         {0},
     };
     int code = tc_options_parse(table, "inspect MODEL [options]", 1, 1, argc, argv, &arguments);
     if (code >= 0) return code;
-    return inspect(arguments.positional[0], quantise != NULL, ram, vram, context, sessions, &e) == TC_OK
+    return inspect(arguments.positional[0], tc_quantise_named(quantise), ram, vram, context, sessions, &e) ==
+                   TC_OK
                ? 0
                : tc_cli_fail(&e);
 }

@@ -24,7 +24,7 @@ const tc_verb tc_verbs[] = {
     {"pack", tc_cli_pack, "[MODEL]", "write the packed expert store that serving needs", true},
     {"inspect", tc_cli_inspect, "MODEL", "what is in a model, and what fits where", true},
     {"quick-test", tc_cli_quick_test, "MODEL", "one prompt through everything, each stage reported", true},
-    {"tokenize", tc_cli_tokenize, "TOKENIZER.json",
+    {"tokenize", tc_cli_tokenize, "TOKENIZER.json|MODEL",
      "JSON lines {\"text\"} to {\"ids\"}; --decode the other way"},
     {"render", tc_cli_render, "TEMPLATE.jinja",
      "JSON lines {\"context\", \"now\"} to {\"text\"}, or to {\"error\"}"},

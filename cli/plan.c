@@ -69,7 +69,7 @@ static tc_status plan(const char *model, tc_plan_input *in, const char *quantise
     tc_footprint f;
     tc_memory_plan p;
     TC_TRY(tc_checkpoint_open(model, &checkpoint, e));
-    tc_status status = tc_footprint_of(checkpoint, quantise != NULL, &f, e);
+    tc_status status = tc_footprint_of(checkpoint, tc_quantise_named(quantise), &f, e);
     const tc_model_desc *desc = tc_checkpoint_desc(checkpoint);
     if (status != TC_OK) goto out;
     in->dense_bytes = f.dense_bytes;
@@ -148,8 +148,8 @@ int tc_cli_plan(int argc, char **argv)
         {.name = "--quantise",
          .kind = TC_OPTION_CHOICE,
          .target = &quantise,
-         .choices = "nf4",
-         .help = "as if experts were quantised while packing"},
+         .choices = "nf4|keep",
+         .help = "as packing with that option would make the experts"},
         {.name = "--json", .kind = TC_OPTION_FLAG, .target = &json, .help = "one object"},
         {0},
     };

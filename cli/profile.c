@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PROMPTS_BYTES_MAX = 16 << 20, PATH_BYTES = 4096 };
+enum { PROMPTS_BYTES_MAX = 16 << 20 };
 
 // ---- running ----
 
@@ -141,13 +141,11 @@ static tc_status show(const char *path, const char *svg, tc_error *e)
 static tc_status make(const char *model, const char *prompts, uint64_t samples, uint64_t length,
                       tc_run_options *o, const char *svg, tc_error *e)
 {
-    char path[PATH_BYTES];
     tc_tokenizer *tokenizer = NULL;
     tc_local local = {0};
     workload w = {0};
     tc_status status;
-    snprintf(path, sizeof path, "%s/tokenizer.json", model);
-    TC_GOTO(tc_tokenizer_load(path, &tokenizer, e));
+    TC_GOTO(tc_run_tokenizer(model, &tokenizer, e));
     TC_GOTO(read_workload(prompts, &w, e));
     TC_GOTO(tc_local_open(o, model, &local, e));
     TC_GOTO(run_workload(&local, tokenizer, &w, samples, length, e));

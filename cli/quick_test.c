@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { TOKENS = 32, REQUEST_ID = 1, PATH_BYTES = 4096 };
+enum { TOKENS = 32, REQUEST_ID = 1 };
 
 static void report(const char *stage, uint64_t us, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
@@ -43,15 +43,14 @@ static tc_status test_open(const char *model, tc_error *e)
 static tc_status make_prompt(const char *model, const char *text, tc_tokenizer **ret_tokenizer, tc_ids *ids,
                              tc_error *e)
 {
-    char path[PATH_BYTES];
     uint64_t begin_us = tc_now_us();
-    snprintf(path, sizeof path, "%s/tokenizer.json", model);
-    if (access(path, F_OK) != 0) {
+    tc_status status = tc_run_tokenizer(model, ret_tokenizer, e);
+    if (status == TC_NOT_FOUND) {
         for (uint32_t i = 1; i <= 5; i++) TC_TRY(tc_ids_push(ids, i));
         report("tokenize", 0, "no tokenizer.json: ids 1 to 5 stand in");
         return TC_OK;
     }
-    TC_TRY(tc_tokenizer_load(path, ret_tokenizer, e));
+    if (status != TC_OK) return status;
     TC_TRY(tc_tokenizer_encode(*ret_tokenizer, text, strlen(text), TC_SPECIAL_AS_TEXT, ids, e));
     if (!ids->count) return tc_fail(e, TC_ARGUMENT, "the prompt is empty");
     report("tokenize", tc_now_us() - begin_us, "%zu tokens", ids->count);

@@ -6,6 +6,7 @@
 #include "common/base/clock.h"
 #include "common/base/cpus.h"
 #include "common/model/arena.h"
+#include "common/model/source.h"
 
 #include <numa.h>
 #include <sched.h>
@@ -180,6 +181,7 @@ static tc_status start_core(tc_supervisor *s, const tc_run_options *o, const cha
     put_text(&c, "--precision", o->precision);
     put_text(&c, "--kv", o->kv);
     put_text(&c, "--head", o->head);
+    put_text(&c, "--quantise", o->quantise);
     put_text(&c, "--isa", o->isa);
     put_number(&c, "--context", o->context);
     put_number(&c, "--sessions", o->sessions);
@@ -325,6 +327,16 @@ tc_status tc_run_load(tc_run_options *o, const char *store, tc_error *e)
     return TC_OK;
 }
 
+tc_status tc_run_tokenizer(const char *model, tc_tokenizer **ret, tc_error *e)
+{
+    char what[TC_MODEL_PATH_BYTES], *text;
+    size_t bytes;
+    TC_TRY(tc_model_text(model, TC_FILE_TOKENIZER, TC_TOKENIZER_FILE_BYTES_MAX, &text, &bytes, what, e));
+    tc_status status = tc_tokenizer_parse(text, bytes, what, ret, e);
+    free(text);
+    return status;
+}
+
 tc_status tc_run_prepare(const char *model, const char *cache_dir, const char *quantise, bool force,
                          bool *ret_packed, char ret_path[TC_STORE_PATH_BYTES], tc_error *e)
 {
@@ -336,9 +348,10 @@ tc_status tc_run_prepare(const char *model, const char *cache_dir, const char *q
         cache_dir = users_cache;
     }
     TC_TRY(tc_checkpoint_open(model, &checkpoint, e));
+    if (tc_quantise_named(quantise) == TC_QUANTISE_KEEP) tc_checkpoint_keep(checkpoint);
     tc_pack_options options = {
         .cache_dir = cache_dir,
-        .quantise_nf4 = quantise != NULL,
+        .quantise = tc_quantise_named(quantise),
         .force = force,
         .progress = tc_progress_step,
         .arg = &progress,

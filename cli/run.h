@@ -6,6 +6,7 @@
 #include "cli/options.h"
 #include "cli/supervise.h"
 #include "common/model/store.h"
+#include "common/text/tokenizer.h"
 #include "proto/engine.h"
 
 typedef struct tc_run_options {
@@ -71,6 +72,9 @@ typedef struct tc_run_options {
     {                                                                                                        \
         .setting = TC_OPT_QUANTISE, .target = &(o).quantise                                                  \
     }
+
+// The tokenizer of a folder or a GGUF file.
+tc_status tc_run_tokenizer(const char *model, tc_tokenizer **ret, tc_error *e);
 
 // Finds or makes the packed store of the model, with progress, and says so when it has to pack.
 tc_status tc_run_prepare(const char *model, const char *cache_dir, const char *quantise, bool force,

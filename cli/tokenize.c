@@ -5,10 +5,12 @@
 #include "cli/tokenize.h"
 #include "cli/cli.h"
 #include "cli/lines.h"
+#include "cli/run.h"
 #include "common/text/tokenizer.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <yyjson.h>
 
 enum {
@@ -126,6 +128,16 @@ static int usage(const char *problem, const char *what)
     return TC_EXIT_USAGE;
 }
 
+// A tokenizer.json by itself, or that of a model.
+static tc_status load(const char *path, tc_tokenizer **ret, tc_error *e)
+{
+    size_t bytes = strlen(path);
+    struct stat st;
+    bool model = (bytes > 5 && strcmp(path + bytes - 5, ".gguf") == 0) ||
+                 (stat(path, &st) == 0 && S_ISDIR(st.st_mode));
+    return model ? tc_run_tokenizer(path, ret, e) : tc_tokenizer_load(path, ret, e);
+}
+
 int tc_cli_tokenize(int argc, char **argv)
 {
     options o = {.special = TC_SPECIAL_PARSE};
@@ -143,7 +155,7 @@ int tc_cli_tokenize(int argc, char **argv)
         else
             o.path = argv[i];
     }
-    if (!o.path) return usage("no TOKENIZER.json", "");
+    if (!o.path) return usage("no TOKENIZER.json, no model", "");
     if (o.decode && o.special == TC_SPECIAL_AS_TEXT)
         return usage("--no-special does not go with ", "--decode");
     if (!o.decode && o.skip_special) return usage("--skip-special needs ", "--decode");
@@ -151,7 +163,7 @@ int tc_cli_tokenize(int argc, char **argv)
     tc_error e = {0};
     tc_tokenizer *t = NULL;
     tc_lines r = {.line_bytes_max = LINE_BYTES_MAX};
-    if (tc_tokenizer_load(o.path, &t, &e) != TC_OK) return tc_cli_fail(&e);
+    if (load(o.path, &t, &e) != TC_OK) return tc_cli_fail(&e);
     static char buffer[WRITE_BYTES]; // stdout keeps it until the process ends
     setvbuf(stdout, buffer, _IOFBF, sizeof buffer);
     tc_status status = run(t, &o, &r, &e);

@@ -58,7 +58,7 @@ static tc_status apply(void *arg, const tc_setting *s, const tc_setting_value *v
         o->cache_dir = value->text;
         return TC_OK;
     case TC_OPT_QUANTISE:
-        o->quantise = true;
+        o->quantise = tc_quantise_named(value->text);
         return TC_OK;
     case TC_OPT_STORE:
         o->store = value->text;

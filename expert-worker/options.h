@@ -6,6 +6,7 @@
 #include "common/base/cpus.h"
 #include "common/base/log.h"
 #include "common/base/settings.h"
+#include "common/model/checkpoint.h"
 #include "proto/expert.h"
 
 // What a fault test makes the worker do after it has answered `after` calls.
@@ -30,7 +31,7 @@ typedef struct tc_worker_options {
     tc_tls tls;                    // for tls+tcp://
     const char *store;             // NULL: that of `model`, in cache_dir
     const char *model, *cache_dir; // cache_dir NULL: the user's
-    bool quantise;                 // as the store was packed
+    tc_quantise quantise;          // as the store was packed
     const char *store_hash;        // what the store must be; NULL: as it is
     const char *arena_dir;         // NULL: the default
     uint32_t index, of;

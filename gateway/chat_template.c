@@ -3,6 +3,7 @@
 #include "gateway/chat_template.h"
 
 #include "common/base/json.h"
+#include "common/model/source.h"
 #include "gateway/json_request.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -143,14 +144,12 @@ out:
 }
 
 // NULL where there is no such file.
-static tc_status read_optional(const char *dir, const char *name, size_t max_bytes, char **ret, tc_error *e)
+static tc_status read_optional(const char *model, tc_model_file file, size_t max_bytes, char **ret,
+                               tc_error *e)
 {
-    char path[4096];
     size_t bytes;
     *ret = NULL;
-    if ((size_t)snprintf(path, sizeof path, "%s/%s", dir, name) >= sizeof path)
-        return tc_fail(e, TC_LIMIT, "%s: the path is too long", name);
-    tc_status status = tc_read_file(path, max_bytes, ret, &bytes, e);
+    tc_status status = tc_model_text(model, file, max_bytes, ret, &bytes, NULL, e);
     return status == TC_NOT_FOUND ? TC_OK : status;
 }
 
@@ -159,8 +158,8 @@ tc_status tc_chat_template_load(const char *dir, const tc_tokenizer *tokenizer, 
 {
     char *jinja = NULL, *config = NULL;
     tc_status status;
-    TC_GOTO(read_optional(dir, "chat_template.jinja", TC_TEMPLATE_BYTES_MAX, &jinja, e));
-    TC_GOTO(read_optional(dir, "tokenizer_config.json", CONFIG_BYTES_MAX, &config, e));
+    TC_GOTO(read_optional(dir, TC_FILE_CHAT_TEMPLATE, TC_TEMPLATE_BYTES_MAX, &jinja, e));
+    TC_GOTO(read_optional(dir, TC_FILE_TOKENIZER_CONFIG, CONFIG_BYTES_MAX, &config, e));
     TC_GOTO(tc_chat_template_parse(jinja, config, tokenizer, ret, e));
 out:
     free(jinja);

@@ -5,6 +5,7 @@
 #include "common/base/process.h"
 #include "common/base/trace.h"
 #include "common/model/model.h"
+#include "common/model/source.h"
 #include "gateway/chat_template.h"
 #include "gateway/engine_link.h"
 #include "gateway/options.h"
@@ -59,15 +60,14 @@ static tc_status load_model(const options *o, tc_gateway_model *ret, tc_tokenize
                             tc_error *e)
 {
     tc_status status;
-    char path[4096];
+    char what[TC_MODEL_PATH_BYTES], *text = NULL;
+    size_t bytes;
     tc_model_desc *desc = calloc(1, sizeof *desc);
     if (!desc) return tc_fail(e, TC_NOMEM, "out of memory");
     TC_GOTO(tc_model_desc_load(o->model_dir, desc, e));
-    if ((size_t)snprintf(path, sizeof path, "%s/tokenizer.json", o->model_dir) >= sizeof path) {
-        status = tc_fail(e, TC_LIMIT, "--model: the path is too long");
-        goto out;
-    }
-    TC_GOTO(tc_tokenizer_load(path, ret_tokenizer, e));
+    TC_GOTO(
+        tc_model_text(o->model_dir, TC_FILE_TOKENIZER, TC_TOKENIZER_FILE_BYTES_MAX, &text, &bytes, what, e));
+    TC_GOTO(tc_tokenizer_parse(text, bytes, what, ret_tokenizer, e));
     const tc_generation_defaults *g = &desc->generation;
     name_model(o, ret->name);
     ret->context = desc->max_positions;
@@ -78,6 +78,7 @@ static tc_status load_model(const options *o, tc_gateway_model *ret, tc_tokenize
                                   .top_k = g->top_k,
                                   .repetition_penalty = g->repetition_penalty};
 out:
+    free(text);
     free(desc);
     return status;
 }

@@ -90,7 +90,7 @@ static void log_progress(void *arg, uint32_t done, uint32_t total)
 
 static bool add_dense_bytes(void *arg, const tc_tensor_info *info)
 {
-    if (!strstr(info->name, ".experts.")) *(uint64_t *)arg += info->bytes;
+    if (!strstr(info->name, ".experts.") && !strstr(info->name, "_exps.")) *(uint64_t *)arg += info->bytes;
     return true;
 }
 
@@ -203,6 +203,7 @@ static tc_status open_store(core *c, tc_error *e)
 static tc_status open_model(core *c, tc_error *e)
 {
     TC_TRY(tc_checkpoint_open(c->o.model, &c->checkpoint, e));
+    if (c->o.quantise == TC_QUANTISE_KEEP) tc_checkpoint_keep(c->checkpoint);
     c->desc = tc_checkpoint_desc(c->checkpoint);
     TC_TRY(open_store(c, e));
     const tc_store_info *info = tc_store_get_info(c->store);
@@ -375,10 +376,7 @@ static void describe(const core *c, tc_model_info *ret)
 
 static tc_status open_constrainer(core *c, tc_error *e)
 {
-    char path[4096];
-    if (snprintf(path, sizeof path, "%s/tokenizer.json", c->o.model) >= (int)sizeof path)
-        return tc_fail(e, TC_LIMIT, "--model: the path is too long");
-    return tc_constrainer_create(path, c->desc->vocab, &c->constrainer, e);
+    return tc_constrainer_create(c->o.model, c->desc->vocab, &c->constrainer, e);
 }
 
 static size_t report_memory(void *arg, char *out, size_t room)

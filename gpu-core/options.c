@@ -112,7 +112,7 @@ static bool apply_choice(tc_setting_id id, int choice, tc_core_options *o)
         o->head = (uint32_t)choice;
         return true;
     case TC_OPT_QUANTISE:
-        o->quantise = true;
+        o->quantise = choice ? TC_QUANTISE_KEEP : TC_QUANTISE_NF4;
         return true;
     case TC_OPT_DEVICE:
         o->device = choice;

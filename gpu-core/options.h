@@ -28,7 +28,7 @@ typedef struct tc_core_options {
     tc_tls tls;                               // for addresses of tls+tcp://
     const char *store;                        // NULL: the model's, in cache_dir
     const char *cache_dir;                    // NULL: the user's
-    bool quantise;                            // as the store was packed
+    tc_quantise quantise;                     // as the store was packed
     const char *store_hash;                   // what the store must be; NULL: as it is
     const char *arena_dir;                    // NULL: the default
     uint32_t workers;                         // shares

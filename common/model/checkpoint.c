@@ -3,6 +3,7 @@
 // hash. Reading weights out of it: checkpoint_read.c.
 #include "common/base/json.h"
 #include "common/model/checkpoint_internal.h"
+#include "common/model/gguf_model.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -49,20 +50,20 @@ static bool plain_name(const char *name, size_t bytes)
     return true;
 }
 
-static tc_status add_shard(tc_checkpoint *c, const char *what, const char *name, size_t bytes, uint32_t *ret,
-                           tc_error *e)
+tc_status tc_checkpoint_add_shard(tc_checkpoint *c, const char *what, const char *name, size_t bytes,
+                                  uint32_t *ret, tc_error *e)
 {
     bool fresh;
     if (!plain_name(name, bytes))
-        return tc_fail(e, TC_FORMAT,
-                       "%s: weight_map: shard \"%.200s\" is not a plain file name in the folder", what, name);
+        return tc_fail(e, TC_FORMAT, "%s: shard \"%.200s\" is not a plain file name in the folder", what,
+                       name);
     TC_TRY(tc_names_add(&c->shard_names, name, bytes, ret, &fresh, e));
     if (c->shard_names.count > TC_SHARDS_MAX)
         return tc_fail(e, TC_LIMIT, "%s: more than %u shards", what, TC_SHARDS_MAX);
     return TC_OK;
 }
 
-static tc_status open_shard(tc_checkpoint *c, uint32_t s, tc_error *e)
+tc_status tc_checkpoint_open_shard(tc_checkpoint *c, uint32_t s, tc_error *e)
 {
     const char *name = tc_names_text(&c->shard_names, s);
     tc_shard_file *shard = &c->shards[s];
@@ -121,7 +122,7 @@ static tc_status index_shards(tc_checkpoint *c, const char *path, yyjson_val *ma
         if (!yyjson_is_str(value))
             return tc_fail(e, TC_FORMAT, "%s: weight_map: shard of \"%.200s\" must be a text", path,
                            yyjson_get_str(key));
-        TC_TRY(add_shard(c, path, yyjson_get_str(value), yyjson_get_len(value), &shard, e));
+        TC_TRY(tc_checkpoint_add_shard(c, path, yyjson_get_str(value), yyjson_get_len(value), &shard, e));
     }
     return TC_OK;
 }
@@ -142,14 +143,20 @@ static tc_status check_index(const tc_checkpoint *c, const char *path, yyjson_va
     return TC_OK;
 }
 
+tc_status tc_checkpoint_make_shards(tc_checkpoint *c, uint32_t count, tc_error *e)
+{
+    tc_shard_file *shards = realloc(c->shards, count * sizeof *shards);
+    if (!shards) return tc_fail(e, TC_NOMEM, "%s: no memory for %u shards", c->dir, count);
+    c->shards = shards;
+    for (; c->shard_count < count; c->shard_count++) shards[c->shard_count] = (tc_shard_file){.fd = -1};
+    return TC_OK;
+}
+
 static tc_status read_shards(tc_checkpoint *c, tc_error *e)
 {
-    uint32_t count = c->shard_names.count;
-    c->shards = calloc(count, sizeof *c->shards);
-    if (!c->shards) return tc_fail(e, TC_NOMEM, "%s: no memory for %u shards", c->dir, count);
-    for (uint32_t s = 0; s < count; s++) c->shards[s].fd = -1;
-    for (uint32_t s = 0; s < count; s++) {
-        TC_TRY(open_shard(c, s, e));
+    TC_TRY(tc_checkpoint_make_shards(c, c->shard_names.count, e));
+    for (uint32_t s = 0; s < c->shard_names.count; s++) {
+        TC_TRY(tc_checkpoint_open_shard(c, s, e));
         TC_TRY(read_shard_header(c, s, e));
     }
     return TC_OK;
@@ -180,7 +187,7 @@ static tc_status open_weights(tc_checkpoint *c, tc_error *e)
 {
     uint32_t shard;
     if (faccessat(c->dir_fd, single_name, F_OK, 0) != 0) return open_indexed(c, e);
-    TC_TRY(add_shard(c, c->dir, single_name, strlen(single_name), &shard, e));
+    TC_TRY(tc_checkpoint_add_shard(c, c->dir, single_name, strlen(single_name), &shard, e));
     return read_shards(c, e);
 }
 
@@ -231,11 +238,12 @@ out:
 static tc_status hash_checkpoint(tc_checkpoint *c, tc_error *e)
 {
     char path[TC_DIR_BYTES_MAX + 16];
-    char *config;
-    size_t bytes;
+    char *config = NULL;
+    size_t bytes = 0;
     tc_status status;
     snprintf(path, sizeof path, "%s/config.json", c->dir);
-    TC_TRY(tc_read_file(path, CONFIG_BYTES_MAX, &config, &bytes, e));
+    if (!c->gguf) // its header, which is hashed with each shard, says the same
+        TC_TRY(tc_read_file(path, CONFIG_BYTES_MAX, &config, &bytes, e));
     XXH3_state_t *state = XXH3_createState();
     if (!state) TC_GOTO(tc_fail(e, TC_NOMEM, "%s: no memory for its hash", c->dir));
     XXH3_128bits_reset(state);
@@ -252,7 +260,7 @@ out:
 
 // ---- life ----
 
-static tc_status open_all(tc_checkpoint *c, const char *dir, tc_error *e)
+static tc_status open_folder(tc_checkpoint *c, const char *dir, tc_error *e)
 {
     if (snprintf(c->dir, sizeof c->dir, "%s", dir) >= (int)sizeof c->dir)
         return tc_fail(e, TC_LIMIT, "%.64s...: path longer than %u bytes", dir, TC_DIR_BYTES_MAX - 1);
@@ -261,7 +269,23 @@ static tc_status open_all(tc_checkpoint *c, const char *dir, tc_error *e)
         return tc_fail_errno(e, errno == ENOENT ? TC_NOT_FOUND : TC_IO, "%s: cannot open the model directory",
                              dir);
     TC_TRY(tc_model_desc_load(dir, &c->desc, e));
-    TC_TRY(open_weights(c, e));
+    return open_weights(c, e);
+}
+
+static tc_status open_gguf(tc_checkpoint *c, const char *path, tc_error *e)
+{
+    tc_gguf gguf = {0};
+    TC_TRY(tc_model_desc_load(path, &c->desc, e));
+    TC_TRY(tc_gguf_open(c, path, &gguf, e));
+    tc_gguf_free(&gguf);
+    return TC_OK;
+}
+
+static tc_status open_all(tc_checkpoint *c, const char *model, tc_error *e)
+{
+    char gguf[TC_MODEL_PATH_BYTES];
+    TC_TRY(tc_model_gguf(model, gguf, e));
+    TC_TRY(*gguf ? open_gguf(c, gguf, e) : open_folder(c, model, e));
     return hash_checkpoint(c, e);
 }
 
@@ -282,7 +306,7 @@ tc_status tc_checkpoint_open(const char *dir, tc_checkpoint **ret, tc_error *e)
 void tc_checkpoint_free(tc_checkpoint *c)
 {
     if (!c) return;
-    for (uint32_t s = 0; c->shards && s < c->shard_names.count; s++)
+    for (uint32_t s = 0; s < c->shard_count; s++)
         if (c->shards[s].fd >= 0) close(c->shards[s].fd);
     if (c->dir_fd >= 0) close(c->dir_fd);
     free(c->shards);
@@ -301,7 +325,33 @@ const char *tc_checkpoint_hash(const tc_checkpoint *c)
     return c->hash;
 }
 
+void tc_checkpoint_keep(tc_checkpoint *c)
+{
+    c->keep = true;
+}
+
+tc_quantise tc_quantise_named(const char *name)
+{
+    if (!name) return TC_QUANTISE_USUAL;
+    return strcmp(name, "keep") == 0 ? TC_QUANTISE_KEEP : TC_QUANTISE_NF4;
+}
+
+bool tc_checkpoint_is_4bit(const tc_checkpoint *c, const char *base)
+{
+    char nf4[TC_TENSOR_NAME_BYTES + 64], fp4[TC_TENSOR_NAME_BYTES + 64];
+    if (c->gguf) return tc_gguf_is_4bit(c, base);
+    snprintf(nf4, sizeof nf4, "%s.weight.quant_state.bitsandbytes__nf4", base);
+    snprintf(fp4, sizeof fp4, "%s.weight.quant_state.bitsandbytes__fp4", base);
+    return tc_checkpoint_has(c, nf4) || tc_checkpoint_has(c, fp4);
+}
+
+bool tc_checkpoint_ready(const tc_checkpoint *c)
+{
+    return c->gguf;
+}
+
 bool tc_checkpoint_has(const tc_checkpoint *c, const char *tensor)
 {
+    if (c->gguf) return tc_gguf_has(c, tensor);
     return tc_names_find(&c->table.names, tensor, strlen(tensor)) != TC_NAME_NONE;
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: a Hugging Face model directory, open for reading: sharded safetensors and bitsandbytes 4-bit weights.
-// Opening reads and checks headers only; weights are read with pread, never mapped, so a file that shrinks
-// gives an error and not SIGBUS.
-// Refuses: to trust anything in a file. Every offset, shape and quantisation state is checked before use.
+// Owns: a model's weights, open for reading: a Hugging Face directory of sharded safetensors with
+// bitsandbytes 4-bit weights, or GGUF files. Opening reads and checks headers only; weights are read with
+// pread, never mapped, so a file that shrinks gives an error and not SIGBUS. Refuses: to trust anything in a
+// file. Every offset, shape and quantisation state is checked before use.
 #pragma once
 
 #include "common/model/model.h"
@@ -13,6 +13,10 @@ typedef enum tc_dtype { TC_F32, TC_F16, TC_BF16, TC_U8, TC_OTHER } tc_dtype;
 //   dense: `dtype` F32/F16/BF16 elements in `data`.
 //   4-bit (`quantised`): two codes a byte in `data`, high nibble first, blocks of `block` elements running
 //   over the flattened weight; value = round_to(dtype, levels[code] * absmax[i / block]).
+//   blocks (`block_type`): `data` holds rows of GGUF blocks as they are stored (gguf_blocks.h); dtype is F32.
+// `coarse`: the values come from a lossy type of at most 8 bits that no packed form but float32 holds;
+// packing
+//   rounds them to 8 bits, unless every bit is to be kept.
 // absmax is already un-nested (float32). Where the scales are double-quantised with bitsandbytes' own map,
 // scale_codes, nested, nested_block and nested_offset keep them as stored:
 //   absmax[i] = map[scale_codes[i]] * nested[i / nested_block] + nested_offset, rounded twice; else
@@ -22,6 +26,8 @@ typedef struct tc_weight {
     uint32_t rows, cols;
     bool quantised, fp4;
     tc_dtype dtype;
+    uint8_t block_type; // tc_block_type; 0: none
+    bool coarse;
     void *data;
     float *absmax;
     uint32_t block;
@@ -32,17 +38,29 @@ typedef struct tc_weight {
     float levels[16];
 } tc_weight;
 
+// What packing does to weights that are not 4-bit. USUAL: kept, `coarse` ones rounded to 8 bits. NF4: experts
+// become 4-bit. KEEP: every bit is kept, `coarse` ones become float32.
+typedef enum tc_quantise { TC_QUANTISE_USUAL, TC_QUANTISE_NF4, TC_QUANTISE_KEEP } tc_quantise;
+tc_quantise tc_quantise_named(const char *name); // NULL: USUAL; "nf4"; "keep"
+
 typedef struct tc_checkpoint tc_checkpoint;
 
 tc_status tc_checkpoint_open(const char *dir, tc_checkpoint **ret, tc_error *e);
 void tc_checkpoint_free(tc_checkpoint *checkpoint); // NULL is legal
 const tc_model_desc *tc_checkpoint_desc(const tc_checkpoint *checkpoint);
+// From here on no weight is `coarse`.
+void tc_checkpoint_keep(tc_checkpoint *checkpoint);
+// Whether a linear is kept as codes of a 4-bit code book.
+bool tc_checkpoint_is_4bit(const tc_checkpoint *checkpoint, const char *base);
 
 // Identity of the source: 128-bit hash (hex, 32 digits + NUL) over the config's bytes and each shard's name,
 // size, header and samples of its data. Equal for equal directories, wherever they lie.
 const char *tc_checkpoint_hash(const tc_checkpoint *checkpoint);
 
+// All tensors are asked for by the names of the family (tc_model_tensor_name), whatever the files call them.
 bool tc_checkpoint_has(const tc_checkpoint *checkpoint, const char *tensor);
+// Vectors are as they are used: norms with their 1 added where the family adds it, and -exp(A_log).
+bool tc_checkpoint_ready(const tc_checkpoint *checkpoint);
 
 // The linear `base` (without ".weight"), which must be [rows, cols], 4-bit or dense. Thread-safe.
 tc_status tc_checkpoint_weight(const tc_checkpoint *checkpoint, const char *base, uint32_t rows,

@@ -16,10 +16,20 @@ struct tc_checkpoint {
     int dir_fd;
     tc_names shard_names;
     tc_shard_file *shards; // by id of their name
+    uint32_t shard_count;
     tc_tensor_table table;
     tc_model_desc desc;
     char hash[33];
+    bool keep; // no weight is coarse
+    bool gguf; // tensors have the names and types of a GGUF file
 };
+
+// The id of a file of the folder, new or known. `what` names who mentions it.
+tc_status tc_checkpoint_add_shard(tc_checkpoint *c, const char *what, const char *name, size_t bytes,
+                                  uint32_t *ret, tc_error *e);
+// Room for `count` of shards[], the new ones not open.
+tc_status tc_checkpoint_make_shards(tc_checkpoint *c, uint32_t count, tc_error *e);
+tc_status tc_checkpoint_open_shard(tc_checkpoint *c, uint32_t shard, tc_error *e);
 
 // Exactly `bytes` bytes at `at`, or TC_IO.
 tc_status tc_pread_all(int fd, const char *what, void *data, uint64_t bytes, uint64_t at, tc_error *e);

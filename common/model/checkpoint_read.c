@@ -7,6 +7,8 @@
 #include "common/model/bnb.h"
 #include "common/model/checkpoint_internal.h"
 #include "common/model/dtype.h"
+#include "common/model/gguf_blocks.h"
+#include "common/model/gguf_model.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -179,6 +181,7 @@ tc_status tc_checkpoint_weight(const tc_checkpoint *c, const char *base, uint32_
     found dense, nf4, fp4;
     tc_status status;
     if (rows == 0 || cols == 0) return tc_fail(e, TC_ARGUMENT, "%s: a weight of no elements", base);
+    if (c->gguf) return tc_gguf_weight(c, base, rows, cols, ret, e);
     TC_TRY(find(c, base, ".weight", &dense, e));
     TC_TRY(find(c, base, ".weight.quant_state.bitsandbytes__nf4", &nf4, e));
     TC_TRY(find(c, base, ".weight.quant_state.bitsandbytes__fp4", &fp4, e));
@@ -203,6 +206,7 @@ tc_status tc_checkpoint_vector(const tc_checkpoint *c, const char *tensor, uint6
     tc_weight w = {0};
     tc_status status = TC_OK;
     float *values = NULL;
+    if (c->gguf) return tc_gguf_vector(c, tensor, count, ret, e);
     TC_TRY(find(c, tensor, "", &f, e));
     if (!f.entry) return tc_fail(e, TC_NOT_FOUND, "%.250s: tensor %s is missing", c->dir, f.name);
     w.dtype = tc_safetensors_dtype(f.entry->dtype);
@@ -251,7 +255,7 @@ void tc_checkpoint_walk(const tc_checkpoint *c, bool (*visit)(void *arg, const t
         const tc_tensor_entry *t = &c->table.entries[id];
         tc_tensor_info info = {
             .name = tc_names_text(&c->table.names, id),
-            .dtype = tc_safetensors_dtype_name(t->dtype),
+            .dtype = c->gguf ? tc_block_info_of(t->dtype)->name : tc_safetensors_dtype_name(t->dtype),
             .shard = tc_names_text(&c->shard_names, t->shard),
             .dims = t->dims,
             .bytes = t->bytes,

@@ -2,11 +2,13 @@
 // Owns: the table of families, tensor names and shapes by role, and loading a model directory's description.
 // Refuses: model types it does not know, with the list of those it does.
 #include "common/model/family.h"
+#include "common/model/gguf_model.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-enum { CONFIG_BYTES_MAX = 4 << 20, CONFIG_DEPTH_MAX = 16, PATH_BYTES_MAX = 4096 };
+enum { CONFIG_BYTES_MAX = 4 << 20, CONFIG_DEPTH_MAX = 16 };
 
 static const tc_family *const families[] = {&tc_family_qwen3_next, &tc_family_qwen3_moe};
 enum { FAMILIES = sizeof families / sizeof *families };
@@ -34,6 +36,43 @@ void tc_model_tensor_name(const tc_model_desc *desc, tc_role role, uint32_t laye
         format += 3;
     }
     ret[n] = '\0';
+}
+
+// Whether `name` begins with the pattern; *ret_rest is what follows.
+static bool match(const char *pattern, const char *name, uint32_t *layer, uint32_t *expert,
+                  const char **ret_rest)
+{
+    while (*pattern) {
+        if (*pattern != '{') {
+            if (*pattern++ != *name++) return false;
+            continue;
+        }
+        char *end;
+        if (*name < '0' || *name > '9') return false;
+        unsigned long number = strtoul(name, &end, 10);
+        if (number > UINT32_MAX) return false;
+        *(pattern[1] == 'L' ? layer : expert) = (uint32_t)number;
+        name = end;
+        pattern += 3;
+    }
+    *ret_rest = name;
+    return true;
+}
+
+bool tc_model_tensor_role(const tc_model_desc *desc, const char *name, tc_role *ret, uint32_t *ret_layer,
+                          uint32_t *ret_expert, const char **ret_suffix)
+{
+    const tc_family *family = family_named(desc->family);
+    for (int role = 0; family && role < TC_ROLES; role++) {
+        const char *rest;
+        *ret_layer = *ret_expert = 0;
+        if (!family->names[role] || !match(family->names[role], name, ret_layer, ret_expert, &rest)) continue;
+        if (*rest && strcmp(rest, ".weight") != 0 && strcmp(rest, ".bias") != 0) continue;
+        *ret = (tc_role)role;
+        *ret_suffix = rest;
+        return true;
+    }
+    return false;
 }
 
 void tc_model_tensor_shape(const tc_model_desc *d, tc_role role, uint32_t layer, uint32_t *ret_rows,
@@ -127,41 +166,49 @@ static tc_status read_generation(const tc_json_object *o, uint32_t vocab, tc_gen
     return tc_config_token_ids(o, "eos_token_id", vocab, g->eos, &g->eos_count);
 }
 
-static tc_status load_generation(const char *dir, tc_model_desc *desc, tc_error *e)
+static tc_status load(const char *model, tc_model_file file, char what[TC_MODEL_PATH_BYTES], yyjson_doc **ret,
+                      tc_error *e)
 {
-    char path[PATH_BYTES_MAX];
+    char *text;
+    size_t bytes;
+    TC_TRY(tc_model_text(model, file, CONFIG_BYTES_MAX, &text, &bytes, what, e));
+    tc_status status = tc_json_parse(what, text, bytes, CONFIG_DEPTH_MAX, ret, e);
+    free(text);
+    return status;
+}
+
+static tc_status load_generation(const char *model, tc_model_desc *desc, tc_error *e)
+{
+    char what[TC_MODEL_PATH_BYTES];
     yyjson_doc *doc = NULL;
     tc_json_object object;
-    snprintf(path, sizeof path, "%s/generation_config.json", dir);
-    tc_status status = tc_json_load(path, CONFIG_BYTES_MAX, CONFIG_DEPTH_MAX, &doc, e);
+    tc_status status = load(model, TC_FILE_GENERATION, what, &doc, e);
     if (status == TC_NOT_FOUND) return TC_OK;
     if (status != TC_OK) return status;
-    TC_GOTO(tc_json_object_of(yyjson_doc_get_root(doc), path, &object, e));
+    TC_GOTO(tc_json_object_of(yyjson_doc_get_root(doc), what, &object, e));
     TC_GOTO(read_generation(&object, desc->vocab, &desc->generation));
 out:
     yyjson_doc_free(doc);
     return status;
 }
 
-tc_status tc_model_desc_load(const char *dir, tc_model_desc *ret, tc_error *e)
+tc_status tc_model_desc_load(const char *model, tc_model_desc *ret, tc_error *e)
 {
-    char path[PATH_BYTES_MAX];
+    char what[TC_MODEL_PATH_BYTES];
     yyjson_doc *doc = NULL;
     tc_json_object object;
     tc_model_desc desc = {0};
     tc_status status;
-    if (snprintf(path, sizeof path, "%s/generation_config.json", dir) >= (int)sizeof path)
-        return tc_fail(e, TC_LIMIT, "%.64s...: path too long", dir);
-    snprintf(path, sizeof path, "%s/config.json", dir);
-    TC_TRY(tc_json_load(path, CONFIG_BYTES_MAX, CONFIG_DEPTH_MAX, &doc, e));
-    TC_GOTO(tc_json_object_of(yyjson_doc_get_root(doc), path, &object, e));
+    TC_GOTO(load(model, TC_FILE_CONFIG, what, &doc, e));
+    TC_GOTO(tc_json_object_of(yyjson_doc_get_root(doc), what, &object, e));
     TC_GOTO(read_config(&object, &desc));
     desc.generation.temperature = desc.generation.top_p = desc.generation.repetition_penalty = 1.0f;
     desc.generation.top_k = 50; // transformers' defaults
-    TC_GOTO(load_generation(dir, &desc, e));
+    TC_GOTO(load_generation(model, &desc, e));
     *ret = desc;
 out:
     yyjson_doc_free(doc);
+    if (status != TC_OK && strstr(e->text, ".gguf: config.json: ")) tc_gguf_config_blame(e);
     return status;
 }
 

@@ -105,8 +105,14 @@ void tc_model_tensor_name(const tc_model_desc *desc, tc_role role, uint32_t laye
 void tc_model_tensor_shape(const tc_model_desc *desc, tc_role role, uint32_t layer, uint32_t *ret_rows,
                            uint32_t *ret_cols);
 
-// Reads DIR/config.json and, where present, DIR/generation_config.json. Errors name file and field.
-tc_status tc_model_desc_load(const char *dir, tc_model_desc *ret, tc_error *e);
+// The other way: whose tensor is `name`, and what stands behind its base name ("", ".weight", ".bias"; part
+// of `name`). False: no role of the family.
+bool tc_model_tensor_role(const tc_model_desc *desc, const char *name, tc_role *ret, uint32_t *ret_layer,
+                          uint32_t *ret_expert, const char **ret_suffix);
+
+// Reads DIR/config.json and, where present, DIR/generation_config.json; or the same out of a GGUF file's
+// metadata (source.h). Errors name file and field.
+tc_status tc_model_desc_load(const char *model, tc_model_desc *ret, tc_error *e);
 
 // Bytes of the per-session state: KV of all full-attention layers for `positions` tokens, and the
 // recurrent + convolution state (float32) of all DeltaNet layers.

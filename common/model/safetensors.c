@@ -52,18 +52,39 @@ static tc_status read_dtype(const parse *p, yyjson_val *value, uint8_t *ret)
     return bad(p, "dtype is missing or unknown");
 }
 
-static tc_status read_shape(const parse *p, yyjson_val *value, tc_tensor_table *table, tc_tensor_entry *t)
+tc_status tc_tensor_table_add(tc_tensor_table *table, const char *what, const char *name, size_t name_bytes,
+                              const tc_tensor_entry *entry, const uint64_t *shape, bool *ret_new, tc_error *e)
+{
+    uint32_t id;
+    tc_tensor_entry t = *entry;
+    TC_TRY(tc_names_add(&table->names, name, name_bytes, &id, ret_new, e));
+    if (!*ret_new) return TC_OK;
+    if (id >= table->room) {
+        uint32_t room = (id + 1) * 2;
+        tc_tensor_entry *entries = realloc(table->entries, room * sizeof *entries);
+        if (!entries) return tc_fail(e, TC_NOMEM, "%s: no memory for its tensors", what);
+        table->entries = entries;
+        table->room = room;
+    }
+    if (table->shapes_count + t.dims > table->shapes_room) {
+        uint64_t room = (table->shapes_count + t.dims) * 2;
+        uint64_t *shapes = realloc(table->shapes, room * sizeof *shapes);
+        if (!shapes) return tc_fail(e, TC_NOMEM, "%s: no memory for its tensors", what);
+        table->shapes = shapes;
+        table->shapes_room = room;
+    }
+    t.shape_at = table->shapes_count;
+    for (uint32_t i = 0; i < t.dims; i++) table->shapes[table->shapes_count++] = shape[i];
+    table->entries[id] = t;
+    return TC_OK;
+}
+
+static tc_status read_shape(const parse *p, yyjson_val *value, tc_tensor_entry *t,
+                            uint64_t shape[TC_SAFETENSORS_DIMS_MAX])
 {
     size_t dims = yyjson_arr_size(value), i, n;
     if (!yyjson_is_arr(value)) return bad(p, "shape must be a list");
     if (dims > TC_SAFETENSORS_DIMS_MAX) return bad(p, "shape has more than 8 dimensions");
-    if (table->shapes_count + dims > table->shapes_room) {
-        uint64_t room = (table->shapes_count + dims) * 2;
-        uint64_t *shapes = realloc(table->shapes, room * sizeof *shapes);
-        if (!shapes) return tc_fail(p->e, TC_NOMEM, "%s: no memory for its tensors", p->what);
-        table->shapes = shapes;
-        table->shapes_room = room;
-    }
     uint64_t bits = dtypes[t->dtype].bits;
     yyjson_val *item;
     yyjson_arr_foreach(value, i, n, item)
@@ -71,13 +92,11 @@ static tc_status read_shape(const parse *p, yyjson_val *value, tc_tensor_table *
         if (!yyjson_is_uint(item)) return bad(p, "shape must hold whole numbers from 0 up");
         uint64_t size = yyjson_get_uint(item);
         if (__builtin_mul_overflow(bits, size, &bits)) return bad(p, "shape's product overflows");
-        table->shapes[table->shapes_count + i] = size;
+        shape[i] = size;
     }
     if (bits % 8 != 0) return bad(p, "shape does not fill whole bytes");
     t->bytes = bits / 8;
     t->dims = (uint8_t)dims;
-    t->shape_at = table->shapes_count;
-    table->shapes_count += dims;
     return TC_OK;
 }
 
@@ -115,7 +134,7 @@ static tc_status check_name(const parse *p, size_t bytes)
 static tc_status add_tensor(parse *p, yyjson_val *key, yyjson_val *value, uint32_t shard,
                             tc_tensor_table *table)
 {
-    uint32_t id;
+    uint64_t shape[TC_SAFETENSORS_DIMS_MAX];
     bool fresh;
     p->name = yyjson_get_str(key);
     TC_TRY(check_name(p, yyjson_get_len(key)));
@@ -123,18 +142,10 @@ static tc_status add_tensor(parse *p, yyjson_val *key, yyjson_val *value, uint32
     if (yyjson_obj_size(value) != 3) return bad(p, "must have dtype, shape and data_offsets and no more");
     tc_tensor_entry t = {.shard = shard};
     TC_TRY(read_dtype(p, yyjson_obj_get(value, "dtype"), &t.dtype));
-    TC_TRY(read_shape(p, yyjson_obj_get(value, "shape"), table, &t));
+    TC_TRY(read_shape(p, yyjson_obj_get(value, "shape"), &t, shape));
     TC_TRY(read_offsets(p, yyjson_obj_get(value, "data_offsets"), &t));
-    TC_TRY(tc_names_add(&table->names, p->name, yyjson_get_len(key), &id, &fresh, p->e));
+    TC_TRY(tc_tensor_table_add(table, p->what, p->name, yyjson_get_len(key), &t, shape, &fresh, p->e));
     if (!fresh) return bad(p, "is also in another shard"); // twice in this one: the JSON check saw it
-    if (id >= table->room) {
-        uint32_t room = (id + 1) * 2;
-        tc_tensor_entry *entries = realloc(table->entries, room * sizeof *entries);
-        if (!entries) return tc_fail(p->e, TC_NOMEM, "%s: no memory for its tensors", p->what);
-        table->entries = entries;
-        table->room = room;
-    }
-    table->entries[id] = t;
     return TC_OK;
 }
 

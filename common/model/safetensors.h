@@ -18,7 +18,7 @@ typedef struct tc_tensor_entry { // by id of its name
     uint64_t begin, bytes;       // in the data part of its shard
     uint64_t shape_at;           // in tc_tensor_table.shapes
     uint32_t shard;
-    uint8_t dims, dtype; // dtype: index for tc_safetensors_dtype*
+    uint8_t dims, dtype; // dtype: index for tc_safetensors_dtype*; in a GGUF file, tc_block_type
 } tc_tensor_entry;
 
 // Zeroed is empty.
@@ -34,6 +34,11 @@ typedef struct tc_tensor_table {
 // names the file in errors. On failure the table may hold part of them: free it.
 tc_status tc_safetensors_parse(const char *what, const char *header, size_t header_bytes, uint64_t data_bytes,
                                uint32_t shard, tc_tensor_table *table, tc_error *e);
+// A tensor of any format: `shape` has entry->dims sizes, outermost first; entry->shape_at is set here. A name
+// that is there already is left alone, *ret_new is then false.
+tc_status tc_tensor_table_add(tc_tensor_table *table, const char *what, const char *name, size_t name_bytes,
+                              const tc_tensor_entry *entry, const uint64_t *shape, bool *ret_new,
+                              tc_error *e);
 void tc_tensor_table_free(tc_tensor_table *table);
 
 const char *tc_safetensors_dtype_name(uint8_t dtype);

@@ -44,7 +44,7 @@ tc_status tc_store_verify(const tc_store *store, tc_error *e);
 
 typedef struct tc_pack_options {
     const char *cache_dir; // created if missing
-    bool quantise_nf4;     // quantise bf16/f16/f32 experts to NF4 while packing
+    tc_quantise quantise;  // NF4: of experts that are not 4-bit; KEEP: tc_checkpoint_keep was called
     bool force;            // pack again even if the file is there
     bool (*progress)(void *arg, uint64_t done,
                      uint64_t total); // bytes; may be NULL; false stops (TC_CANCELLED)
@@ -64,7 +64,8 @@ tc_status tc_store_pack(const tc_checkpoint *checkpoint, const tc_pack_options *
 
 // The same by the model's folder; cache_dir NULL: tc_store_cache_dir(xdg_cache_home, home).
 tc_status tc_store_of_model(const char *model, const char *cache_dir, const char *xdg_cache_home,
-                            const char *home, bool quantise_nf4, char ret[TC_STORE_PATH_BYTES], tc_error *e);
+                            const char *home, tc_quantise quantise, char ret[TC_STORE_PATH_BYTES],
+                            tc_error *e);
 
 // $XDG_CACHE_HOME/thermocline, or $HOME/.cache/thermocline. The caller reads the environment.
 tc_status tc_store_cache_dir(const char *xdg_cache_home, const char *home, char ret[TC_STORE_PATH_BYTES],

@@ -42,16 +42,20 @@ static bool any_dense_expert(const tc_checkpoint *c)
 {
     static const tc_role roles[] = {TC_EXPERT_GATE, TC_EXPERT_UP, TC_EXPERT_DOWN};
     const tc_model_desc *d = tc_checkpoint_desc(c);
-    char base[TC_TENSOR_NAME_BYTES], nf4[TC_TENSOR_NAME_BYTES + 64], fp4[TC_TENSOR_NAME_BYTES + 64];
+    char base[TC_TENSOR_NAME_BYTES];
     for (uint32_t l = 0; l < d->layers; l++)
         for (uint32_t x = 0; d->layer[l].moe && x < d->experts; x++)
             for (int r = 0; r < 3; r++) {
                 tc_model_tensor_name(d, roles[r], l, x, base);
-                snprintf(nf4, sizeof nf4, "%s.weight.quant_state.bitsandbytes__nf4", base);
-                snprintf(fp4, sizeof fp4, "%s.weight.quant_state.bitsandbytes__fp4", base);
-                if (!tc_checkpoint_has(c, nf4) && !tc_checkpoint_has(c, fp4)) return true;
+                if (!tc_checkpoint_is_4bit(c, base)) return true;
             }
     return false;
+}
+
+static const char *kind_of(const tc_checkpoint *c, const tc_pack_options *options)
+{
+    if (options->quantise == TC_QUANTISE_USUAL || !any_dense_expert(c)) return "stored";
+    return options->quantise == TC_QUANTISE_NF4 ? "nf4" : tc_checkpoint_ready(c) ? "kept" : "stored";
 }
 
 tc_status tc_store_files_for(const tc_checkpoint *c, const tc_pack_options *options, tc_store_files *ret,
@@ -61,8 +65,8 @@ tc_status tc_store_files_for(const tc_checkpoint *c, const tc_pack_options *opti
     tc_store_files f;
     if (!options->cache_dir || !options->cache_dir[0])
         return tc_fail(e, TC_ARGUMENT, "no cache directory was given");
-    snprintf(f.name, sizeof f.name, "%s-%s-%s-v%u.tcx", d->family, tc_checkpoint_hash(c),
-             options->quantise_nf4 && any_dense_expert(c) ? "nf4" : "stored", TC_STORE_LAYOUT_VERSION);
+    snprintf(f.name, sizeof f.name, "%s-%s-%s-v%u.tcx", d->family, tc_checkpoint_hash(c), kind_of(c, options),
+             TC_STORE_LAYOUT_VERSION);
     // The temporary's name is the longest; if it fits, all do.
     if (snprintf(f.directory, sizeof f.directory, "%s", options->cache_dir) >= (int)sizeof f.directory ||
         snprintf(f.temporary, sizeof f.temporary, "%s/.%s.tmp.%ld", f.directory, f.name, (long)getpid()) >=

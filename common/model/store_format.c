@@ -88,7 +88,8 @@ static bool part_ok(const tc_store_header *h, const tc_store_part *part, uint32_
     uint32_t rows, cols;
     tc_store_part_shape(h, p, &rows, &cols);
     if (part->type >= TC_M_TYPES || part->round > TC_BF16) return false;
-    if (part->type == TC_M_Q8) return false; // experts are kept as they were stored
+    if (part->type == TC_M_Q8)
+        return part->group == TC_SPAN_COLS && part->nested_stride == 0 && cols % TC_SPAN_COLS == 0;
     if (part->type != TC_M_Q4) return part->group == 0 && part->nested_stride == 0;
     for (int i = 0; i < 16; i++)
         if (!isfinite(part->levels[i])) return false;

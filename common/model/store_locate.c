@@ -4,7 +4,8 @@
 #include "common/model/store.h"
 
 tc_status tc_store_of_model(const char *model, const char *cache_dir, const char *xdg_cache_home,
-                            const char *home, bool quantise_nf4, char ret[TC_STORE_PATH_BYTES], tc_error *e)
+                            const char *home, tc_quantise quantise, char ret[TC_STORE_PATH_BYTES],
+                            tc_error *e)
 {
     tc_checkpoint *checkpoint;
     char users_cache[TC_STORE_PATH_BYTES];
@@ -13,7 +14,7 @@ tc_status tc_store_of_model(const char *model, const char *cache_dir, const char
         cache_dir = users_cache;
     }
     TC_TRY(tc_checkpoint_open(model, &checkpoint, e));
-    const tc_pack_options options = {.cache_dir = cache_dir, .quantise_nf4 = quantise_nf4};
+    const tc_pack_options options = {.cache_dir = cache_dir, .quantise = quantise};
     tc_status status = tc_store_path_for(checkpoint, &options, ret, e);
     tc_checkpoint_free(checkpoint);
     return status;

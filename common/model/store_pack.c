@@ -52,7 +52,7 @@ static tc_status load_part(const packer *p, uint32_t layer, uint32_t expert, uin
     tc_model_tensor_name(p->desc, part_role[part], layer, expert, base);
     tc_model_tensor_shape(p->desc, part_role[part], layer, &rows, &cols);
     TC_TRY(tc_checkpoint_weight(p->checkpoint, base, rows, cols, ret, e));
-    if (!p->options->quantise_nf4 || ret->quantised) return TC_OK;
+    if (p->options->quantise != TC_QUANTISE_NF4 || ret->quantised) return TC_OK;
     tc_status status = tc_weight_quantise_nf4(ret, e);
     if (status != TC_OK) {
         tc_weight_free(ret);

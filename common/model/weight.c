@@ -5,6 +5,7 @@
 // for it.
 #include "common/base/mem.h"
 #include "common/model/dtype.h"
+#include "common/model/gguf_blocks.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -61,6 +62,10 @@ static void widen(const tc_weight *w, uint64_t first, uint64_t count, float *ret
 
 void tc_weight_dequantise(const tc_weight *w, uint64_t first, uint64_t count, float *ret)
 {
+    if (w->block_type) {
+        tc_blocks_dequantise(w->block_type, w->data, first, count, ret);
+        return;
+    }
     if (!w->quantised) {
         widen(w, first, count, ret);
         return;
@@ -246,7 +251,7 @@ tc_status tc_weight_quantise_nf4(tc_weight *w, tc_error *e)
         float x[NF4_BLOCK] = {0}, sum = 0.0f;
         uint8_t codes[NF4_BLOCK];
         uint32_t count = (uint32_t)(n - b * NF4_BLOCK < NF4_BLOCK ? n - b * NF4_BLOCK : NF4_BLOCK);
-        widen(w, b * NF4_BLOCK, count, x);
+        tc_weight_dequantise(w, b * NF4_BLOCK, count, x);
         for (uint32_t i = 0; i < NF4_BLOCK; i++) sum += x[i] * 0.0f; // NaN if any is not finite
         if (sum != 0.0f) TC_GOTO(tc_fail(e, TC_FORMAT, "a weight is not finite, NF4 cannot hold it"));
         block_codes(x, count == NF4_BLOCK, &scale[b], codes);
@@ -261,7 +266,8 @@ tc_status tc_weight_quantise_nf4(tc_weight *w, tc_error *e)
     w->nested = nested;
     w->nested_block = NESTED_BLOCK;
     w->quantised = true;
-    w->fp4 = false;
+    w->fp4 = w->coarse = false;
+    w->block_type = 0;
     w->block = NF4_BLOCK;
     memcpy(w->levels, tc_nf4_levels, sizeof tc_nf4_levels);
     packed = scale_codes = NULL;

@@ -138,24 +138,31 @@ static void list_all(loader *l)
     }
 }
 
-static void round_to_bf16(tc_weight *w)
+static tc_status round_to_bf16(tc_weight *w, tc_error *e)
 {
     uint64_t count = (uint64_t)w->rows * w->cols;
     uint16_t *to = w->data; // no element becomes longer: in place, in rising order
-    for (uint64_t i = 0; i < count; i++) {
-        float value;
-        tc_weight_dequantise(w, i, 1, &value);
-        to[i] = tc_float_to_bf16(value);
+    if (w->block_type) to = tc_alloc(TC_MEM_OTHER, count, sizeof *to); // blocks are shorter
+    if (!to) return tc_fail(e, TC_NOMEM, "out of memory for %llu weights", (unsigned long long)count);
+    for (uint64_t i = 0; i < count;) {
+        float values[256];
+        uint64_t some = count - i < 256 ? count - i : 256;
+        tc_weight_dequantise(w, i, some, values);
+        for (uint64_t k = 0; k < some; k++) to[i++] = tc_float_to_bf16(values[k]);
     }
+    if (w->block_type) tc_free(w->data);
+    w->data = to;
     w->dtype = TC_BF16;
+    w->block_type = 0;
+    w->coarse = false;
+    return TC_OK;
 }
 
 static tc_status convert_head(tc_weight *w, tc_output head, tc_error *e)
 {
     if (w->quantised || head == TC_OUTPUT_KEEP || head == TC_OUTPUT_INT8) return TC_OK;
     if (head == TC_OUTPUT_NF4) return tc_weight_quantise_nf4(w, e);
-    if (w->dtype != TC_BF16) round_to_bf16(w);
-    return TC_OK;
+    return w->dtype == TC_BF16 ? TC_OK : round_to_bf16(w, e);
 }
 
 static tc_status load_matrix(loader *l, const load_item *item, tc_error *e)
@@ -190,11 +197,12 @@ static tc_status load_vector(loader *l, const load_item *item, tc_error *e)
     if (!placed)
         TC_GOTO(
             tc_fail(e, TC_NOMEM, "%s: out of memory for %llu floats", item->name, (unsigned long long)count));
+    bool ready = tc_checkpoint_ready(l->checkpoint);
     for (uint64_t i = 0; i < count; i++) {
         float v = values[i];
         uint64_t at = i;
-        if (item->kind == ITEM_NORM && l->desc->norm_zero_centred) v = 1.0f + v;
-        if (item->kind == ITEM_NEG_EXP) v = -expf(v);
+        if (!ready && item->kind == ITEM_NORM && l->desc->norm_zero_centred) v = 1.0f + v;
+        if (!ready && item->kind == ITEM_NEG_EXP) v = -expf(v);
         if (item->kind == ITEM_CONV) at = i % item->cols * item->rows + i / item->cols;
         made[at] = v;
     }

@@ -2,6 +2,7 @@
 // Owns: the helper thread, its queue, and the compiled constraints that requests share.
 #include "gpu-core/sched/constrain.h"
 #include "common/base/clock.h"
+#include "common/model/source.h"
 #include "common/text/grammar_mask.h"
 
 #include <pthread.h>
@@ -39,7 +40,7 @@ struct tc_constrained {
 };
 
 struct tc_constrainer {
-    char *tokenizer_path;
+    char *model;
     uint32_t vocab, words;
     tc_vocabulary *vocabulary;
     tc_status vocabulary_status;
@@ -57,10 +58,20 @@ struct tc_constrainer {
 
 // ---- the helper ----
 
+static tc_status read_tokenizer(const char *model, tc_tokenizer **ret, tc_error *e)
+{
+    char what[TC_MODEL_PATH_BYTES], *text;
+    size_t bytes;
+    TC_TRY(tc_model_text(model, TC_FILE_TOKENIZER, TC_TOKENIZER_FILE_BYTES_MAX, &text, &bytes, what, e));
+    tc_status status = tc_tokenizer_parse(text, bytes, what, ret, e);
+    free(text);
+    return status;
+}
+
 static void load_vocabulary(tc_constrainer *c)
 {
     tc_tokenizer *tokenizer = NULL;
-    c->vocabulary_status = tc_tokenizer_load(c->tokenizer_path, &tokenizer, &c->vocabulary_error);
+    c->vocabulary_status = read_tokenizer(c->model, &tokenizer, &c->vocabulary_error);
     if (c->vocabulary_status == TC_OK)
         c->vocabulary_status = tc_vocabulary_of(tokenizer, c->vocab, &c->vocabulary, &c->vocabulary_error);
     tc_tokenizer_free(tokenizer);
@@ -223,18 +234,18 @@ static tc_status entry_of(tc_constrainer *c, const tc_constraint *text, entry **
 
 // ---- the inference thread ----
 
-tc_status tc_constrainer_create(const char *tokenizer_path, uint32_t vocab, tc_constrainer **ret, tc_error *e)
+tc_status tc_constrainer_create(const char *model, uint32_t vocab, tc_constrainer **ret, tc_error *e)
 {
     tc_constrainer *c = calloc(1, sizeof *c);
     if (!c) return tc_fail(e, TC_NOMEM, "out of memory for constraints");
     c->vocab = vocab;
     c->words = (vocab + 31) / 32;
     c->bytes_max = TC_CONSTRAINTS_BYTES_MAX;
-    c->tokenizer_path = strdup(tokenizer_path);
+    c->model = strdup(model);
     pthread_mutex_init(&c->mutex, NULL);
     pthread_cond_init(&c->work, NULL);
     pthread_cond_init(&c->done, NULL);
-    c->started = c->tokenizer_path && pthread_create(&c->thread, NULL, help, c) == 0;
+    c->started = c->model && pthread_create(&c->thread, NULL, help, c) == 0;
     if (!c->started) {
         tc_constrainer_free(c);
         return tc_fail(e, TC_NOMEM, "cannot start the thread of constraints");
@@ -256,7 +267,7 @@ void tc_constrainer_free(tc_constrainer *c)
     pthread_mutex_destroy(&c->mutex);
     pthread_cond_destroy(&c->work);
     pthread_cond_destroy(&c->done);
-    free(c->tokenizer_path);
+    free(c->model);
     free(c);
 }
 

@@ -29,8 +29,7 @@ typedef struct tc_constrained tc_constrained; // of one request
 
 // Starts the thread, which reads the tokenizer's file. Without one (or a bad one) constraints are refused,
 // with the reason; nothing else is affected.
-tc_status tc_constrainer_create(const char *tokenizer_path, uint32_t vocab, tc_constrainer **ret,
-                                tc_error *e);
+tc_status tc_constrainer_create(const char *model, uint32_t vocab, tc_constrainer **ret, tc_error *e);
 void tc_constrainer_free(tc_constrainer *c);                          // every request has ended
 void tc_constrainer_set_bytes_max(tc_constrainer *c, uint64_t bytes); // instead of TC_CONSTRAINTS_BYTES_MAX
 

@@ -20,7 +20,7 @@ static tc_tokenizer *tokenizer;
 static tc_constrainer *start(void)
 {
     tc_constrainer *c = NULL;
-    assert_int_equal(tc_constrainer_create(TC_TOKENIZER, VOCAB, &c, &error), TC_OK);
+    assert_int_equal(tc_constrainer_create(TC_MODEL, VOCAB, &c, &error), TC_OK);
     return c;
 }
 
@@ -222,7 +222,7 @@ static void no_tokenizer(void **state)
     (void)state;
     tc_constrainer *c = NULL;
     tc_constrained *r = NULL;
-    assert_int_equal(tc_constrainer_create("/nowhere/tokenizer.json", VOCAB, &c, &error), TC_OK);
+    assert_int_equal(tc_constrainer_create("/nowhere", VOCAB, &c, &error), TC_OK);
     assert_int_equal(begin(c, TC_CONSTRAINT_REGEX, "a", 0, &r), TC_OK);
     assert_int_equal(wait_ready(r), TC_UNSUPPORTED);
     assert_non_null(strstr(error.text, "tokenizer"));
@@ -233,7 +233,7 @@ static void no_tokenizer(void **state)
 static int load(void **state)
 {
     (void)state;
-    return tc_tokenizer_load(TC_TOKENIZER, &tokenizer, &error) != TC_OK;
+    return tc_tokenizer_load(TC_MODEL "/tokenizer.json", &tokenizer, &error) != TC_OK;
 }
 
 static int unload(void **state)

@@ -165,7 +165,7 @@ static void test_round_trip(void **state)
         put_model(&s, cases[i].kind, cases[i].layers, cases[i].experts, cases[i].width, cases[i].hidden);
         tc_checkpoint *c = open_model(&s);
         tc_pack_options options = options_in(&s, cache);
-        options.quantise_nf4 = cases[i].nf4;
+        options.quantise = cases[i].nf4 ? TC_QUANTISE_NF4 : TC_QUANTISE_USUAL;
         options.threads = cases[i].threads;
         assert_int_equal(tc_store_path_for(c, &options, expected, &e), TC_OK);
         if (tc_store_pack(c, &options, path, &e) != TC_OK) fail_msg("%s", e.text);

@@ -1,0 +1,243 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""GGUF files against the `gguf` package, the golden fixtures, and the same weights as safetensors.
+
+  run.py --build DIR [--only NAME]      ends with "N passed, N failed"
+
+Owns: what must be equal. Every block type to the bit as the package dequantises it; the reference implementation's logits
+through GGUF files under the golden rules; logits and tokens of a GGUF model to the bit those of its float32 twin; texts
+tokenized as tokenizer.json does. Hostile files are tests/unit/model/gguf_test.c's.
+"""
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+import models
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "golden"))
+import check as golden  # noqa: E402  (its rules, here too)
+
+TYPES = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
+         "MXFP4"]
+EXACT = {"F32", "F16", "BF16", "Q4_0", "IQ4_NL", "IQ4_XS", "MXFP4"}  # packed without losing a bit
+ROUNDED = 0.02  # of the largest logit: how far 8 bits may carry the others
+PROMPT = [7, 3, 250, 19, 100, 64, 5, 88]
+
+
+def test_blocks(o, scratch):
+    """Any codes, any finite scales."""
+    rng = np.random.default_rng(1)
+    for deviation in (None, 0.05):
+        path = scratch / "blocks.gguf"
+        w = gguf.GGUFWriter(path, "none")
+        want = []
+        for name in TYPES:
+            which, data = models.random_blocks(rng, name, 24, 512, deviation)
+            w.add_tensor(name, data, raw_dtype=which)
+            want.append(models.dequantise(which, data).ravel())
+        w.write_header_to_file()
+        w.write_kv_data_to_file()
+        w.write_tensors_to_file()
+        w.close()
+        out = subprocess.run([o.build / "tests/gguf/gguf-tool", path], capture_output=True)
+        assert out.returncode == 0, out.stderr
+        got = np.frombuffer(out.stdout, np.uint32).reshape(len(TYPES), -1)
+        for name, have, expected in zip(TYPES, got, want):
+            differ = have != expected.view(np.uint32)
+            assert not differ.any(), f"{name}: {differ.sum()} of {differ.size} differ, first at {differ.argmax()}"
+        yield f"{len(TYPES)} types, {got.size} elements, " + ("any scale" if deviation is None else "usual scales")
+
+
+def test_golden(o, scratch):
+    """Fixtures of models that are not quantised, written as GGUF: kept as they are, fused, and in parts."""
+    for name, how in (("moe-f16", {}), ("next-bf16", {}), ("next-bf16", {"fused": True}), ("next-bf16", {"split_max_tensors": 7})):
+        fixture = golden.load_fixture(ROOT / "tests/golden/fixtures" / name)
+        tensors = {n: models.as_float(*t) for n, t in models.read_safetensors(ROOT / "tests/golden/fixtures" / name / "model").items()
+                   if not n.startswith("mtp.")}
+        folder = scratch / f"{name}-{'-'.join(how)}"
+        (folder / "model").mkdir(parents=True)
+        models.write_gguf(folder / "model" / "m.gguf", fixture["config"], tensors, **how)
+        request = {"prompts": [p["ids"] for p in fixture["prompts"]]}
+        raw = golden.run(o.thermocline, folder, request, scratch, "exact", 2, "partition")
+        wrong = [c for p, got in zip(fixture["prompts"], golden.cut(fixture, *raw)) for c in golden.compare(p, got, "exact")[1]]
+        assert not wrong, f"{name} {how}: {wrong}"
+        yield f"{name} {how or ''}"
+
+
+def tiny(family):
+    """A configuration small enough for a second, wide enough for blocks of 256."""
+    config = {"model_type": family, "hidden_size": 256, "vocab_size": 320, "num_hidden_layers": 2, "max_position_embeddings": 512,
+              "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "rms_norm_eps": 1e-6,
+              "rope_theta": 10000.0, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 256, "norm_topk_prob": True,
+              "tie_word_embeddings": False}
+    if family == "qwen3_next":
+        config |= {"shared_expert_intermediate_size": 256, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 32,
+                   "linear_num_key_heads": 2, "linear_num_value_heads": 8, "linear_value_head_dim": 32, "partial_rotary_factor": 0.25,
+                   "layer_types": ["linear_attention", "full_attention"], "hidden_act": "silu"}
+    return config
+
+
+def tiny_tensors(config, rng):
+    """Hugging Face's names, float32."""
+    h, e, w = config["hidden_size"], config["num_experts"], config["moe_intermediate_size"]
+    heads, kv, d = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
+    matrix = lambda rows, cols: (rng.standard_normal((rows, cols)) * cols ** -0.5).astype(np.float32)
+    norm = lambda n: (1 + 0.1 * rng.standard_normal(n)).astype(np.float32)
+    out = {"model.embed_tokens.weight": matrix(config["vocab_size"], h) * 16, "model.norm.weight": norm(h),
+           "lm_head.weight": matrix(config["vocab_size"], h)}
+    mlp = lambda at: {f"{at}.gate_proj.weight": matrix(w, h), f"{at}.up_proj.weight": matrix(w, h), f"{at}.down_proj.weight": matrix(h, w)}
+    for layer, kind in enumerate(config.get("layer_types", ["full_attention"] * config["num_hidden_layers"])):
+        at = f"model.layers.{layer}."
+        out |= {at + "input_layernorm.weight": norm(h), at + "post_attention_layernorm.weight": norm(h), at + "mlp.gate.weight": matrix(e, h)}
+        for i in range(e):
+            out |= mlp(f"{at}mlp.experts.{i}")
+        if config["model_type"] == "qwen3_next":
+            out |= mlp(at + "mlp.shared_expert") | {at + "mlp.shared_expert_gate.weight": matrix(1, h)}
+        if kind == "full_attention":
+            gate = 2 if config["model_type"] == "qwen3_next" else 1
+            out |= {at + "self_attn.q_proj.weight": matrix(gate * heads * d, h), at + "self_attn.k_proj.weight": matrix(kv * d, h),
+                    at + "self_attn.v_proj.weight": matrix(kv * d, h), at + "self_attn.o_proj.weight": matrix(h, heads * d),
+                    at + "self_attn.q_norm.weight": norm(d), at + "self_attn.k_norm.weight": norm(d)}
+        else:
+            keys = config["linear_num_key_heads"] * config["linear_key_head_dim"]
+            vh, values = config["linear_num_value_heads"], config["linear_num_value_heads"] * config["linear_value_head_dim"]
+            out |= {at + "linear_attn.in_proj_qkvz.weight": matrix(2 * keys + 2 * values, h), at + "linear_attn.in_proj_ba.weight": matrix(2 * vh, h),
+                    at + "linear_attn.conv1d.weight": rng.standard_normal((2 * keys + values, 1, 4)).astype(np.float32),
+                    at + "linear_attn.norm.weight": norm(config["linear_value_head_dim"]),
+                    at + "linear_attn.A_log": rng.uniform(0, 2, vh).astype(np.float32),
+                    at + "linear_attn.dt_bias": rng.uniform(-2, 0, vh).astype(np.float32),
+                    at + "linear_attn.out_proj.weight": matrix(h, values)}
+    return out
+
+
+def write_pair(folder, config, name, rng, gate_type=None, tokenizer=None):
+    """A GGUF file of blocks of one type and, beside it, the float32 twin of what they hold. gate_type: of attn_gate alone."""
+    tensors, raw, back = tiny_tensors(config, rng), {}, {}
+    for key, array in models.converted(config, tensors):
+        if array.ndim < 2 or "conv1d" in key or "ffn_gate_inp" in key:  # routers stay float32, as llama.cpp keeps them
+            continue
+        which, data = models.random_blocks(rng, gate_type if gate_type and "attn_gate" in key else name, int(np.prod(array.shape[:-1])),
+                                           array.shape[-1], float(array.std()))
+        raw[key] = which, data.reshape(*array.shape[:-1], -1)
+        back[key] = models.dequantise(which, data).reshape(array.shape)
+    twin = {}
+    for key, array in tensors.items():  # what each tensor became, in the order of Hugging Face
+        if array.ndim < 2 or "conv1d" in key or "shared_expert_gate" in key or "mlp.gate." in key:
+            twin[key] = array
+            continue
+        marked = {key: np.arange(array.size, dtype=np.float32).reshape(array.shape)}
+        others = {k: np.zeros_like(v) for k, v in tensors.items() if "experts." in k and key.split(".experts.")[0] in k} if ".experts." in key else {}
+        moved = dict(models.converted(config, {**others, **marked}))
+        values = np.empty(array.size, np.float32)
+        for part, order in moved.items():
+            if ".experts." in key:
+                expert = int(key.split(".experts.")[1].split(".")[0])
+                if key.split(".")[-2].removesuffix("_proj") not in part:
+                    continue
+                values[order[expert].ravel().astype(np.int64)] = back[part][expert].ravel()
+            else:
+                values[order.ravel().astype(np.int64)] = back[part].ravel()
+        twin[key] = values.reshape(array.shape)
+    folder.mkdir()
+    (folder / "twin").mkdir()
+    (folder / "twin" / "config.json").write_text(json.dumps(config))
+    models.write_safetensors(folder / "twin" / "model.safetensors", twin)
+    if tokenizer:
+        for file in ("tokenizer.json", "chat_template.jinja", "tokenizer_config.json", "generation_config.json"):
+            shutil.copy(tokenizer / file, folder / "twin")
+    models.write_gguf(folder / "m.gguf", config, twin, raw=raw, tokenizer=tokenizer)
+
+
+def evaluate(o, scratch, model, *options):
+    ids, logits = scratch / "ids.json", scratch / "logits.npy"
+    ids.write_text(json.dumps({"ids": PROMPT}))
+    out = subprocess.run([o.thermocline, "eval", model, "--ids", ids, "--greedy", "16", "--logits", logits, "--workers", "1", *options],
+                         capture_output=True, text=True, env={**os.environ, "THERMOCLINE_ARENA_DIR": golden.arenas()})
+    assert out.returncode == 0, out.stderr
+    return json.loads(out.stdout)["ids"], np.load(logits)
+
+
+def test_same_tokens(o, scratch):
+    """Every type, both families: to the bit with every bit kept; near where 8 bits are what is packed."""
+    rng = np.random.default_rng(2)
+    for family in ("qwen3_moe", "qwen3_next"):
+        for name in TYPES if family == "qwen3_moe" else ("BF16", "Q8_0", "Q4_K", "Q6_K", "IQ4_NL", "MXFP4"):
+            folder = scratch / f"{family}-{name}"
+            write_pair(folder, tiny(family), name, rng)
+            want, want_logits = evaluate(o, scratch, folder / "twin", "--precision", "exact")
+            have, logits = evaluate(o, scratch, folder / "m.gguf", "--precision", "exact", "--quantise", "keep")
+            assert have == want and logits.tobytes() == want_logits.tobytes(), f"{family} {name}: kept, but not the twin's bits"
+            have, logits = evaluate(o, scratch, folder / "m.gguf", "--precision", "exact")
+            # A rounded hidden state may choose another expert where two are near: the median position tells.
+            off = float(np.median(np.abs(logits - want_logits).max(1)) / np.abs(want_logits).max())
+            if name in EXACT:
+                assert have == want and off == 0, f"{family} {name}: off by {off:.1e}"
+            assert off < ROUNDED, f"{family} {name}: 8 bits carry logits off by {off:.3f}"
+            shutil.rmtree(folder)
+            yield f"{family} {name}: packed, the largest logit's share of what is lost {off:.1e}"
+
+
+def test_mixed(o, scratch):
+    """Parts of one matrix in two types."""
+    folder = scratch / "mixed"
+    write_pair(folder, tiny("qwen3_next"), "Q4_K", np.random.default_rng(3), gate_type="Q6_K")
+    want, want_logits = evaluate(o, scratch, folder / "twin", "--precision", "exact")
+    have, logits = evaluate(o, scratch, folder / "m.gguf", "--precision", "exact", "--quantise", "keep")
+    assert have == want and logits.tobytes() == want_logits.tobytes()
+    yield "attn_qkv Q4_K, attn_gate Q6_K"
+
+
+def test_text(o, scratch):
+    """The tokenizer out of metadata, and a text generated through it."""
+    demo = ROOT / "demo/model"
+    config = tiny("qwen3_moe") | {"vocab_size": 4096, "eos_token_id": 4093, "bos_token_id": 4093}
+    folder = scratch / "text"
+    write_pair(folder, config, "Q4_0", np.random.default_rng(4), tokenizer=demo)
+    texts = (ROOT / "demo/heldout.txt").read_text().split("\n\n")[:200] + ["  <|im_end|> \u00e9e\u0301 12 345\n\n\t'S", ""]
+    lines = "".join(json.dumps({"text": t}) + "\n" for t in texts)
+    out = [subprocess.run([o.thermocline, "tokenize", path], input=lines, capture_output=True, text=True)
+           for path in (demo / "tokenizer.json", folder / "m.gguf")]
+    assert all(r.returncode == 0 for r in out), out[1].stderr
+    assert out[0].stdout == out[1].stdout and len(out[0].stdout.splitlines()) == len(texts)
+    yield f"{len(texts)} texts"
+    said = [subprocess.run([o.thermocline, "generate", path, "In the beginning", "--precision", "exact", "--workers", "1", "--temperature", "0", "--max-tokens", "24"],
+                           capture_output=True, text=True, env={**os.environ, "THERMOCLINE_ARENA_DIR": golden.arenas()})
+            for path in (folder / "twin", folder / "m.gguf")]
+    assert all(r.returncode == 0 for r in said), [r.stderr for r in said]
+    assert said[0].stdout == said[1].stdout and len(said[0].stdout) > 20, [r.stdout for r in said]
+    yield "a text generated"
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--build", type=Path, required=True)
+    p.add_argument("--only")
+    o = p.parse_args()
+    o.build = o.build.resolve()
+    o.thermocline = o.build / "cli/thermocline"
+    passed = failed = 0
+    for name, test in [(n, t) for n, t in globals().items() if n.startswith("test_") and o.only in (None, n)]:
+        with tempfile.TemporaryDirectory() as scratch:
+            os.environ["XDG_CACHE_HOME"] = scratch
+            try:
+                for line in test(o, Path(scratch)):
+                    print(f"{name}: {line}: ok", flush=True)
+                    passed += 1
+            except (AssertionError, golden.Broken) as error:
+                print(f"{name}: FAILED: {error}", flush=True)
+                failed += 1
+    print(f"{passed} passed, {failed} failed")
+    return failed != 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
