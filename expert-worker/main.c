@@ -62,7 +62,9 @@ int main(int argc, char **argv)
         if (!options.program.core_dumps) tc_process_forbid_dumps();
         tc_notify_init(getenv("NOTIFY_SOCKET"), getenv("WATCHDOG_USEC"), getenv("WATCHDOG_PID"));
         watch_signals();
-        if (tc_process_follow_parent(options.program.parent_pid))
+        if (options.program.probe_dir && tc_probe_init(options.program.probe_dir, &error) != TC_OK)
+            tc_error_log("%s", error.text);
+        else if (tc_process_follow_parent(options.program.parent_pid))
             code = tc_serve(&options, argc, argv, &full);
         else
             tc_error_log("the parent process %ld is gone", options.program.parent_pid);

@@ -341,6 +341,7 @@ static int loop(worker *w)
             tc_info("calls come by %s", event.carrier == TC_CARRIER_SHM ? "shared memory" : "message");
             if (*event.reason) tc_warn("the core's shared memory cannot be used: %s", event.reason);
             said = true;
+            tc_probe_ready(true);
             break;
         case TC_PEER_REJECTED:
             tc_error_log("turned away by the core: %s", event.reason);
@@ -353,6 +354,7 @@ static int loop(worker *w)
             tc_notify_status("no core at %s: %s", w->options->connect, event.reason);
             break;
         case TC_PEER_LOST:
+            tc_probe_ready(false);
             tc_warn("the core is gone; waiting for it");
             break;
         case TC_PEER_BAD_CALL:
@@ -394,6 +396,7 @@ int tc_serve(const tc_worker_options *options, int argc, char **argv, const tc_a
         tc_error_log("%s", error.text);
 
     if (code == TC_EXIT_OK) tc_notify_stopping();
+    tc_probe_ready(false);
     block_stop(true);
     atomic_store(&wakeable, NULL);
     tc_expert_peer_close(w.peer);

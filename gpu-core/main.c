@@ -35,7 +35,7 @@ typedef struct core {
     tc_arguments_full full; // o borrows its texts
     tc_core_options o;
     char store_path[TC_STORE_PATH_BYTES]; // where none was named
-    bool told_ready;
+    bool told_ready, probed_ready;
     tc_checkpoint *checkpoint;
     tc_store *store;
     const tc_model_desc *desc;
@@ -455,6 +455,7 @@ static tc_status start(core *c, tc_error *e)
 
 static void stop(core *c)
 {
+    tc_probe_ready(false);
     if (c->sched) tc_sched_fail_all(c->sched, TC_CLOSED, "the server is shutting down");
     tc_sched_free(c->sched);
     tc_constrainer_free(c->constrainer);
@@ -504,8 +505,12 @@ static void reload(core *c)
 static void tell_manager(core *c)
 {
     tc_source_stats stats;
-    if (c->told_ready || !tc_notify_is_on()) return;
+    if (!tc_notify_is_on()) return;
+    if (c->told_ready && !c->o.program.probe_dir) return;
     c->source->ops->stats(c->source, &stats);
+    if (c->o.program.probe_dir && c->probed_ready != !*stats.reason)
+        tc_probe_ready(c->probed_ready = !*stats.reason);
+    if (c->told_ready) return;
     if (*stats.reason) {
         tc_notify_status("waiting: %s", stats.reason);
         return;
@@ -594,6 +599,10 @@ int main(int argc, char **argv)
     tc_log_set(c.o.program.log_level, c.o.program.log_format);
     if (!c.o.program.core_dumps) tc_process_forbid_dumps();
     tc_notify_init(getenv("NOTIFY_SOCKET"), getenv("WATCHDOG_USEC"), getenv("WATCHDOG_PID"));
+    if (c.o.program.probe_dir && tc_probe_init(c.o.program.probe_dir, &error) != TC_OK) {
+        tc_error_log("%s", error.text);
+        return 1;
+    }
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);

@@ -166,6 +166,9 @@ tc_status tc_program_setting(const tc_setting *setting, const tc_setting_value *
     case TC_OPT_TRACE:
         to->trace = value->text;
         return TC_OK;
+    case TC_OPT_PROBE_DIR:
+        to->probe_dir = value->text;
+        return TC_OK;
     case TC_OPT_CORE_DUMPS:
         to->core_dumps = value->number;
         return TC_OK;

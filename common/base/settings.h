@@ -79,7 +79,8 @@ tc_status tc_settings_parse(unsigned program, int argc, char *const *argv, tc_se
 typedef struct tc_program_settings {
     tc_log_level log_level;
     tc_log_format log_format;
-    const char *trace; // NULL: none
+    const char *trace;     // NULL: none
+    const char *probe_dir; // NULL: none
     bool journald, core_dumps;
     long parent_pid;    // 0: none; else leave when it does
     tc_setting_id show; // TC_OPT_HELP, TC_OPT_VERSION: only that was asked for

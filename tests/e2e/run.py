@@ -3,7 +3,7 @@
 """Runs the end-to-end tests against the programs of a build tree.
 
   run.py --build DIR [MODULE...]     modules: api, clients, load, page, faults, commands, bad_models, carriers,
-                                     arenas, many_users, placement, memory, operations, fleet, newcomer (default: all), openapi
+                                     arenas, many_users, placement, memory, operations, fleet, kubernetes_base, newcomer (default: all), openapi
 
 Prints one line a test and ends with `N passed, N failed` (`, N skipped`).
 """
@@ -15,7 +15,7 @@ import unittest
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-MODULES = ("commands", "bad_models", "api", "clients", "load", "page", "faults", "carriers", "arenas", "many_users", "placement", "memory", "operations", "fleet", "newcomer")
+MODULES = ("commands", "bad_models", "api", "clients", "load", "page", "faults", "carriers", "arenas", "many_users", "placement", "memory", "operations", "fleet", "kubernetes_base", "newcomer")
 
 
 class Counter(unittest.TextTestResult):
