@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: the verb `generate`: a prompt in, text on stdout as it comes, tokens per second on stderr at the end.
 #include "cli/cli.h"
+#include "cli/pull.h"
 #include "cli/run.h"
 #include "common/base/clock.h"
 #include "common/text/stream.h"
@@ -99,6 +100,9 @@ static tc_status generate(const char *model, const char *text, const settings *s
     tc_ids prompt = {0};
     tc_status status;
     e->text[0] = 0;
+    char pulled[TC_HUB_PATH_BYTES];
+    TC_GOTO(tc_pull_model(model, pulled, e));
+    model = pulled;
     TC_GOTO(tc_run_tokenizer(model, &tokenizer, e));
     // What a user types never becomes a special token unless asked.
     TC_GOTO(tc_tokenizer_encode(tokenizer, text, strlen(text), s->raw ? TC_SPECIAL_PARSE : TC_SPECIAL_AS_TEXT,

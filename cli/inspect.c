@@ -4,6 +4,7 @@
 #include "cli/cli.h"
 #include "cli/footprint.h"
 #include "cli/options.h"
+#include "cli/pull.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -84,7 +85,9 @@ static tc_status inspect(const char *model, tc_quantise quantise, uint64_t ram, 
 {
     tc_checkpoint *checkpoint = NULL;
     tc_footprint footprint;
-    TC_TRY(tc_checkpoint_open(model, &checkpoint, e));
+    char pulled[TC_HUB_PATH_BYTES];
+    TC_TRY(tc_pull_model(model, pulled, e));
+    TC_TRY(tc_checkpoint_open(pulled, &checkpoint, e));
     tc_status status = tc_footprint_of(checkpoint, quantise, &footprint, e);
     if (status == TC_OK) {
         const tc_model_desc *desc = tc_checkpoint_desc(checkpoint);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: the verb `pack`: writes the packed store and prints its path, and nothing else, on stdout.
 #include "cli/cli.h"
+#include "cli/pull.h"
 #include "cli/run.h"
 #include "common/base/config.h"
 
@@ -34,6 +35,9 @@ static int pack(int argc, char **argv)
         tc_cli_fail(&e);
         return TC_EXIT_USAGE;
     }
+    char pulled[TC_HUB_PATH_BYTES];
+    if (tc_pull_model(model, pulled, &e) != TC_OK) return tc_cli_fail(&e);
+    model = pulled;
     if (tc_run_prepare(model, o.cache_dir, o.quantise, force, &packed, path, &e) != TC_OK)
         return tc_cli_fail(&e);
     if (!packed) fprintf(stderr, "thermocline: already packed\n");

@@ -2,6 +2,7 @@
 // Owns: the verb `serve`: everything up, one block of text when it is ready, everything down on Ctrl-C.
 #include "cli/cli.h"
 #include "cli/health.h"
+#include "cli/pull.h"
 #include "cli/run.h"
 #include "common/base/clock.h"
 #include "common/base/config.h"
@@ -66,12 +67,15 @@ static char *folder_name(const char *model)
 
 static tc_status serve(const char *model, const char *listen, tc_run_options *o, tc_error *e)
 {
-    char store[TC_STORE_PATH_BYTES], profile[TC_STORE_PATH_BYTES + 16];
+    char store[TC_STORE_PATH_BYTES], profile[TC_STORE_PATH_BYTES + 16], pulled[TC_HUB_PATH_BYTES];
     bool packed;
     char *name = NULL;
     tc_supervisor *supervisor = NULL;
     tc_status status;
     TC_GOTO(tc_listen_check(listen, e));
+    TC_GOTO(tc_pull_model(model, pulled, e));
+    if (strcmp(model, pulled) != 0 && !o->model_name) o->model_name = model; // what it was asked for by
+    model = pulled;
     TC_GOTO(tc_run_prepare(model, o->cache_dir, o->quantise, false, &packed, store, e));
     TC_GOTO(tc_run_load(o, store, e));
     // What is learned of routing lies beside the store; a configuration may say otherwise.
