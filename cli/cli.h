@@ -11,6 +11,7 @@ int tc_cli_serve(int argc, char **argv);
 int tc_cli_generate(int argc, char **argv);
 int tc_cli_pack(int argc, char **argv);
 int tc_cli_pull(int argc, char **argv);
+int tc_cli_convert(int argc, char **argv);
 int tc_cli_ls(int argc, char **argv);
 int tc_cli_rm(int argc, char **argv);
 int tc_cli_inspect(int argc, char **argv);

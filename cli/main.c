@@ -24,6 +24,7 @@ const tc_verb tc_verbs[] = {
     {"pack", tc_cli_pack, "[MODEL]", "write the packed expert store that serving needs", true},
     {"pull", tc_cli_pull, "OWNER/NAME[:REVISION]",
      "bring a model from a hub into the cache, going on where it stopped", true},
+    {"convert", tc_cli_convert, "MODEL FOLDER", "any model as safetensors in bitsandbytes' NF4 layout", true},
     {"ls", tc_cli_ls, "", "models in the hub's cache", true},
     {"rm", tc_cli_rm, "OWNER/NAME", "remove a model from the hub's cache", true},
     {"inspect", tc_cli_inspect, "MODEL", "what is in a model, and what fits where", true},

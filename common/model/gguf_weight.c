@@ -120,6 +120,7 @@ static void locate(const tc_checkpoint *c, const char *tensor, const char *weigh
     if (!tc_model_tensor_role(&c->desc, tensor, &ret->role, &layer, &expert, &suffix) || !names[ret->role])
         return;
     ret->layer = layer;
+    if (*suffix && (ret->role == TC_DN_A_LOG || ret->role == TC_DN_DT_BIAS)) return; // these are whole
     const char *base = names[ret->role];
     bool delta = strcmp(c->desc.family, "qwen3_next") == 0;
     if (ret->role == TC_POST_NORM && delta) base = "post_attention_norm";

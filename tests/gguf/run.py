@@ -217,6 +217,50 @@ def test_text(o, scratch):
     yield "a text generated"
 
 
+def stored(folder):
+    """name -> (dtype, shape, bytes); states as JSON values."""
+    out = {}
+    for name, (dtype, array) in models.read_safetensors(folder).items():
+        data = array.tobytes()
+        out[name] = (dtype, json.loads(data)) if ".quant_state." in name else (dtype, array.shape, data)
+    return out
+
+
+def test_convert(o, scratch):
+    """What bitsandbytes wrote comes out as it wrote it; other inputs become models that are read back."""
+    for source in (ROOT / "demo/model", ROOT / "tests/golden/fixtures/next-nf4/model", ROOT / "tests/golden/fixtures/moe-nf4/model"):
+        out = scratch / f"out-{source.parent.name}"
+        said = subprocess.run([o.thermocline, "convert", source, out, "--shard-size", "4M"], capture_output=True, text=True)
+        assert said.returncode == 0, said.stderr
+        have, want = stored(out), {n: t for n, t in stored(source).items() if not n.startswith("mtp.")}
+        kept = [n for n in want if ".absmax" in n and n in have]
+        for name in kept:
+            base = name.removesuffix(".absmax")
+            for part in [n for n in want if n == base or n.startswith(base + ".")]:
+                assert have[part] == want[part], part
+        assert len(kept) > 20 and set(have) >= {n for n in want if not n.startswith("lm_head") and ".weight." not in n}, set(want) - set(have)
+        dense = [n for n in want if n + ".absmax" not in want and ".weight." not in n and have.get(n, (None,))[0] == want[n][0]]
+        assert dense and all(have[n] == want[n] for n in dense)
+        config = json.loads((out / "config.json").read_text())["quantization_config"]
+        assert config["quant_method"] == "bitsandbytes" and config["bnb_4bit_quant_type"] == "nf4" and config["bnb_4bit_use_double_quant"]
+        said = subprocess.run([o.thermocline, "convert", source, out], capture_output=True, text=True)
+        assert said.returncode == 1 and "there already" in said.stderr
+        yield f"{source.parent.name}: {len(kept)} linears as they were, {len(dense)} other tensors"
+    folder = scratch / "pair"
+    write_pair(folder, tiny("qwen3_next"), "Q6_K", np.random.default_rng(5))
+    for source in ("m.gguf", "twin"):
+        said = subprocess.run([o.thermocline, "convert", folder / source, folder / f"{source}-nf4"], capture_output=True, text=True)
+        assert said.returncode == 0, said.stderr
+    pair = [evaluate(o, scratch, folder / f"{source}-nf4", "--precision", "exact") for source in ("m.gguf", "twin")]
+    _, logits = evaluate(o, scratch, folder / "twin", "--precision", "exact")
+    a, b = (stored(folder / f"{source}-nf4") for source in ("m.gguf", "twin"))
+    differ = [n for n in a if a[n] != b[n] and not n.endswith(("A_log", "norm.weight"))]  # out of -exp and 1 + w: nearly the same
+    assert a.keys() == b.keys() and not differ, differ
+    off = float(np.median(np.abs(pair[0][1] - logits).max(1)) / np.abs(logits).max())
+    assert pair[0][0] and off < 0.5, off
+    yield f"GGUF and safetensors: the same NF4; off by {off:.2f} of the largest logit on a random model"
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--build", type=Path, required=True)
