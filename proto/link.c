@@ -99,6 +99,7 @@ static bool in_room(const tc_link *link)
 
 static void deliver(link_pipe *pipe, tc_link_message *message)
 {
+    pipe->spoken = true;
     if (pipe->state == PIPE_NEW) pipe->state = PIPE_SPOKE;
     if (pipe->state == PIPE_REJECTED)
         tc_link_message_free(message); // it has had its answer
@@ -132,8 +133,18 @@ static bool is_beat(const link_pipe *pipe, const uint8_t *at)
     return pipe->network && prefix[0] == TC_LINK_MAGIC && prefix[1] == 0;
 }
 
-// Turns staged bytes into messages while there is room for them. False when a whole one had to stay for want
-// of room.
+// Whom we dialled may send something long right behind its welcome, before our owner has read that: it stays
+// where it is until the welcome made it trusted, or cut.
+static bool must_wait(const link_pipe *pipe, const uint8_t *at)
+{
+    uint32_t prefix[TC_LINK_PREFIX_BYTES / 4];
+    if (pipe->link->kind != TC_LINK_DIAL || pipe->state != PIPE_SPOKE || !pipe->spoken) return false;
+    memcpy(prefix, at, sizeof prefix);
+    return prefix[0] == TC_LINK_MAGIC && prefix[1] > (uint32_t)TC_LINK_STRANGER_BYTES_MAX;
+}
+
+// Turns staged bytes into messages while there is room for them. False when a whole one had to stay, for want
+// of room or of trust.
 static bool unstage(link_pipe *pipe)
 {
     uint32_t at = 0;
@@ -144,6 +155,10 @@ static bool unstage(link_pipe *pipe)
         if (is_beat(pipe, pipe->staging + at)) {
             at += TC_LINK_PREFIX_BYTES;
             continue;
+        }
+        if (must_wait(pipe, pipe->staging + at)) {
+            room = false;
+            break;
         }
         tc_link_message *message = begin_message(pipe, pipe->staging + at);
         if (!message) break;
@@ -415,7 +430,10 @@ void tc_link_trust(tc_link *link, uint32_t id)
 {
     pthread_mutex_lock(&link->mutex);
     link_pipe *pipe = find_pipe(link, id);
-    if (alive(pipe)) pipe->state = PIPE_TRUSTED;
+    if (alive(pipe)) {
+        pipe->state = PIPE_TRUSTED;
+        tc_link_pump_receive(pipe);
+    }
     link->redial_ms = TC_LINK_REDIAL_MS_MIN;
     pthread_mutex_unlock(&link->mutex);
 }

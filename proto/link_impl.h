@@ -31,6 +31,7 @@ typedef struct link_pipe {
     pipe_state state;
     bool closed, told_down; // stream closed; DOWN was read by the owner
     bool receiving, sending;
+    bool spoken;              // a message of it was delivered
     bool network, tls, local; // not ipc; encrypted; the peer is on this host
     uint64_t deadline_us;     // NEW and REJECTED
     uint64_t heard_us;        // network: of the last read, or of posting the one under way

@@ -486,6 +486,35 @@ static void cutting_amid_data(void **state)
     tc_expert_hub_close(hub);
 }
 
+// A long call right behind the welcome, before the worker has read that: it waits, and is no reason to hang
+// up.
+static void a_long_call_at_once(void **state)
+{
+    for (int i = 0; i < 20; i++) {
+        const char *url = fresh_url();
+        tc_expert_hub *hub = open_hub(url);
+        tc_expert_peer *peer = open_peer(url);
+        tc_peer_event event;
+        tc_hub_event up;
+        float *x = calloc(64 * 4096, sizeof *x); // 1 MiB: above what a stranger may send
+        uint64_t deadline_us = tc_now_us() + WAIT_US;
+        do {
+            if (i % 2 == 0 || tc_now_us() + WAIT_US / 2 > deadline_us)
+                tc_expert_peer_next(peer, 0, &event); // says hello
+        } while (tc_expert_hub_next(hub, 1000, &up) != TC_OK);
+        assert_int_equal(up.kind, TC_HUB_WORKER_UP);
+        const tc_expert_call call = {.unit_end = 1, .tokens = 64, .hidden = 4096, .x = x};
+        assert_int_equal(tc_expert_hub_call(hub, up.worker, 1, &call, NULL), TC_OK);
+        usleep(5000); // it is there before the worker looks
+        peer_expect(peer, TC_PEER_WELCOME);
+        event = peer_expect(peer, TC_PEER_CALL);
+        assert_int_equal(event.call.tokens, 64);
+        free(x);
+        tc_expert_peer_close(peer);
+        tc_expert_hub_close(hub);
+    }
+}
+
 // Messages cut into single bytes, and many in one piece, are the same messages.
 static void any_cut_of_the_stream(void **state)
 {
@@ -852,6 +881,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(knocking_does_no_harm),
         cmocka_unit_test(cutting_amid_data),
         cmocka_unit_test(any_cut_of_the_stream),
+        cmocka_unit_test(a_long_call_at_once),
     };
     const struct CMUnitTest only_shared[] = {
         cmocka_unit_test(sharing_has_limits),
