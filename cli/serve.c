@@ -124,8 +124,8 @@ static int serve_arguments(int argc, char **argv)
         tc_cli_fail(&e);
         return TC_EXIT_USAGE;
     }
-    if (o.drain_s > TC_STOP_GRACE_MS / 1000 - 1)
-        o.drain_s = TC_STOP_GRACE_MS / 1000 - 1; // then they are killed
+    if (o.drain_s > TC_STOP_GRACE_MS / 1000 - 2) // and a moment for telling the rest; then they are killed
+        o.drain_s = TC_STOP_GRACE_MS / 1000 - 2;
     return serve(model, listen, &o, &e) == TC_OK ? 0 : tc_cli_fail(&e);
 }
 

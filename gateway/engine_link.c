@@ -39,6 +39,7 @@ struct tc_core_link {
     void *closed_arg;
 
     bool up, closing, has_status, cancels_owed;
+    const char *ended; // why nothing is taken any more; NULL: all is well
     tc_model_info info;
     tc_engine_status status;
     tc_engine_detail detail; // of the status
@@ -281,6 +282,7 @@ uint64_t tc_core_link_reserve(tc_core_link *link, tc_request *request)
 
 static tc_status submit_one(tc_core_link *link, tc_request *request, tc_generate *generate, tc_error *e)
 {
+    if (link->ended) return tc_fail(e, TC_CLOSED, "%s", link->ended);
     if (!link->up) return tc_fail(e, TC_CLOSED, "%s", link->reason);
     slot *s = take_slot(link, request);
     if (!s)
@@ -334,6 +336,17 @@ void tc_core_link_cancel(tc_core_link *link, uint64_t id)
         tc_core_link_stop(link, id);
     else
         release(link, s);
+}
+
+void tc_core_link_end_all(tc_core_link *link, const char *reason)
+{
+    link->ended = reason;
+    for (size_t i = 0; i < TC_LIVE_GENERATIONS_MAX; i++) {
+        tc_request *request = link->slots[i].request;
+        if (!link->slots[i].id || !request) continue;
+        tc_core_link_cancel(link, link->slots[i].id);
+        tc_request_lost(request, TC_CLOSED, reason);
+    }
 }
 
 bool tc_core_link_ask(tc_core_link *link, tc_question question, const char *text, size_t bytes,

@@ -31,6 +31,9 @@ void tc_core_link_stop(tc_core_link *link,
                        uint64_t id); // the core should end it; its last event is still awaited
 void tc_core_link_cancel(tc_core_link *link, uint64_t id); // the core should end it; nobody listens any more
 
+// All that run or wait end now with that reason, and nothing new is taken: the server stops.
+void tc_core_link_end_all(tc_core_link *link, const char *reason);
+
 // While it is held the core computes nothing for it.
 void tc_core_link_hold(tc_core_link *link, uint64_t id, bool held);
 

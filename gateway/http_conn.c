@@ -3,6 +3,7 @@
 #include "gateway/http_conn.h"
 
 #include "common/base/log.h"
+#include "gateway/engine_link.h"
 #include "gateway/routes.h"
 #include <poll.h>
 #include <stdlib.h>
@@ -439,6 +440,16 @@ static bool has_hung_up(const tc_http_conn *conn)
     return poll(&look, 1, 0) == 1;
 }
 
+// A stream that is held back keeps its place among those that run: longer when nobody waits for one.
+static uint64_t held_limit_ms(const tc_http_conn *conn)
+{
+    const tc_engine_status *engine;
+    const char *reason;
+    bool wanted = tc_core_link_status(conn->gateway->link, &engine, &reason) && engine->waiting > 0;
+    return wanted && limits(conn)->held_busy_ms < limits(conn)->held_ms ? limits(conn)->held_busy_ms
+                                                                        : limits(conn)->held_ms;
+}
+
 void tc_http_conn_sweep(tc_http_conn *conn, uint64_t now)
 {
     if (conn->state == TC_CONN_CLOSED) return;
@@ -452,7 +463,7 @@ void tc_http_conn_sweep(tc_http_conn *conn, uint64_t now)
             return;
         }
     }
-    if (conn->held && now - conn->held_since_ms >= limits(conn)->held_ms) {
+    if (conn->held && now - conn->held_since_ms >= held_limit_ms(conn)) {
         tc_debug("a client reads too slowly: its connection is closed");
         conn->truncated = true;
         tc_http_conn_close(conn);

@@ -68,6 +68,7 @@ enum {
     TC_HTTP_IDLE_MS = 60000,         // between requests
     TC_HTTP_STALL_MS = 30000,        // a client that takes no byte of its answer
     TC_HTTP_HELD_MS = 60000,         // a stream that is held back all this time
+    TC_HTTP_HELD_BUSY_MS = 5000,     // the same while others wait for its place
     TC_HTTP_LINGER_MS = 2000,        // after our last byte, waiting for the client to close
     TC_STREAM_KEEP_ALIVE_MS = 10000, // a stream that has nothing to say says so
     TC_HTTP_SWEEP_MS = 100,          // how often deadlines are looked at
@@ -76,12 +77,14 @@ enum {
     TC_RETRY_AFTER_S = 2,
     TC_RETRY_AFTER_S_MAX = 60,
     TC_DRAIN_S = 5,
+    TC_DRAIN_TELL_MS = 1000, // behind the drain, for telling those that are still running
     TC_HTTP_FRESH_MS = 1000, // when draining, how long a connection may be there without a request
 };
 
 typedef struct tc_gateway_limits {
     uint32_t keep_alive_ms;
-    uint32_t header_ms, body_ms, idle_ms, stall_ms, held_ms, linger_ms, sweep_ms, status_ms, stale_ms;
+    uint32_t header_ms, body_ms, idle_ms, stall_ms, held_ms, held_busy_ms, linger_ms, sweep_ms, status_ms,
+        stale_ms;
     uint32_t connections_max, peer_connections_max;
     bool count_local_peers; // the limit of a peer holds for loopback addresses too
     uint64_t bodies_bytes_max;
@@ -96,6 +99,7 @@ static inline tc_gateway_limits tc_gateway_default_limits(void)
         .idle_ms = TC_HTTP_IDLE_MS,
         .stall_ms = TC_HTTP_STALL_MS,
         .held_ms = TC_HTTP_HELD_MS,
+        .held_busy_ms = TC_HTTP_HELD_BUSY_MS,
         .linger_ms = TC_HTTP_LINGER_MS,
         .sweep_ms = TC_HTTP_SWEEP_MS,
         .status_ms = TC_STATUS_EVERY_MS,

@@ -19,11 +19,22 @@
 
 enum { BACKLOG = 511 };
 
+// The drain is over: those that still run are told, and get a moment to hear it. True: that is over, too.
+static bool drain_is_over(tc_gateway *gateway, uint64_t now)
+{
+    if (!gateway->draining || now < gateway->drain_until_ms) return false;
+    if (gateway->told || !gateway->link) return true;
+    gateway->told = true;
+    gateway->drain_until_ms = now + TC_DRAIN_TELL_MS;
+    tc_core_link_end_all(gateway->link, "the server is stopping; try again");
+    return false;
+}
+
 static void on_sweep(uv_timer_t *timer)
 {
     tc_gateway *gateway = timer->data;
     uint64_t now = uv_now(gateway->loop);
-    bool over = gateway->draining && now >= gateway->drain_until_ms;
+    bool over = drain_is_over(gateway, now);
     for (tc_http_conn *conn = gateway->conns, *next; conn; conn = next) {
         next = conn->next; // memory goes in close callbacks, never during this walk
         if (over || (gateway->draining && tc_http_conn_is_idle(conn)))
@@ -259,6 +270,7 @@ void tc_gateway_drain(tc_gateway *gateway, uint64_t drain_ms, void (*done)(void 
     gateway->draining = true;
     gateway->drained = done;
     gateway->drained_arg = arg;
+    gateway->told |= again; // at once, then
     gateway->drain_until_ms = again ? 0 : uv_now(gateway->loop) + drain_ms;
     for (uint32_t i = 0; !again && i < gateway->listener_count; i++)
         uv_close(&gateway->listeners[i].io.handle, on_listener_closed);

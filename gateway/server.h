@@ -78,8 +78,8 @@ struct tc_gateway {
     uint32_t conn_count, refusal_count, jobs;
     uint64_t bodies_bytes; // held by all connections
     tc_metrics metrics;
-    int64_t started_at; // wall clock, for "created"
-    bool draining;
+    int64_t started_at;  // wall clock, for "created"
+    bool draining, told; // told: those that ran beyond the drain have heard of it
     uint64_t drain_until_ms;
     void (*drained)(void *arg);
     void *drained_arg;

@@ -301,6 +301,13 @@ void fake_status(bool ready, uint32_t workers, const char *reason)
     pthread_mutex_unlock(&core.lock);
 }
 
+void fake_waiting(uint32_t count)
+{
+    pthread_mutex_lock(&core.lock);
+    core.status.waiting = count;
+    pthread_mutex_unlock(&core.lock);
+}
+
 static bool wait_change(const struct timespec *until)
 {
     return pthread_cond_timedwait(&core.changed, &core.lock, until) == 0;

@@ -10,6 +10,7 @@ void fake_reset(void); // down, no replies, nothing recorded
 void fake_up(void);
 void fake_down(const char *reason);
 void fake_status(bool ready, uint32_t workers, const char *reason); // answer to every status question
+void fake_waiting(uint32_t count);                                  // requests that wait for a place, in it
 void fake_mute_status(bool mute);                                   // does not answer them
 void fake_reply(const char *text);                                  // one token for each byte, then its end
 void fake_hold(bool hold);                                          // generations wait for the calls below

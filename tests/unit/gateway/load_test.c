@@ -226,15 +226,16 @@ static void slow_readers_are_held_back(void **state)
     fixture_stop(&f);
 }
 
-static void held_readers_are_closed_in_the_end(void **state)
+static void held_for_too_long(uint32_t held_ms, uint32_t held_busy_ms, uint32_t waiting)
 {
     gateway_fixture f;
     char block[1000];
-    (void)state;
     fixture_prepare(&f);
-    f.options.limits.held_ms = 300;
+    f.options.limits.held_ms = held_ms;
+    f.options.limits.held_busy_ms = held_busy_ms;
     fake_hold(true);
     fake_up();
+    fake_waiting(waiting);
     fixture_start(&f);
     wait_ready(&f);
     client c = send_post(&f, "/api/v1/generate", "{\"prompt\":\"a\",\"stream\":true,\"max_tokens\":1000000}");
@@ -254,6 +255,19 @@ static void held_readers_are_closed_in_the_end(void **state)
     assert_true(fake_wait_cancel(ask->id));
     hang_up(&c);
     fixture_stop(&f);
+}
+
+static void held_readers_are_closed_in_the_end(void **state)
+{
+    (void)state;
+    held_for_too_long(300, 60000, 0);
+}
+
+// Others want the place: much sooner.
+static void held_readers_make_room(void **state)
+{
+    (void)state;
+    held_for_too_long(60000, 300, 1);
 }
 
 // ---- choices, priorities, deadlines ----
@@ -471,6 +485,7 @@ int main(void)
         cmocka_unit_test(connections_of_one_address_are_bounded),
         cmocka_unit_test(slow_readers_are_held_back),
         cmocka_unit_test(held_readers_are_closed_in_the_end),
+        cmocka_unit_test(held_readers_make_room),
         cmocka_unit_test_setup_teardown(choices_are_one_request, setup_up, teardown),
         cmocka_unit_test_setup_teardown(a_refused_prompt_frees_its_choices, setup_up, teardown),
         cmocka_unit_test_setup_teardown(priorities_and_deadlines, setup_up, teardown),

@@ -87,7 +87,12 @@ static void health_follows_the_core(void **state)
     expect(get(&f, "/api/v1/health"), 503, "no worker is up");
     fake_status(true, 1, "");
     usleep(200000);
+    expect(get(&f, "/api/v1/health"), 200, "\"status\":\"ok\"");
     expect(get(&f, "/api/v1/health"), 200, "\"reason\":null");
+    fake_status(true, 1, "1 of 2 workers are connected");
+    usleep(200000);
+    expect(get(&f, "/api/v1/health"), 200, "\"status\":\"degraded\",\"ready\":true");
+    expect(get(&f, "/api/v1/health"), 200, "\"reason\":\"1 of 2 workers are connected\"");
     fake_down("it crashed");
     usleep(100000);
     expect(get(&f, "/api/v1/health"), 503, "it crashed");
@@ -479,6 +484,7 @@ static void the_end_does_not_wait_for_ever(void **state)
     const fake_ask *asked = fake_wait_asks(1);
     assert_non_null(asked);
     fixture_drain(f, 100);
+    expect(listen_to(&c, false), 503, "the server is stopping"); // it is told, and then closed
     assert_true(is_closed(&c));
     assert_true(fake_wait_cancel(asked->id));
     fixture_join(f);
