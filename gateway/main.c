@@ -10,6 +10,7 @@
 #include "gateway/engine_link.h"
 #include "gateway/options.h"
 #include "gateway/server.h"
+#include "gateway/uv_memory.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -330,6 +331,7 @@ int main(int argc, char **argv)
 {
     tc_error e = {0};
     program *p = calloc(1, sizeof *p);
+    tc_uv_memory_begin();
     tc_log_init("gateway", TC_LOG_INFO, false);
     if (p) p->argc = argc, p->argv = argv;
     tc_status status = p ? run(p, &e) : tc_fail(&e, TC_NOMEM, "out of memory");

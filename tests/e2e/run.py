@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the end-to-end tests against the programs of a build tree.
 
-  run.py --build DIR [MODULE...]     modules: api, clients, load, page, faults, commands, bad_models, carriers,
-                                     arenas, many_users, placement, memory, operations, fleet, kubernetes_base, newcomer (default: all), openapi
+  run.py --build DIR [MODULE...]     modules: api, clients, load, page, faults, faults_workers, faults_core,
+                                     faults_files, faults_memory, soak, commands, bad_models, carriers, arenas,
+                                     many_users, placement, memory, operations, fleet, kubernetes_base, newcomer (default: all), openapi
 
 Prints one line a test and ends with `N passed, N failed` (`, N skipped`).
 """
@@ -15,7 +16,8 @@ import unittest
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-MODULES = ("commands", "bad_models", "api", "clients", "load", "page", "faults", "carriers", "arenas", "many_users", "placement", "memory", "operations", "fleet", "kubernetes_base", "newcomer")
+MODULES = ("commands", "bad_models", "api", "clients", "load", "page", "faults", "faults_workers", "faults_core", "faults_files", "faults_memory", "soak",
+           "carriers", "arenas", "many_users", "placement", "memory", "operations", "fleet", "kubernetes_base", "newcomer")
 
 
 class Counter(unittest.TextTestResult):

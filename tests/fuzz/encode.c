@@ -125,6 +125,28 @@ static void check_stream(const tc_tokenizer *t, const tc_ids *ids, const char *t
     tc_text_stream_free(s);
 }
 
+// A part of the text is a user's: no special token lies in it. Where there is none at all, the ranges change
+// nothing.
+static void check_spans(const tc_tokenizer *t, const uint8_t *data, size_t size, const tc_ids *parsed,
+                        const tc_ids *plain)
+{
+    tc_ids ids = {0};
+    const char *text = (const char *)data;
+    tc_text_span half = {.begin = size / 3, .end = size - size / 3}, all = {.begin = 0, .end = size};
+    check(tc_tokenizer_encode_spans(t, text, size, &half, half.begin < half.end, &ids, NULL) == TC_OK);
+    tc_ids_free(&ids);
+    ids = (tc_ids){0};
+    check(tc_tokenizer_encode_spans(t, text, size, NULL, 0, &ids, NULL) == TC_OK);
+    check(ids.count == parsed->count &&
+          (!ids.count || !memcmp(ids.data, parsed->data, ids.count * sizeof *ids.data)));
+    tc_ids_free(&ids);
+    ids = (tc_ids){0};
+    check(tc_tokenizer_encode_spans(t, text, size, &all, size > 0, &ids, NULL) == TC_OK);
+    for (size_t i = 0; i < ids.count; i++) check(!tc_tokenizer_is_special(t, ids.data[i]));
+    check(parsed->count != plain->count || ids.count == plain->count);
+    tc_ids_free(&ids);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static tc_tokenizer *t;
@@ -135,6 +157,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     check(tc_tokenizer_encode(t, (const char *)data, size, TC_SPECIAL_PARSE, &parsed, NULL) == TC_OK);
     check(tc_tokenizer_encode(t, (const char *)data, size, TC_SPECIAL_AS_TEXT, &plain, NULL) == TC_OK);
     for (size_t i = 0; i < plain.count; i++) check(!tc_tokenizer_is_special(t, plain.data[i]));
+    check_spans(t, data, size, &parsed, &plain);
     check(tc_tokenizer_decode(t, plain.data, plain.count, true, &text, &bytes, NULL) == TC_OK);
     check(tc_utf8_valid_bytes(text, bytes) == bytes);
     check(tc_tokenizer_encode(t, text, bytes, TC_SPECIAL_AS_TEXT, &again, NULL) == TC_OK);

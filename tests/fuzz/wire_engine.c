@@ -74,6 +74,11 @@ static void check(const tc_engine_message *m)
         break;
     case TC_ENGINE_M_STATUS:
         MUST(memchr(m->engine.reason, 0, sizeof m->engine.reason));
+        if (m->detail) {
+            static tc_engine_detail detail;
+            tc_engine_detail_read(m, &detail);
+            MUST(detail.layer_count <= TC_DETAIL_LAYERS_MAX && detail.worker_count <= TC_DETAIL_WORKERS_MAX);
+        }
         break;
     default:
         break;

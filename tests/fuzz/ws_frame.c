@@ -65,6 +65,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         CHECK(at == end);
     }
     tc_ws_parser_free(&p);
+    char key[29];
+    if (tc_ws_accept((const char *)data + 1, size - 1, key)) CHECK(size - 1 == 24 && strlen(key) == 28);
     take_apart(data + 1, size - 1, piece);
     return 0;
 }
