@@ -376,7 +376,7 @@ static bool is_too_many(tc_http_conn *conn, tc_http_error *ret)
 static tc_http_conn *new_conn(tc_gateway *gateway, tc_listener *listener)
 {
     tc_http_conn *conn = calloc(1, sizeof *conn);
-    if (!conn) return NULL; // the client waits in the backlog, and libuv asks again
+    if (!conn) return NULL;
     conn->gateway = gateway;
     conn->is_unix = listener->is_unix;
     tc_http_parser_init(&conn->parser);
@@ -400,7 +400,10 @@ void tc_http_conn_accept(tc_gateway *gateway, tc_listener *listener)
 {
     tc_http_error too_many;
     tc_http_conn *conn = new_conn(gateway, listener);
-    if (!conn) return;
+    if (!conn) {
+        tc_gateway_turn_away(gateway, listener);
+        return;
+    }
     bool accepted = uv_accept(&listener->io.stream, &conn->io.stream) == 0;
     conn->is_refusal = !accepted || is_too_many(conn, &too_many);
     gateway->metrics.connections++;

@@ -63,6 +63,36 @@ static void on_connection(uv_stream_t *stream, int status)
     start_sweep(listener->gateway);
 }
 
+static void on_spare_closed(uv_handle_t *handle)
+{
+    tc_gateway *gateway = handle->data;
+    gateway->spare_busy = false;
+    gateway->handles--;
+    for (uint32_t i = 0; i < gateway->listener_count && !gateway->draining; i++) {
+        if (!gateway->listeners[i].owed) continue;
+        gateway->listeners[i].owed = false;
+        on_connection(&gateway->listeners[i].io.stream, 0);
+    }
+    tc_gateway_maybe_drained(gateway);
+}
+
+void tc_gateway_turn_away(tc_gateway *gateway, tc_listener *listener)
+{
+    if (gateway->spare_busy) {
+        listener->owed = true;
+        return;
+    }
+    int error = listener->is_unix ? uv_pipe_init(gateway->loop, &gateway->spare.pipe, 0)
+                                  : uv_tcp_init(gateway->loop, &gateway->spare.tcp);
+    if (error) return;
+    gateway->spare_busy = true;
+    gateway->handles++;
+    gateway->spare.handle.data = gateway;
+    if (uv_accept(&listener->io.stream, &gateway->spare.stream) == 0)
+        tc_warn("a connection is closed: out of memory");
+    uv_close(&gateway->spare.handle, on_spare_closed);
+}
+
 static void on_after_turn(uv_check_t *check)
 {
     tc_http_flush_dirty(check->data);

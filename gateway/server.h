@@ -25,6 +25,7 @@ typedef struct tc_listener {
         uv_pipe_t pipe;
     } io;
     bool is_unix;
+    bool owed; // a connection waits that could neither be taken nor turned away
 } tc_listener;
 
 // What the gateway itself must know about the model.
@@ -78,7 +79,14 @@ struct tc_gateway {
     uint32_t conn_count, refusal_count, jobs;
     uint64_t bodies_bytes; // held by all connections
     tc_metrics metrics;
-    int64_t started_at;  // wall clock, for "created"
+    int64_t started_at; // wall clock, for "created"
+    union {
+        uv_handle_t handle;
+        uv_stream_t stream;
+        uv_tcp_t tcp;
+        uv_pipe_t pipe;
+    } spare; // for turning a connection away that there is no memory for
+    bool spare_busy;
     bool draining, told; // told: those that ran beyond the drain have heard of it
     uint64_t drain_until_ms;
     void (*drained)(void *arg);
@@ -87,4 +95,6 @@ struct tc_gateway {
     char read_buffer[TC_HTTP_READ_BYTES];
 };
 
+// Accepts a connection only to close it: where none is accepted libuv stops listening.
+void tc_gateway_turn_away(tc_gateway *gateway, tc_listener *listener);
 void tc_gateway_maybe_drained(tc_gateway *gateway); // after a connection or a job has ended
