@@ -46,8 +46,7 @@ class Workers(unittest.TestCase):
                 before = server.text().count(") is lost")
                 os.kill(victim, signal.SIGKILL)
                 noticed.append(within(lambda: server.text().count(") is lost") > before, 5))
-                service.append(within(lambda: victim not in server.pids("thermocline-wor") and len(server.pids("thermocline-wor")) == 2 and
-                                      server.get("/api/v1/health")[1]["workers"]["up"] == 2, 20, 0.02))
+                service.append(within(lambda: server.text().count(": calls go by shared memory") == 2 + len(noticed), 20, 0.01))
             for t in threads:
                 t.join(120)
             for s in streams:
@@ -57,8 +56,8 @@ class Workers(unittest.TestCase):
                   f"full service after {statistics.median(service):.2f} s (at most {max(service):.2f})", flush=True)
             self.assertGreaterEqual(len(noticed), 2)
             self.assertLess(statistics.median(noticed), NOTICED_S)
-            self.assertLess(max(service), SERVICE_S + 0.5)  # the gateway asks twice a second
-            self.assertLess(statistics.median(service), SERVICE_S)
+            self.assertLess(max(service), SERVICE_S)
+            self.assertTrue(eventually(lambda: server.get("/api/v1/health")[1]["status"] == "ok"))
 
     def test_stopped_and_slow(self):
         """One of two stands still, or answers 300 ms late: its deadline passes, the other computes, its late answer is dropped."""
