@@ -158,12 +158,14 @@ class Fleet(unittest.TestCase):
         self.assertTrue(eventually(lambda: server.ready() and server.statistics()["workers_up"] == 2, 30), server.text())
         self.assertIn(f"at {self.hosts[0].far}:", server.text())
         self.assertNotIn("shared memory", server.text())  # it is another host's
+        began = time.monotonic()
         self.assertEqual(server.generate(**PROMPT, max_tokens=300)["text"], want)
+        undisturbed = time.monotonic() - began
 
         self.hosts[0].cut()
         began = time.monotonic()
         self.assertEqual(server.generate(**PROMPT, max_tokens=300)["text"], want)
-        self.assertLess(time.monotonic() - began, 8)
+        self.assertLess(time.monotonic() - began, 2 * undisturbed + 6)  # not the call's deadline, which is 10 s
         self.assertTrue(server.core.says("is lost: was not heard of any more", 6), server.text())
         self.assertTrue(workers[0].says("the core is gone", 6), workers[0].text())
 
@@ -213,23 +215,23 @@ class Fleet(unittest.TestCase):
         self.assertRegex(metrics, r'thermocline_worker_hedges_total\{worker="0"\} [1-9]')
 
     def test_near_before_far(self):
-        """A worker of this host beside one that is 20 ms away: tokens stay here."""
+        """A worker of this host beside one whose answers take 200 ms: tokens stay here."""
         with Server(DEMO, 1, "--remote-workers", f"tls+tcp://0.0.0.0:{self.port}", *tls(self.pki, "core")) as server:
             relay = self.keep(Relay(self.hosts[0].near, self.hosts[0].near, self.port))
-            relay.tell("delay 10000")
+            relay.tell("delay 100000")
             far = self.keep(worker(f"tls+tcp://{self.hosts[0].near}:{relay.port}", self.pki, "one", host=self.hosts[0]))
             self.assertTrue(eventually(lambda: server.statistics()["workers_up"] == 2, 20), server.text())
             server.generate(**PROMPT, max_tokens=8)
             began = time.monotonic()
             text = server.generate(**PROMPT, max_tokens=100)["text"]
             took = time.monotonic() - began
-            self.assertLess(took, 100 * 8 * 0.020 / 4)  # a quarter of what the way would take
+            self.assertLess(took, 100 * 8 * 0.2 / 4)  # a quarter of what the way would take
             self.assertEqual(text, self.want(max_tokens=100))
             # The near one stands still: the far one computes, and health says why it is slow.
             near = server.pids("thermocline-wor")[0]
             os.kill(near, signal.SIGSTOP)
             try:
-                self.assertEqual(server.generate(**PROMPT, max_tokens=20)["text"], self.want(max_tokens=20))
+                self.assertEqual(server.generate(**PROMPT, max_tokens=3)["text"], self.want(max_tokens=3))
                 self.assertTrue(eventually(lambda: "has not answered" in json.dumps(server.get("/api/v1/health")[1]), 5),
                                 (server.get("/api/v1/health"), server.text()))
             finally:
