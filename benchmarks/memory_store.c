@@ -99,6 +99,9 @@ static tc_store_header *make_header(const tc_checkpoint *checkpoint, uint64_t se
     h->hidden = d->hidden;
     h->width = d->expert_width;
     h->unit = tc_store_unit_width(h->width);
+    h->activation = d->expert_activation;
+    h->act_alpha = d->act_alpha;
+    h->act_limit = d->act_limit;
     for (uint32_t l = 0; l < d->layers; l++) {
         layers[l].has_experts = d->layer[l].moe;
         layers[l].hash_low = mix(seed + l); // of nothing: nobody can compare it with a file that is a hole

@@ -39,6 +39,9 @@ static const struct {
     {".shared_expert", TC_PART_SHARED},
     {"layernorm", TC_PART_NORMS},
     {".mlp.gate.", TC_PART_ROUTER},
+    {".mlp.router.", TC_PART_ROUTER},
+    {".block_sparse_moe.gate.", TC_PART_ROUTER},
+    {"model.visual.", TC_PART_OTHER},
     {".mlp.", TC_PART_MLP},
     {".linear_attn.", TC_PART_DELTA},
     {".self_attn.", TC_PART_ATTENTION},
@@ -74,13 +77,11 @@ static tc_status linear_bytes(const tc_checkpoint *c, tc_role role, uint32_t lay
                                                   [TC_M_BF16] = "bf16",
                                                   [TC_M_F16] = "f16",
                                                   [TC_M_F32] = "f32"};
-    char name[TC_TENSOR_NAME_BYTES];
     uint32_t rows, cols;
     tc_weight weight = {0};
     bool down = role == TC_EXPERT_DOWN;
-    tc_model_tensor_name(desc, role, layer, 0, name);
     tc_model_tensor_shape(desc, role, layer, &rows, &cols);
-    TC_TRY(tc_checkpoint_weight(c, name, rows, cols, &weight, e));
+    TC_TRY(tc_checkpoint_expert(c, role, layer, 0, &weight, e));
     if (quantise == TC_QUANTISE_KEEP) weight.coarse = false;
     tc_status status =
         quantise == TC_QUANTISE_NF4 && !weight.quantised ? tc_weight_quantise_nf4(&weight, e) : TC_OK;
@@ -103,8 +104,10 @@ static uint64_t linear_multiply_adds(const tc_model_desc *desc, tc_role role, ui
 
 static void count_multiply_adds(const tc_model_desc *desc, tc_footprint *f)
 {
-    static const tc_role attention[] = {TC_Q, TC_K, TC_V, TC_O}, delta[] = {TC_DN_QKVZ, TC_DN_BA, TC_DN_OUT},
-                         expert[] = {TC_EXPERT_GATE, TC_EXPERT_UP, TC_EXPERT_DOWN},
+    static const tc_role attention[] = {TC_Q, TC_K, TC_V, TC_O},
+                         latent[] = {TC_Q_A, TC_Q_B, TC_KV_A, TC_KV_B, TC_O},
+                         delta[] = {TC_DN_QKVZ, TC_DN_BA, TC_DN_OUT}, // flat ones are as large together
+        expert[] = {TC_EXPERT_GATE, TC_EXPERT_UP, TC_EXPERT_DOWN},
                          shared[] = {TC_SHARED_GATE, TC_SHARED_UP, TC_SHARED_DOWN, TC_SHARED_ROUTER},
                          dense[] = {TC_MLP_GATE, TC_MLP_UP, TC_MLP_DOWN};
     f->head_multiply_adds = linear_multiply_adds(desc, TC_HEAD, 0);
@@ -112,6 +115,8 @@ static void count_multiply_adds(const tc_model_desc *desc, tc_footprint *f)
         uint64_t sum = 0, one = 0;
         if (desc->layer[l].kind == TC_LAYER_DELTA)
             for (int i = 0; i < 3; i++) sum += linear_multiply_adds(desc, delta[i], l);
+        else if (desc->kv_rank)
+            for (int i = 0; i < 5; i++) sum += linear_multiply_adds(desc, latent[i], l);
         else
             for (int i = 0; i < 4; i++) sum += linear_multiply_adds(desc, attention[i], l);
         if (desc->layer[l].moe) {

@@ -10,6 +10,21 @@
 #include <string.h>
 #include <unistd.h>
 
+static void print_attention(const tc_model_desc *d)
+{
+    uint32_t sliding = 0;
+    for (uint32_t i = 0; i < d->layers; i++) sliding += d->layer[i].sliding;
+    if (d->kv_rank)
+        printf("attention  %u query heads of %u on latent keys of %u", d->heads, d->head_dim, d->kv_rank);
+    else
+        printf("attention  %u query and %u key-value heads of %u", d->heads, d->kv_heads, d->head_dim);
+    printf(", rotary over %u, theta %g%s%s%s", d->rotary_dim, d->rope.theta,
+           d->rope.factor != 0 ? " (YaRN)" : "", d->attn_gate ? ", output gate" : "",
+           d->attn_sinks ? ", sinks" : "");
+    if (sliding) printf(", %u layers over a window of %u", sliding, d->sliding_window);
+    printf("\n");
+}
+
 static void print_shape(const tc_model_desc *d, const char *hash)
 {
     uint32_t full = 0;
@@ -18,14 +33,15 @@ static void print_shape(const tc_model_desc *d, const char *hash)
     printf("layers     %u: %u full attention, %u Gated DeltaNet; hidden %u, vocabulary %u, at most %u "
            "positions\n",
            d->layers, full, d->layers - full, d->hidden, d->vocab, d->max_positions);
-    printf("attention  %u query and %u key-value heads of %u, rotary over %u, theta %g%s\n", d->heads,
-           d->kv_heads, d->head_dim, d->rotary_dim, d->rope_theta, d->attn_gate ? ", output gate" : "");
+    print_attention(d);
     if (full < d->layers)
         printf("DeltaNet   %u key heads of %u, %u value heads of %u, convolution of %u\n", d->dn_key_heads,
                d->dn_key_dim, d->dn_value_heads, d->dn_value_dim, d->dn_conv);
     if (d->experts) {
         printf("experts    %u of width %u, top %u%s", d->experts, d->expert_width, d->top_k,
                d->norm_top_k ? ", weights renormalised" : "");
+        if (d->router_scoring == TC_SCORE_SIGMOID) printf(", by sigmoids");
+        if (d->router_groups) printf(" in %u of %u groups", d->router_top_groups, d->router_groups);
         d->shared_width ? printf("; shared expert of %u\n", d->shared_width) : printf("\n");
     }
 }

@@ -122,3 +122,13 @@ void tc_silu_mul_plain(const float *gate, const float *up, float *out, uint32_t 
 {
     for (uint32_t i = 0; i < n; i++) out[i] = gate[i] / (1.0f + exponential(0.0f - gate[i])) * up[i];
 }
+
+// NaN stays NaN: a comparison with it takes neither limit.
+void tc_clamped_mul(const float *gate, const float *up, float alpha, float limit, float *out, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        float g = gate[i] > limit ? limit : gate[i];
+        float u = up[i] > limit ? limit : up[i] < -limit ? -limit : up[i];
+        out[i] = g / (1.0f + exponential(0.0f - g * alpha)) * (u + 1.0f);
+    }
+}

@@ -5,6 +5,7 @@
 //   sum[t] = over the call's pairs (t, e, g) and its units u:  fixed(g * down_eu(silu(gate_eu x_t) * up_eu
 //   x_t))
 //
+// (or the activation that the store names, gate and up with its biases; the bias of down is not added here).
 // A unit is a slice of an expert's width (store.h), small enough that a worker's width slice is a run of
 // units. One (expert, unit) is the canonical part: it is rounded to fixed point once, so any grouping of
 // experts and units over workers and threads gives the same bits. Refuses: to know where weights come from or

@@ -114,8 +114,23 @@ static inline float *tc_ffn_member_act(const tc_ffn *f, uint32_t member, uint32_
     return f->member_act + (((size_t)member * 2 + which) * f->tokens_max + row) * f->info->unit;
 }
 
-// gate, up and SiLU of panels [p0, p1) of a unit for a group's tokens, into the same columns of out[i]. up:
-// scratch rows of the member.
+// Rows [begin, end) of a unit's activations: the biases that it may have, then what its store names.
+static inline void tc_ffn_activate(const tc_ffn *f, const tc_store_unit *unit, uint32_t begin, uint32_t end,
+                                   float *gate, float *up)
+{
+    const tc_store_info *info = f->info;
+    for (uint32_t r = begin; unit->bias && r < end; r++) {
+        gate[r] += unit->bias[r];
+        up[r] += unit->bias[unit->gate.rows + r];
+    }
+    if (info->activation == TC_ACT_CLAMPED)
+        tc_clamped_mul(gate + begin, up + begin, info->act_alpha, info->act_limit, gate + begin, end - begin);
+    else
+        tc_ffn_kernels(f)->silu_mul(gate + begin, up + begin, gate + begin, end - begin);
+}
+
+// gate, up and activation of panels [p0, p1) of a unit for a group's tokens, into the same columns of out[i].
+// up: scratch rows of the member.
 static inline void tc_ffn_gate_up(const tc_ffn *f, const tc_store_unit *unit, uint32_t p0, uint32_t p1,
                                   const tc_ffn_group *g, float *const *out, float *const *up)
 {
@@ -125,8 +140,7 @@ static inline void tc_ffn_gate_up(const tc_ffn *f, const tc_store_unit *unit, ui
                    end = p1 * TC_PANEL_ROWS < width ? p1 * TC_PANEL_ROWS : width;
     tc_matmul(k, &unit->gate, p0, p1, &x, g->count, out);
     tc_matmul(k, &unit->up, p0, p1, &x, g->count, up);
-    for (uint32_t i = 0; i < g->count; i++)
-        k->silu_mul(out[i] + begin, up[i] + begin, out[i] + begin, end - begin);
+    for (uint32_t i = 0; i < g->count; i++) tc_ffn_activate(f, unit, begin, end, out[i], up[i]);
 }
 
 // Rounds a group's activations of a unit, where the down projection wants them so.

@@ -87,6 +87,10 @@ typedef struct tc_kernels {
     void (*axpy)(float alpha, const float *x, float *y, uint32_t n); // y += alpha * x
 } tc_kernels;
 
+// out[i] = g * sigmoid(alpha * g) * (u + 1), g = min(gate[i], limit), u = up[i] cut to +- limit; out may be
+// gate. Plain C for every precision and ISA: the same bits everywhere.
+void tc_clamped_mul(const float *gate, const float *up, float alpha, float limit, float *out, uint32_t n);
+
 // ISA names in rising order: "scalar", "avx2", "avx512", "avx512vnni", "amx". isa NULL: the best this CPU
 // has. A named ISA that the CPU lacks is TC_UNSUPPORTED. TC_EXACT ignores isa. The table is static.
 tc_status tc_kernels_get(tc_precision precision, const char *isa, const tc_kernels **ret, tc_error *e);

@@ -11,6 +11,8 @@ typedef enum tc_dtype { TC_F32, TC_F16, TC_BF16, TC_U8, TC_OTHER } tc_dtype;
 
 // One linear layer's weight [rows, cols], row-major, as stored.
 //   dense: `dtype` F32/F16/BF16 elements in `data`.
+//     Stored as F8_E4M3 with a scale for each 128 x 128 block (`X.weight_scale_inv`): dense BF16, each weight
+//     times its scale in float32, rounded once.
 //   4-bit (`quantised`): two codes a byte in `data`, high nibble first, blocks of `block` elements running
 //   over the flattened weight; value = round_to(dtype, levels[code] * absmax[i / block]).
 //   blocks (`block_type`): `data` holds rows of GGUF blocks as they are stored (gguf_blocks.h); dtype is F32.
@@ -65,6 +67,19 @@ bool tc_checkpoint_ready(const tc_checkpoint *checkpoint);
 // The linear `base` (without ".weight"), which must be [rows, cols], 4-bit or dense. Thread-safe.
 tc_status tc_checkpoint_weight(const tc_checkpoint *checkpoint, const char *base, uint32_t rows,
                                uint32_t cols, tc_weight *ret, tc_error *e);
+// The gate, up or down projection (`role`) of one expert, however the checkpoint holds it: a linear of its
+// own, or a part of one tensor for the whole layer (tc_model_stacked), dense or MXFP4 (`X_blocks`,
+// `X_scales`: FP4 levels in blocks of 32 with a power of two each). Thread-safe.
+tc_status tc_checkpoint_expert(const tc_checkpoint *checkpoint, tc_role role, uint32_t layer, uint32_t expert,
+                               tc_weight *ret, tc_error *e);
+// Whether it is kept as 4-bit codes: packing quantises nothing then.
+bool tc_checkpoint_expert_is_4bit(const tc_checkpoint *checkpoint, tc_role role, uint32_t layer,
+                                  uint32_t expert);
+// Whether the layer's are in one tensor, and have no names of their own.
+bool tc_checkpoint_expert_is_stacked(const tc_checkpoint *checkpoint, tc_role role, uint32_t layer);
+// Its bias, float32, as many as it has rows.
+tc_status tc_checkpoint_expert_bias(const tc_checkpoint *checkpoint, tc_role role, uint32_t layer,
+                                    uint32_t expert, float *ret, tc_error *e);
 // A small tensor of exactly `count` elements (any shape, f32/f16/bf16), converted to float32; owner: caller,
 // tc_free.
 tc_status tc_checkpoint_vector(const tc_checkpoint *checkpoint, const char *tensor, uint64_t count,

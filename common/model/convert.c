@@ -113,6 +113,11 @@ static tc_status add_layer(converter *v, uint32_t layer)
         if (role == TC_EMBED || role == TC_FINAL_NORM || role == TC_HEAD) continue;
         bool expert = role >= TC_EXPERT_GATE && role <= TC_EXPERT_DOWN;
         if (expert && !v->d->layer[layer].moe) continue;
+        if (expert && tc_checkpoint_expert_is_stacked(v->c, (tc_role)role, layer))
+            return tc_fail(
+                v->e, TC_UNSUPPORTED,
+                "layer %u: experts that are one tensor are not converted, only those that are linears each",
+                layer);
         for (uint32_t x = 0; x < (expert ? v->d->experts : 1); x++)
             TC_TRY(add_role(v, (tc_role)role, layer, x));
     }

@@ -8,20 +8,37 @@
 
 typedef struct tc_family {
     const char *model_type;
-    // {L} stands for the layer, {E} for the expert. NULL: the family has no such tensor.
-    const char *names[TC_ROLES];
-    // Fills the fields that differ between families. *desc holds what is common (config_common) and zeros.
+    // [TC_ROLES]. {L} stands for the layer, {E} for the expert. NULL: the family has no such tensor.
+    const char *const *names;
+    // [3]: gate, up, down of experts where all of a layer are one tensor; NULL: never.
+    const tc_stacked *stacked;
+    // The text part of a model of more: takes the place of "model." in names, and is read from this object
+    // of config.json. NULL: neither.
+    const char *prefix, *config;
+    // Fills the fields that differ between families. *desc holds zeros.
     tc_status (*read)(const tc_json_object *config, tc_model_desc *desc);
 } tc_family;
 
-extern const tc_family tc_family_qwen3_next, tc_family_qwen3_moe;
+extern const tc_family tc_family_qwen3_next, tc_family_qwen3_moe, tc_family_qwen3_5_moe,
+    tc_family_qwen3_5_moe_text, tc_family_mixtral, tc_family_olmoe, tc_family_glm4_moe, tc_family_gpt_oss,
+    tc_family_deepseek_v3;
 
 // Pieces that families share (config.c). All leave absent fields at the value that *desc holds.
 tc_status tc_config_common(const tc_json_object *config, tc_model_desc *desc);
 tc_status tc_config_attention(const tc_json_object *config, tc_model_desc *desc);
 // Experts, and which layers have them: mlp_only_layers, decoder_sparse_step.
 tc_status tc_config_experts(const tc_json_object *config, tc_model_desc *desc);
-// theta and the fraction of a head that is rotated, from rope_scaling, rope_parameters or the top level.
+// Experts whose width is intermediate_size, in all layers: there is no dense MLP.
+tc_status tc_config_experts_only(const tc_json_object *config, tc_model_desc *desc);
+// Sizes of the DeltaNet, and which layers are one: layer_types, or every full_attention_interval-th is not.
+tc_status tc_config_delta(const tc_json_object *config, tc_model_desc *desc);
+// Routers of sigmoids, shared experts and dense layers first; the family's defaults. After tc_config_experts.
+tc_status tc_config_sigmoid_router(const tc_json_object *config, tc_model_desc *desc, uint32_t groups,
+                                   uint32_t top_groups, double scale, uint32_t dense);
+// Which layers see all positions and which a window: layer_types, where given.
+tc_status tc_config_layer_types(const tc_json_object *config, tc_model_desc *desc);
+// theta, YaRN, and the fraction of a head that is rotated, from rope_scaling, rope_parameters or the top
+// level. Called after max_positions is read.
 tc_status tc_config_rope(const tc_json_object *config, tc_model_desc *desc, double *ret_factor);
 // The ids of `field` (one or a list), each below desc->vocab. Absent: nothing changes.
 tc_status tc_config_token_ids(const tc_json_object *o, const char *field, uint32_t vocab,

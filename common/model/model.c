@@ -10,7 +10,10 @@
 
 enum { CONFIG_BYTES_MAX = 4 << 20, CONFIG_DEPTH_MAX = 16 };
 
-static const tc_family *const families[] = {&tc_family_qwen3_next, &tc_family_qwen3_moe};
+static const tc_family *const families[] = {
+    &tc_family_qwen3_next,       &tc_family_qwen3_moe, &tc_family_qwen3_5_moe,
+    &tc_family_qwen3_5_moe_text, &tc_family_mixtral,   &tc_family_olmoe,
+    &tc_family_glm4_moe,         &tc_family_gpt_oss,   &tc_family_deepseek_v3};
 enum { FAMILIES = sizeof families / sizeof *families };
 
 static const tc_family *family_named(const char *model_type)
@@ -20,13 +23,15 @@ static const tc_family *family_named(const char *model_type)
     return NULL;
 }
 
-void tc_model_tensor_name(const tc_model_desc *desc, tc_role role, uint32_t layer, uint32_t expert,
-                          char ret[TC_TENSOR_NAME_BYTES])
+static void expand(const tc_family *family, const char *format, uint32_t layer, uint32_t expert,
+                   char ret[TC_TENSOR_NAME_BYTES])
 {
-    const tc_family *family = family_named(desc->family);
-    if (role == TC_HEAD && desc->tied_embeddings) role = TC_EMBED;
-    const char *format = family && (unsigned)role < TC_ROLES ? family->names[role] : NULL;
+    static const char model[] = "model.";
     size_t n = 0;
+    if (format && family->prefix && strncmp(format, model, sizeof model - 1) == 0) {
+        n = (size_t)snprintf(ret, TC_TENSOR_NAME_BYTES, "%s", family->prefix);
+        format += sizeof model - 1;
+    }
     while (format && *format && n < TC_TENSOR_NAME_BYTES - 12) {
         if (*format != '{') {
             ret[n++] = *format++;
@@ -36,6 +41,25 @@ void tc_model_tensor_name(const tc_model_desc *desc, tc_role role, uint32_t laye
         format += 3;
     }
     ret[n] = '\0';
+}
+
+void tc_model_tensor_name(const tc_model_desc *desc, tc_role role, uint32_t layer, uint32_t expert,
+                          char ret[TC_TENSOR_NAME_BYTES])
+{
+    const tc_family *family = family_named(desc->family);
+    if (role == TC_HEAD && desc->tied_embeddings) role = TC_EMBED;
+    bool known = family && (unsigned)role < TC_ROLES;
+    expand(family, known ? family->names[role] : NULL, layer, expert, ret);
+}
+
+bool tc_model_stacked(const tc_model_desc *desc, tc_role role, uint32_t layer, tc_stacked *ret,
+                      char ret_name[TC_TENSOR_NAME_BYTES])
+{
+    const tc_family *family = family_named(desc->family);
+    if (!family || !family->stacked || role < TC_EXPERT_GATE || role > TC_EXPERT_DOWN) return false;
+    *ret = family->stacked[role - TC_EXPERT_GATE];
+    expand(family, ret->name, layer, 0, ret_name);
+    return true;
 }
 
 // Whether `name` begins with the pattern; *ret_rest is what follows.
@@ -80,6 +104,8 @@ void tc_model_tensor_shape(const tc_model_desc *d, tc_role role, uint32_t layer,
 {
     (void)layer; // no family has layers of different size yet
     uint32_t q = d->heads * d->head_dim, kv = d->kv_heads * d->head_dim;
+    uint32_t q_norm = d->qk_norm == TC_QK_NORM_ALL ? q : d->head_dim;
+    uint32_t k_norm = d->qk_norm == TC_QK_NORM_ALL ? kv : d->head_dim;
     uint32_t dk = d->dn_key_heads * d->dn_key_dim, dv = d->dn_value_heads * d->dn_value_dim;
     const struct {
         uint32_t rows, cols;
@@ -92,9 +118,9 @@ void tc_model_tensor_shape(const tc_model_desc *d, tc_role role, uint32_t layer,
         [TC_Q] = {d->attn_gate ? 2 * q : q, d->hidden},
         [TC_K] = {kv, d->hidden},
         [TC_V] = {kv, d->hidden},
-        [TC_O] = {d->hidden, q},
-        [TC_Q_NORM] = {d->head_dim, 1},
-        [TC_K_NORM] = {d->head_dim, 1},
+        [TC_O] = {d->hidden, d->kv_rank ? d->heads * d->value_dim : q},
+        [TC_Q_NORM] = {q_norm, 1},
+        [TC_K_NORM] = {k_norm, 1},
         [TC_DN_QKVZ] = {2 * dk + 2 * dv, d->hidden},
         [TC_DN_BA] = {2 * d->dn_value_heads, d->hidden},
         [TC_DN_CONV] = {2 * dk + dv, d->dn_conv},
@@ -113,6 +139,18 @@ void tc_model_tensor_shape(const tc_model_desc *d, tc_role role, uint32_t layer,
         [TC_MLP_GATE] = {d->dense_width, d->hidden},
         [TC_MLP_UP] = {d->dense_width, d->hidden},
         [TC_MLP_DOWN] = {d->hidden, d->dense_width},
+        [TC_SINKS] = {d->heads, 1},
+        [TC_ROUTER_CORRECTION] = {d->experts, 1},
+        [TC_Q_A] = {d->q_rank, d->hidden},
+        [TC_Q_A_NORM] = {d->q_rank, 1},
+        [TC_Q_B] = {q, d->q_rank},
+        [TC_KV_A] = {d->kv_rank + d->rotary_dim, d->hidden},
+        [TC_KV_A_NORM] = {d->kv_rank, 1},
+        [TC_KV_B] = {d->heads * (d->nope_dim + d->value_dim), d->kv_rank},
+        [TC_DN_QKV] = {2 * dk + dv, d->hidden},
+        [TC_DN_Z] = {dv, d->hidden},
+        [TC_DN_B] = {d->dn_value_heads, d->hidden},
+        [TC_DN_A] = {d->dn_value_heads, d->hidden},
     };
     bool known = (unsigned)role < TC_ROLES;
     *ret_rows = known ? shape[role].rows : 0;
@@ -136,13 +174,20 @@ static tc_status read_config(const tc_json_object *config, tc_model_desc *desc)
     TC_TRY(tc_json_string(config, "model_type", &type));
     const tc_family *family = family_named(type);
     if (!family) return unknown_type(config, type);
-    TC_TRY(family->read(config, desc));
+    tc_json_object part = *config;
+    if (family->config) {
+        TC_TRY(tc_json_require(config, family->config));
+        TC_TRY(tc_json_get_object(config, family->config, &part));
+    }
+    TC_TRY(family->read(&part, desc));
     snprintf(desc->family, sizeof desc->family, "%s", family->model_type);
     if (desc->rotary_dim < 2 || desc->rotary_dim > desc->head_dim || desc->rotary_dim % 2 != 0)
         return tc_fail(
             config->e, TC_FORMAT,
             "%s: head_dim %u and partial_rotary_factor give %u rotated dimensions, must be an even number",
             config->what, desc->head_dim, desc->rotary_dim);
+    TC_TRY(tc_config_token_ids(&part, "eos_token_id", desc->vocab, desc->generation.eos,
+                               &desc->generation.eos_count));
     return tc_config_token_ids(config, "eos_token_id", desc->vocab, desc->generation.eos,
                                &desc->generation.eos_count);
 }
@@ -221,8 +266,8 @@ static uint64_t layers_of_kind(const tc_model_desc *desc, tc_layer_kind kind)
 
 uint64_t tc_model_kv_bytes(const tc_model_desc *d, uint32_t positions, uint32_t element_bytes)
 {
-    return layers_of_kind(d, TC_LAYER_FULL_ATTENTION) * positions * d->kv_heads * d->head_dim * 2 *
-           element_bytes;
+    uint64_t floats = d->kv_rank ? d->kv_rank + d->rotary_dim : 2ull * d->kv_heads * d->head_dim;
+    return layers_of_kind(d, TC_LAYER_FULL_ATTENTION) * positions * floats * element_bytes;
 }
 
 uint64_t tc_model_state_bytes(const tc_model_desc *d)

@@ -54,6 +54,9 @@ static void fill_info(tc_store *s)
                               .width = h->width,
                               .unit = h->unit,
                               .units = h->width / h->unit,
+                              .activation = (tc_activation)h->activation,
+                              .act_alpha = h->act_alpha,
+                              .act_limit = h->act_limit,
                               .bytes = h->file_bytes};
     memcpy(s->info.model_hash, h->model_hash, sizeof s->info.model_hash);
     memcpy(s->info.family, h->family, sizeof s->info.family);
@@ -214,6 +217,7 @@ void tc_store_get_unit(const tc_store *s, uint32_t layer, uint32_t expert, uint3
         *matrices[p] = s->unit[layer].matrix[p];
         matrices[p]->data = data + s->unit[layer].at[p];
     }
+    ret->bias = s->header->biased ? (const float *)(data + s->unit[layer].at[TC_STORE_PARTS]) : NULL;
 }
 
 // ---- verification ----

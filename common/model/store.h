@@ -5,16 +5,17 @@
 //
 // An expert [gate | up | down] of width W is cut into W/unit units; unit = 64 where 64 divides W, else W. A
 // unit is three packed matrices (matrix.h): gate [unit, hidden], up [unit, hidden], down [hidden, unit], each
-// 64-byte aligned, the units of an expert one after another, experts of a layer one after another at a fixed
-// stride. So a whole expert, and a width slice of it, are each one contiguous run of bytes. Name:
-// <family>-<source hash>-<quantisation>-v<layout>.tcx in the cache directory. Refuses: to change after
-// rename; to open a file whose header, size or hash does not fit.
+// 64-byte aligned, then, where experts have biases, those of the unit's gate and up rows (down's are added by
+// whoever adds the experts up); the units of an expert one after another, experts of a layer one after
+// another at a fixed stride. So a whole expert, and a width slice of it, are each one contiguous run of
+// bytes. Name: <family>-<source hash>-<quantisation>-v<layout>.tcx in the cache directory. Refuses: to change
+// after rename; to open a file whose header, size or hash does not fit.
 #pragma once
 
 #include "common/model/matrix.h"
 #include "common/model/share.h"
 
-enum { TC_STORE_LAYOUT_VERSION = 2 };
+enum { TC_STORE_LAYOUT_VERSION = 3 };
 
 typedef struct tc_store tc_store;
 
@@ -23,13 +24,16 @@ typedef struct tc_store_info {
     char content_hash[33]; // of this store: its header's, which holds those of all layers
     char family[32];
     uint32_t layers, experts, top_k, hidden, width, unit,
-        units;             // layers: all of the model's; dense ones have no experts
-    uint64_t bytes;        // of the whole file
-    uint64_t expert_bytes; // largest expert stride
+        units; // layers: all of the model's; dense ones have no experts
+    tc_activation activation;
+    float act_alpha, act_limit; // TC_ACT_CLAMPED
+    uint64_t bytes;             // of the whole file
+    uint64_t expert_bytes;      // largest expert stride
 } tc_store_info;
 
 typedef struct tc_store_unit {
     tc_matrix gate, up, down;
+    const float *bias; // [2][unit]: of gate, of up; NULL: none
 } tc_store_unit;
 
 tc_status tc_store_open(const char *path, tc_store **ret, tc_error *e);

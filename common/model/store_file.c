@@ -42,13 +42,10 @@ static bool any_dense_expert(const tc_checkpoint *c)
 {
     static const tc_role roles[] = {TC_EXPERT_GATE, TC_EXPERT_UP, TC_EXPERT_DOWN};
     const tc_model_desc *d = tc_checkpoint_desc(c);
-    char base[TC_TENSOR_NAME_BYTES];
     for (uint32_t l = 0; l < d->layers; l++)
         for (uint32_t x = 0; d->layer[l].moe && x < d->experts; x++)
-            for (int r = 0; r < 3; r++) {
-                tc_model_tensor_name(d, roles[r], l, x, base);
-                if (!tc_checkpoint_is_4bit(c, base)) return true;
-            }
+            for (int r = 0; r < 3; r++)
+                if (!tc_checkpoint_expert_is_4bit(c, roles[r], l, x)) return true;
     return false;
 }
 

@@ -26,7 +26,7 @@ void tc_store_part_shape(const tc_store_header *h, uint32_t part, uint32_t *ret_
 }
 
 uint64_t tc_store_unit_layout(const tc_store_header *h, const tc_store_layer *layer,
-                              uint64_t ret_at[TC_STORE_PARTS])
+                              uint64_t ret_at[TC_STORE_PARTS + 1])
 {
     uint64_t at = 0;
     for (uint32_t p = 0; p < TC_STORE_PARTS; p++) {
@@ -37,12 +37,13 @@ uint64_t tc_store_unit_layout(const tc_store_header *h, const tc_store_layer *la
         at += tc_matrix_bytes(&form, rows, cols);
         at = tc_store_align(at, 64);
     }
-    return at;
+    ret_at[TC_STORE_PARTS] = at;
+    return h->biased ? tc_store_align(at + 2ull * h->unit * sizeof(float), 64) : at;
 }
 
 uint64_t tc_store_layout(const tc_store_header *h, tc_store_layer *layers)
 {
-    uint64_t at = h->header_bytes, unused[TC_STORE_PARTS];
+    uint64_t at = h->header_bytes, unused[TC_STORE_PARTS + 1];
     for (uint32_t l = 0; l < h->layers; l++) {
         layers[l].offset = layers[l].expert_stride = 0;
         if (!layers[l].has_experts) continue;
@@ -74,6 +75,12 @@ static bool counts_ok(const tc_store_header *h)
     return in_range(h->layers, TC_LAYERS_MAX) && in_range(h->experts, TC_EXPERTS_MAX) &&
            in_range(h->top_k, TC_TOP_K_MAX) && h->top_k <= h->experts && in_range(h->hidden, TC_HIDDEN_MAX) &&
            in_range(h->width, TC_WIDTH_MAX) && h->unit == tc_store_unit_width(h->width);
+}
+
+static bool activation_ok(const tc_store_header *h)
+{
+    return h->activation < TC_ACTIVATIONS && h->biased <= 1 && isfinite(h->act_alpha) &&
+           isfinite(h->act_limit);
 }
 
 static bool texts_ok(const tc_store_header *h)
@@ -136,6 +143,7 @@ tc_status tc_store_header_check(const char *what, tc_store_header *h, size_t byt
         return tc_fail(e, TC_UNSUPPORTED, "%s: layout version %u, this program reads %u", what,
                        h->layout_version, TC_STORE_LAYOUT_VERSION);
     if (!counts_ok(h)) return tc_fail(e, TC_FORMAT, "%s: a count in the header is out of range", what);
+    if (!activation_ok(h)) return tc_fail(e, TC_FORMAT, "%s: the header's activation is not possible", what);
     if (h->header_bytes != tc_store_header_bytes(h->layers) || bytes < h->header_bytes)
         return tc_fail(e, TC_FORMAT, "%s: the header's length does not fit %u layers", what, h->layers);
     tc_store_header_hash(h, &low, &high);

@@ -32,10 +32,12 @@ typedef struct tc_store_header {
     uint64_t file_bytes;
     char model_hash[40], family[32];
     uint32_t layers, experts, top_k, hidden, width, unit;
+    uint32_t activation, biased; // tc_activation; 1: units have biases
+    float act_alpha, act_limit;
     uint64_t hash_low, hash_high; // XXH3-128 of header_bytes bytes, these two taken as 0
 } tc_store_header;
 
-_Static_assert(sizeof(tc_store_part) == 80 && sizeof(tc_store_layer) == 280 && sizeof(tc_store_header) == 136,
+_Static_assert(sizeof(tc_store_part) == 80 && sizeof(tc_store_layer) == 280 && sizeof(tc_store_header) == 152,
                "the file's layout has no padding of the compiler's");
 
 static inline uint64_t tc_store_align(uint64_t bytes, uint64_t to)
@@ -53,9 +55,9 @@ uint32_t tc_store_unit_width(uint32_t width);
 // Rows and columns of one unit's matrix.
 void tc_store_part_shape(const tc_store_header *header, uint32_t part, uint32_t *ret_rows,
                          uint32_t *ret_cols);
-// Offsets of a unit's three matrices; returns the unit's stride.
+// Offsets of a unit's three matrices, and of its biases behind them; returns the unit's stride.
 uint64_t tc_store_unit_layout(const tc_store_header *header, const tc_store_layer *layer,
-                              uint64_t ret_at[TC_STORE_PARTS]);
+                              uint64_t ret_at[TC_STORE_PARTS + 1]);
 // Fills offset and expert_stride of every layer, and returns the file's size.
 uint64_t tc_store_layout(const tc_store_header *header, tc_store_layer *layers);
 // Over header_bytes bytes; changes nothing that it does not restore.

@@ -19,7 +19,7 @@ struct tc_store {
     tc_store_header *header; // the layer table behind it
     const tc_store_layer *layers;
     struct {
-        uint64_t stride, at[TC_STORE_PARTS];
+        uint64_t stride, at[TC_STORE_PARTS + 1];
         tc_matrix matrix[TC_STORE_PARTS]; // without data
     } unit[TC_LAYERS_MAX];
     tc_store_info info;

@@ -47,16 +47,12 @@ typedef struct packer {
 static tc_status load_part(const packer *p, uint32_t layer, uint32_t expert, uint32_t part, tc_weight *ret,
                            tc_error *e)
 {
-    char base[TC_TENSOR_NAME_BYTES];
-    uint32_t rows, cols;
-    tc_model_tensor_name(p->desc, part_role[part], layer, expert, base);
-    tc_model_tensor_shape(p->desc, part_role[part], layer, &rows, &cols);
-    TC_TRY(tc_checkpoint_weight(p->checkpoint, base, rows, cols, ret, e));
+    TC_TRY(tc_checkpoint_expert(p->checkpoint, part_role[part], layer, expert, ret, e));
     if (p->options->quantise != TC_QUANTISE_NF4 || ret->quantised) return TC_OK;
     tc_status status = tc_weight_quantise_nf4(ret, e);
     if (status != TC_OK) {
         tc_weight_free(ret);
-        tc_error_prefix(e, "tensor %s.weight", base);
+        tc_error_prefix(e, "layer %u, expert %u, matrix %u", layer, expert, part);
     }
     return status;
 }
@@ -76,7 +72,7 @@ static tc_store_part part_for(const packer *p, const tc_weight *w, uint32_t part
 static void pack_part(const packer *p, const tc_weight *w, uint32_t part, uint8_t *expert)
 {
     const tc_store_layer *layer = &p->layers[p->layer];
-    uint64_t at[TC_STORE_PARTS], stride = tc_store_unit_layout(p->header, layer, at);
+    uint64_t at[TC_STORE_PARTS + 1], stride = tc_store_unit_layout(p->header, layer, at);
     uint32_t rows, cols, unit = p->header->unit;
     tc_matrix_form form = tc_store_part_form(&layer->part[part]);
     tc_store_part_shape(p->header, part, &rows, &cols);
@@ -85,6 +81,23 @@ static void pack_part(const packer *p, const tc_weight *w, uint32_t part, uint8_
         uint32_t row0 = part == 2 ? 0 : u * unit, col0 = part == 2 ? u * unit : 0;
         tc_matrix_pack(w, row0, rows, col0, cols, &form, expert + u * stride + at[part], &unused);
     }
+}
+
+static tc_status pack_biases(const packer *p, uint32_t expert, slot *s)
+{
+    const tc_store_layer *layer = &p->layers[p->layer];
+    uint64_t at[TC_STORE_PARTS + 1], stride = tc_store_unit_layout(p->header, layer, at);
+    uint32_t unit = p->header->unit;
+    float *bias = tc_alloc(TC_MEM_OTHER, p->header->width, sizeof *bias);
+    tc_status status = bias ? TC_OK : tc_fail(&s->error, TC_NOMEM, "no memory for an expert's biases");
+    for (uint32_t part = 0; status == TC_OK && part < 2; part++) {
+        status = tc_checkpoint_expert_bias(p->checkpoint, part_role[part], p->layer, expert, bias, &s->error);
+        for (uint32_t u = 0; status == TC_OK && u < p->header->width / unit; u++)
+            memcpy(s->expert + u * stride + at[TC_STORE_PARTS] + (size_t)part * unit * sizeof *bias,
+                   bias + u * unit, unit * sizeof *bias);
+    }
+    tc_free(bias);
+    return status;
 }
 
 static tc_status pack_expert(const packer *p, uint32_t expert, slot *s)
@@ -101,7 +114,7 @@ static tc_status pack_expert(const packer *p, uint32_t expert, slot *s)
         if (!s->differs[part]) pack_part(p, &w, part, s->expert);
         tc_weight_free(&w);
     }
-    return TC_OK;
+    return p->header->biased ? pack_biases(p, expert, s) : TC_OK;
 }
 
 static void pack_item(void *arg, uint32_t i, uint32_t member)
@@ -200,6 +213,10 @@ static tc_status plan(packer *p, tc_error *e)
     h->hidden = d->hidden;
     h->width = d->expert_width;
     h->unit = tc_store_unit_width(d->expert_width);
+    h->activation = d->expert_activation;
+    h->biased = d->expert_bias;
+    h->act_alpha = d->act_alpha;
+    h->act_limit = d->act_limit;
     for (uint32_t l = 0; l < d->layers; l++) {
         p->layers[l].has_experts = d->layer[l].moe;
         for (uint32_t part = 0; d->layer[l].moe && part < TC_STORE_PARTS; part++) {

@@ -37,7 +37,7 @@ static void test_defaults(void **state)
     assert_int_equal(d.top_k, 10);
     assert_int_equal(d.shared_width, 512);
     assert_true(d.norm_zero_centred && d.attn_gate && d.norm_top_k && !d.attn_bias && !d.tied_embeddings);
-    assert_true(d.rope_theta == 10000.0);
+    assert_true(d.rope.theta == 10000.0);
     assert_int_equal(d.layer[2].kind, TC_LAYER_DELTA);
     assert_int_equal(d.layer[3].kind, TC_LAYER_FULL_ATTENTION);
     assert_true(d.layer[0].moe && d.layer[47].moe);
@@ -65,7 +65,7 @@ static void test_published_style(void **state)
          "\"attention_bias\":true,\"tie_word_embeddings\":true,\"eos_token_id\":7,\"norm_topk_prob\":false,"
          "\"quantization_config\":{\"quant_method\":\"bitsandbytes\",\"load_in_4bit\":true}}",
          "{\"do_sample\":true,\"temperature\":0.7,\"top_p\":0.8,\"top_k\":20,\"eos_token_id\":[9,8]}", &d);
-    assert_true(d.rope_theta == 1e7);
+    assert_true(d.rope.theta == 1e7);
     assert_int_equal(d.rotary_dim, 64);
     assert_int_equal(d.layer[0].kind, TC_LAYER_DELTA);
     assert_int_equal(d.layer[1].kind, TC_LAYER_FULL_ATTENTION);
@@ -89,7 +89,7 @@ static void test_new_style(void **state)
          "type\":\"default\","
          "\"rope_theta\":500000.0,\"partial_rotary_factor\":0.5}}",
          NULL, &d);
-    assert_true(d.rope_theta == 500000.0);
+    assert_true(d.rope.theta == 500000.0);
     assert_int_equal(d.rotary_dim, 128);
     assert_int_equal(d.layer[0].kind, TC_LAYER_FULL_ATTENTION);
     assert_int_equal(d.layer[1].kind, TC_LAYER_DELTA);
@@ -174,7 +174,9 @@ static const struct {
     {"rope_theta", "1e400", "config.json"},
     {"partial_rotary_factor", "2", "partial_rotary_factor"},
     {"partial_rotary_factor", "0", "partial_rotary_factor"},
-    {"rope_scaling", "{\"rope_type\":\"yarn\",\"factor\":4.0}", "rope_scaling"},
+    {"rope_scaling", "{\"rope_type\":\"longrope\",\"factor\":4.0}", "rope_scaling"},
+    {"rope_scaling", "{\"rope_type\":\"yarn\",\"factor\":0.5}", "factor"},
+    {"rope_scaling", "{\"rope_type\":\"yarn\",\"beta_fast\":-1}", "beta_fast"},
     {"rope_scaling", "{\"type\":\"linear\",\"factor\":4.0}", "rope_scaling"},
     {"rope_scaling", "7", "rope_scaling"},
     {"rope_parameters", "{\"rope_type\":\"llama3\"}", "rope_parameters"},

@@ -277,14 +277,19 @@ static void test_dense(void **state)
 
 // ---- the golden models: every tensor that the description names is there, with its shape ----
 
+// Every role that the family names and the description asks for.
 static void load_role(const tc_checkpoint *c, tc_role role, uint32_t layer, uint32_t expert)
 {
     static const struct {
         tc_role role;
         const char *suffix;
-    } vectors[] = {{TC_FINAL_NORM, ".weight"}, {TC_INPUT_NORM, ".weight"}, {TC_POST_NORM, ".weight"},
-                   {TC_Q_NORM, ".weight"},     {TC_K_NORM, ".weight"},     {TC_DN_CONV, ".weight"},
-                   {TC_DN_NORM, ".weight"},    {TC_DN_A_LOG, ""},          {TC_DN_DT_BIAS, ""}};
+    } vectors[] = {{TC_FINAL_NORM, ".weight"}, {TC_INPUT_NORM, ".weight"},
+                   {TC_POST_NORM, ".weight"},  {TC_Q_NORM, ".weight"},
+                   {TC_K_NORM, ".weight"},     {TC_DN_CONV, ".weight"},
+                   {TC_DN_NORM, ".weight"},    {TC_DN_A_LOG, ""},
+                   {TC_DN_DT_BIAS, ""},        {TC_SINKS, ""},
+                   {TC_ROUTER_CORRECTION, ""}, {TC_Q_A_NORM, ".weight"},
+                   {TC_KV_A_NORM, ".weight"}};
     const tc_model_desc *d = tc_checkpoint_desc(c);
     char name[TC_TENSOR_NAME_BYTES + 16];
     uint32_t rows, cols;
@@ -301,8 +306,25 @@ static void load_role(const tc_checkpoint *c, tc_role role, uint32_t layer, uint
         return;
     }
     tc_weight w;
-    if (tc_checkpoint_weight(c, name, rows, cols, &w, &e) != TC_OK) fail_msg("%s", e.text);
+    tc_status status = role >= TC_EXPERT_GATE && role <= TC_EXPERT_DOWN
+                           ? tc_checkpoint_expert(c, role, layer, expert, &w, &e)
+                           : tc_checkpoint_weight(c, name, rows, cols, &w, &e);
+    if (status != TC_OK) fail_msg("%s", e.text);
+    assert_true(w.rows == rows && w.cols == cols);
     tc_weight_free(&w);
+}
+
+static void load_roles(const tc_checkpoint *c, uint32_t l, tc_role first, tc_role last)
+{
+    const tc_model_desc *d = tc_checkpoint_desc(c);
+    for (int role = (int)first; role <= (int)last; role++) {
+        char name[TC_TENSOR_NAME_BYTES];
+        tc_model_tensor_name(d, (tc_role)role, l, 0, name);
+        if (role == TC_Q && d->kv_rank && d->q_rank) continue;
+        if ((role == TC_Q_A || role == TC_Q_A_NORM || role == TC_Q_B) && !d->q_rank) continue;
+        if ((role == TC_Q_NORM || role == TC_K_NORM) && d->qk_norm == TC_QK_NORM_NONE) continue;
+        if (name[0]) load_role(c, (tc_role)role, l, 0);
+    }
 }
 
 static void load_layer(const tc_checkpoint *c, uint32_t l)
@@ -311,23 +333,31 @@ static void load_layer(const tc_checkpoint *c, uint32_t l)
     bool full = d->layer[l].kind == TC_LAYER_FULL_ATTENTION;
     load_role(c, TC_INPUT_NORM, l, 0);
     load_role(c, TC_POST_NORM, l, 0);
-    for (int role = full ? TC_Q : TC_DN_QKVZ; role <= (full ? TC_K_NORM : TC_DN_OUT); role++)
-        load_role(c, (tc_role)role, l, 0);
+    load_roles(c, l, full ? TC_Q : TC_DN_QKVZ, full ? TC_K_NORM : TC_DN_OUT);
+    load_roles(c, l, full ? TC_Q_A : TC_DN_QKV, full ? TC_KV_B : TC_DN_A);
     if (!d->layer[l].moe) {
-        for (int role = TC_MLP_GATE; role <= TC_MLP_DOWN; role++) load_role(c, (tc_role)role, l, 0);
+        load_roles(c, l, TC_MLP_GATE, TC_MLP_DOWN);
         return;
     }
     load_role(c, TC_ROUTER, l, 0);
+    load_roles(c, l, TC_SINKS, TC_ROUTER_CORRECTION);
     for (uint32_t x = 0; x < d->experts; x++)
-        for (int role = TC_EXPERT_GATE; role <= TC_EXPERT_DOWN; role++) load_role(c, (tc_role)role, l, x);
-    for (int role = TC_SHARED_GATE; d->shared_width && role <= TC_SHARED_ROUTER; role++)
-        load_role(c, (tc_role)role, l, 0);
+        for (int role = TC_EXPERT_GATE; role <= TC_EXPERT_DOWN; role++) {
+            float bias[512];
+            tc_error e;
+            load_role(c, (tc_role)role, l, x);
+            if (d->expert_bias && tc_checkpoint_expert_bias(c, (tc_role)role, l, x, bias, &e) != TC_OK)
+                fail_msg("%s", e.text);
+        }
+    load_roles(c, l, TC_SHARED_GATE, TC_SHARED_ROUTER);
 }
 
 static void test_golden_models(void **state)
 {
-    static const char *const names[] = {"next-nf4",  "next-f32", "next-fp4",
-                                        "next-bf16", "moe-nf4",  "moe-f16"};
+    static const char *const names[] = {"next-nf4",     "next-f32",    "next-fp4",     "next-bf16",
+                                        "moe-nf4",      "moe-f16",     "mixtral-nf4",  "glm4-nf4",
+                                        "deepseek-nf4", "olmoe-bf16",  "gptoss-mxfp4", "gptoss-bf16",
+                                        "deepseek-fp8", "qwen35-bf16", "qwen35-nf4"};
     if (access(TC_GOLDEN_DIR "/next-nf4/model/config.json", F_OK) != 0) {
         print_message("skipped: no models in " TC_GOLDEN_DIR "\n");
         skip();

@@ -145,15 +145,15 @@ static void test_round_trip(void **state)
         const char *in_name;
         tc_matrix_type gate0, up1; // types in layer 0 and 1
     } cases[] = {
-        {ALL_NF4, 2, 3, 128, 64, 0, false, "-stored-v2.tcx", TC_M_Q4, TC_M_Q4},
-        {ALL_NF4, 2, 5, 128, 64, 3, true, "-stored-v2.tcx", TC_M_Q4,
+        {ALL_NF4, 2, 3, 128, 64, 0, false, "-stored-v3.tcx", TC_M_Q4, TC_M_Q4},
+        {ALL_NF4, 2, 5, 128, 64, 3, true, "-stored-v3.tcx", TC_M_Q4,
          TC_M_Q4}, // nothing left to quantise: the same store
-        {ALL_BF16, 2, 3, 64, 96, 1, false, "-stored-v2.tcx", TC_M_BF16, TC_M_BF16},
-        {ALL_BF16, 2, 3, 192, 64, 2, true, "-nf4-v2.tcx", TC_M_Q4, TC_M_Q4},
-        {ALL_BF16, 2, 2, 48, 96, 2, false, "-stored-v2.tcx", TC_M_BF16, TC_M_BF16},
-        {ALL_NF4, 2, 2, 48, 96, 2, false, "-stored-v2.tcx", TC_M_BF16, TC_M_BF16}, // blocks straddle rows
-        {MIXED, 2, 5, 128, 64, 2, false, "-stored-v2.tcx", TC_M_F32, TC_M_BF16},
-        {MIXED, 2, 5, 128, 64, 4, true, "-nf4-v2.tcx", TC_M_F32, TC_M_Q4}, // other levels than NF4's own
+        {ALL_BF16, 2, 3, 64, 96, 1, false, "-stored-v3.tcx", TC_M_BF16, TC_M_BF16},
+        {ALL_BF16, 2, 3, 192, 64, 2, true, "-nf4-v3.tcx", TC_M_Q4, TC_M_Q4},
+        {ALL_BF16, 2, 2, 48, 96, 2, false, "-stored-v3.tcx", TC_M_BF16, TC_M_BF16},
+        {ALL_NF4, 2, 2, 48, 96, 2, false, "-stored-v3.tcx", TC_M_BF16, TC_M_BF16}, // blocks straddle rows
+        {MIXED, 2, 5, 128, 64, 2, false, "-stored-v3.tcx", TC_M_F32, TC_M_BF16},
+        {MIXED, 2, 5, 128, 64, 4, true, "-nf4-v3.tcx", TC_M_F32, TC_M_Q4}, // other levels than NF4's own
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         scratch s;
@@ -304,7 +304,7 @@ static void test_forged(void **state)
     FORGE(h->file_bytes -= 4096);
     FORGE(h->header_bytes = 0);
     FORGE(h->header_bytes = 8192);
-    FORGE(h->layout_version = 3);
+    FORGE(h->layout_version = 4);
     FORGE(h->model_hash[3] = 'x');
     FORGE(h->model_hash[32] = 'a');
     FORGE(memset(h->family, 'a', sizeof h->family));
