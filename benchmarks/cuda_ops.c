@@ -96,12 +96,20 @@ static void run_head(bench *b)
 }
 static void run_delta(bench *b)
 {
-    const tc_delta_args a = {0, b->z, b->x, b->norm, b->norm, b->norm, b->norm, b->y};
+    tc_delta_args a = {.qkvz = b->z,
+                       .ba = b->x,
+                       .conv = b->norm,
+                       .neg_exp_a = b->norm,
+                       .dt_bias = b->norm,
+                       .norm = b->norm,
+                       .out = b->y};
+    tc_delta_spans(&b->dev->geometry, false, &a);
     b->dev->ops->delta(b->dev, &a);
 }
 static void run_attention(bench *b)
 {
-    const tc_attention_args a = {0, b->z, b->k, b->v, b->norm, b->norm, true, b->y};
+    const tc_attention_args a = {
+        .q = b->z, .k = b->k, .v = b->v, .q_norm = b->norm, .k_norm = b->norm, .gated = true, .out = b->y};
     b->dev->ops->attention(b->dev, &a);
 }
 static void run_add(bench *b)
@@ -114,7 +122,15 @@ static void run_combine(bench *b)
 }
 static void run_route(bench *b)
 {
-    b->dev->ops->route(b->dev, b->x, b->n, EXPERTS, TOP_K, true, b->expert, b->weight);
+    const tc_route_args args = {.logits = b->x,
+                                .n = b->n,
+                                .experts = EXPERTS,
+                                .top_k = TOP_K,
+                                .renormalise = true,
+                                .scale = 1,
+                                .expert = b->expert,
+                                .weight = b->weight};
+    b->dev->ops->route(b->dev, &args);
 }
 static void run_silu(bench *b)
 {
@@ -165,7 +181,7 @@ static void set_up(bench *b, char card[128])
                                       .rotary_dim = 64,
                                       .kv_layers = 1,
                                       .kv_type = TC_KV_F16,
-                                      .rope_theta = 1e7,
+                                      .rope = {.theta = 1e7},
                                       .dn_key_heads = 16,
                                       .dn_value_heads = 32,
                                       .dn_key_dim = 128,

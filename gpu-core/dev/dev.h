@@ -42,8 +42,14 @@ typedef enum tc_kv_type { TC_KV_F32, TC_KV_F16 } tc_kv_type;
 // Geometry fixed for the life of the device.
 typedef struct tc_dev_geometry {
     uint32_t heads, kv_heads, head_dim, rotary_dim, kv_layers; // kv_layers: full-attention layers
+    uint32_t rotary_at;                                        // first dimension of a head that is rotated
     tc_kv_type kv_type;
-    double rope_theta;
+    tc_rope rope;
+    float attn_scale; // of the scores; 0: 1 / sqrt(head_dim)
+    // Latent keys: the first value_dim dimensions of a key are its value, too, and nothing else is kept of a
+    // position. k_norm is over them, with latent_eps. 0: values are their own, of head_dim.
+    uint32_t value_dim;
+    float latent_eps;
     uint32_t dn_key_heads, dn_value_heads, dn_key_dim, dn_value_dim, dn_conv, dn_layers;
     float rms_eps;
     uint32_t matmul_cols_max; // widest input of a matrix
@@ -70,21 +76,58 @@ typedef struct tc_attention_args {
     uint32_t kv_layer;            // index among full-attention layers
     float *q;                     // [n][heads][gated ? 2 head_dim : head_dim]: q, then gate; changed in place
     float *k, *v;                 // [n][kv_heads][head_dim]; k changed in place
-    const float *q_norm, *k_norm; // [head_dim] multipliers
+    const float *q_norm, *k_norm; // [head_dim] multipliers, or NULL: no norm
     bool gated;
-    float *out; // [n][heads][head_dim]
+    float clip;         // what is normed is then cut to +- clip, v too; 0: not
+    uint32_t window;    // positions a token sees, its own included; 0: all
+    const float *sinks; // [heads] logits beside the scores that have no value, or NULL
+    float *out;         // [n][heads][head_dim, or value_dim]
 } tc_attention_args;
 
+// One matrix a head: y[t][h] = W_h x[t][h], then y[t][h][rows ..] = x[t][h][cols ..] for `copied` more.
+typedef struct tc_heads_args {
+    const tc_matrix *w; // [heads * rows][cols], rows % 16 == 0; not TC_M_Q4, not TC_M_Q8
+    uint32_t heads, rows, copied;
+    const float *x;
+    uint32_t ldx, head_x; // floats from token to token, from head to head
+    float *y;
+    uint32_t ldy, head_y;
+} tc_heads_args;
+
+typedef struct tc_route_args {
+    const float *logits; // [n][experts]
+    uint32_t n, experts, top_k;
+    tc_scoring scoring;
+    bool renormalise;            // chosen weights are divided by their sum (sigmoid: + 1e-20)
+    const float *correction;     // [experts] added to the sigmoids for the choice, or NULL
+    uint32_t groups, top_groups; // sigmoid: the top_groups groups whose two best sum highest; 0: all
+    float scale;                 // of the weights
+    uint32_t *expert;            // [n][top_k] in falling order of what was chosen by
+    float *weight;
+} tc_route_args;
+
+// Where a key head's numbers lie in a row: its first, and floats to the next key head's.
+typedef struct tc_span_at {
+    uint32_t first, step;
+} tc_span_at;
+
 typedef struct tc_delta_args {
-    uint32_t dn_layer;      // index among DeltaNet layers
-    const float *qkvz;      // [n][key_heads][q dk | k dk | v r*dv | z r*dv]
-    const float *ba;        // [n][key_heads][b r | a r]
+    uint32_t dn_layer; // index among DeltaNet layers
+    const float *qkvz; // [n][2 key_heads dk + 2 value_heads dv]
+    const float *ba;   // [n][2 value_heads]
+    tc_span_at q, k, v,
+        z; // in a row of qkvz: dk, dk, r*dv, r*dv numbers of a key head, r = value heads / key heads
+    tc_span_at b, a;        // in a row of ba: r numbers each
     const float *conv;      // [conv][channels], taps oldest first; channels: all q, all k, all v
     const float *neg_exp_a; // [value_heads] -exp(A_log)
     const float *dt_bias;   // [value_heads]
     const float *norm;      // [value_dim]
     float *out;             // [n][value_heads][value_dim]
 } tc_delta_args;
+
+// Rows as [key_heads][q | k | v | z] and [key_heads][b | a], or, flat, as [q | k | v | z] and [b | a] each
+// over all heads.
+void tc_delta_spans(const tc_dev_geometry *geometry, bool flat, tc_delta_args *ret);
 
 typedef struct tc_dev_ops {
     const char *name;
@@ -116,19 +159,23 @@ typedef struct tc_dev_ops {
     // Operators on the batch last given to batch_begin.
     void (*batch_begin)(tc_dev *dev, const tc_batch *batch);
     void (*embed)(tc_dev *dev, const tc_matrix *table, float *x, uint32_t ldx);
-    void (*rmsnorm)(tc_dev *dev, const float *x, const float *multiplier, uint32_t n, uint32_t dim, float *y);
+    void (*rmsnorm)(tc_dev *dev, const float *x, const float *multiplier, uint32_t n, uint32_t dim, float eps,
+                    float *y); // y may be x
     void (*matmul)(tc_dev *dev, const tc_matmul_job *jobs, uint32_t count, uint32_t n);
     void (*attention)(tc_dev *dev, const tc_attention_args *args);
     void (*delta)(tc_dev *dev, const tc_delta_args *args);
-    // logits [n][experts] -> the top_k experts in falling order of probability, and their weights
-    void (*route)(tc_dev *dev, const float *logits, uint32_t n, uint32_t experts, uint32_t top_k,
-                  bool renormalise, uint32_t *expert, float *weight);
+    void (*heads)(tc_dev *dev, const tc_heads_args *args, uint32_t n);
+    // The top_k experts of each token, and their weights.
+    void (*route)(tc_dev *dev, const tc_route_args *args);
+    // out[t] = sum over k of weight[t][k] * bias[expert[t][k]]; bias [experts][dim]
+    void (*expert_bias)(tc_dev *dev, const float *bias, const uint32_t *expert, const float *weight,
+                        uint32_t n, uint32_t top_k, uint32_t dim, float *out);
     void (*silu_mul)(tc_dev *dev, const float *gate, const float *up, uint32_t n, uint32_t dim, float *out);
     // x += y, then normed = rmsnorm(x) where `norm`, the multiplier, is not NULL
     void (*add)(tc_dev *dev, float *x, const float *y, uint32_t n, uint32_t dim, const float *norm,
                 float *normed);
     // x += sum (fixed point; NULL: none) + sigmoid(shared_gate[t * ld_gate]) * shared (NULL: none), then as
-    // add
+    // add; shared_gate NULL: shared as it is
     void (*combine)(tc_dev *dev, float *x, const int64_t *sum, const float *shared, const float *shared_gate,
                     uint32_t ld_gate, uint32_t n, uint32_t dim, const float *norm, float *normed);
 } tc_dev_ops;
@@ -180,5 +227,6 @@ void tc_dev_free(tc_dev *dev); // NULL is legal
 // for its own scratch with a team of `threads`.
 uint64_t tc_dev_page_bytes(const tc_dev_geometry *geometry);
 uint64_t tc_dev_slot_bytes(const tc_dev_geometry *geometry);
+uint32_t tc_dev_value_dim(const tc_dev_geometry *geometry);  // of a head's output
 size_t tc_dev_state_floats(const tc_dev_geometry *geometry); // of a slot's DeltaNet layer
 uint64_t tc_dev_scratch_bytes(const tc_dev_geometry *geometry, uint32_t threads);

@@ -11,7 +11,7 @@ typedef struct scratch_size {
     size_t offset, bytes;
 } scratch_size;
 
-enum { SCRATCH_BUFFERS = 20 };
+enum { SCRATCH_BUFFERS = 23 };
 
 static uint32_t max_u32(uint32_t a, uint32_t b)
 {
@@ -22,16 +22,20 @@ static uint32_t list_scratch(const tc_model_desc *d, size_t n, scratch_size ret[
 {
     const size_t f = sizeof(float);
     uint32_t attn_q = d->heads * d->head_dim * (d->attn_gate ? 2 : 1), kv = d->kv_heads * d->head_dim;
+    uint32_t latent = d->kv_rank ? d->kv_rank + d->rotary_dim : 0;
     uint32_t dn_v = d->dn_value_heads * d->dn_value_dim, dn_in = 2 * (d->dn_key_heads * d->dn_key_dim + dn_v);
     uint32_t width = max_u32(d->dense_width, d->shared_width);
     const scratch_size all[] = {
         {offsetof(tc_forward, x), n * d->hidden * f},
         {offsetof(tc_forward, normed), n * d->hidden * f},
         {offsetof(tc_forward, wide), n * max_u32(attn_q, dn_in) * f},
-        {offsetof(tc_forward, k), n * kv * f},
-        {offsetof(tc_forward, v), n * kv * f},
+        {offsetof(tc_forward, k), n * max_u32(kv, latent) * f},
+        {offsetof(tc_forward, v), latent ? 0 : n * kv * f},
+        {offsetof(tc_forward, latent_q), n * d->q_rank * f},
+        {offsetof(tc_forward, latent), n * d->heads * latent * f},
+        {offsetof(tc_forward, latent_out), n * d->heads * d->kv_rank * f},
         {offsetof(tc_forward, ba), n * 2 * d->dn_value_heads * f},
-        {offsetof(tc_forward, mixed), n * max_u32(d->heads * d->head_dim, dn_v) * f},
+        {offsetof(tc_forward, mixed), n * max_u32(d->heads * max_u32(d->head_dim, d->value_dim), dn_v) * f},
         {offsetof(tc_forward, projected), n * d->hidden * f},
         {offsetof(tc_forward, router), n * d->experts * f},
         {offsetof(tc_forward, shared_gate), n * f},
@@ -108,7 +112,7 @@ void tc_forward_mix(tc_forward *f, uint32_t index, uint32_t n)
     const tc_layer_weights *layer = &f->weights->layer[index];
     const tc_dev_ops *ops = f->dev->ops;
     uint32_t hidden = f->desc->hidden;
-    if (index == 0) ops->rmsnorm(f->dev, f->x, layer->input_norm, n, hidden, f->normed);
+    if (index == 0) ops->rmsnorm(f->dev, f->x, layer->input_norm, n, hidden, f->desc->rms_eps, f->normed);
     if (layer->kind == TC_LAYER_DELTA)
         tc_forward_delta(f, layer, n);
     else
@@ -143,7 +147,7 @@ const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t r
     uint64_t start = tc_now_us();
     for (uint32_t r = 0; r < rows; r++)
         f->dev->ops->rmsnorm(f->dev, f->x + (size_t)tokens[r] * hidden, f->weights->final_norm, 1, hidden,
-                             f->logits_in + (size_t)r * hidden);
+                             f->desc->rms_eps, f->logits_in + (size_t)r * hidden);
     const tc_matmul_job job = {&f->weights->head, f->logits_in, hidden, f->logits, f->desc->vocab, NULL};
     f->dev->ops->matmul(f->dev, &job, 1, rows);
     if (f->host_logits)

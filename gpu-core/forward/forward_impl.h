@@ -14,9 +14,11 @@ struct tc_forward {
     tc_expert_source *source;
     tc_precision precision;
     tc_forward_times times;
-    float *x, *normed;  // [hidden]
-    float *wide;        // attention: q and gates; delta: qkvz
-    float *k, *v, *ba;  // attention; delta
+    float *x, *normed; // [hidden]
+    float *wide;       // attention: q and gates; delta: qkvz
+    float *k, *v, *ba; // attention; delta
+    float *latent_q, *latent,
+        *latent_out;    // latent attention: [q_rank], [heads * (kv_rank + rotary)], [heads * kv_rank]
     float *mixed;       // [heads * head_dim] or [value_heads * value_dim]
     float *projected;   // [hidden]
     float *router;      // [experts]
@@ -53,6 +55,14 @@ void tc_forward_mix(tc_forward *f, uint32_t index, uint32_t n);
 // The MLP on a device that only queues.
 tc_status tc_forward_mlp_queued(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index,
                                 uint32_t n, tc_error *e);
+// What goes with a layer's routed experts: the shared expert's output or the experts' biases (NULL: neither),
+// and what it is multiplied by (NULL: 1).
+static inline const float *tc_forward_beside(const tc_forward *f, const float **ret_gate)
+{
+    *ret_gate = f->desc->shared_gate ? f->shared_gate : NULL;
+    return f->desc->shared_width || f->desc->expert_bias ? f->shared : NULL;
+}
+void tc_forward_expert_bias(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index, uint32_t n);
 void tc_forward_route(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index, uint32_t n);
 // The dense MLP, and the second half of the shared expert (route did the first), into f->shared.
 void tc_forward_dense(tc_forward *f, const tc_mlp *mlp, uint32_t n);

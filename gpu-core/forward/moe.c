@@ -53,14 +53,37 @@ static void note_dense(const tc_forward *f, uint32_t n, int32_t *chosen)
 void tc_forward_route(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index, uint32_t n)
 {
     uint32_t hidden = f->desc->hidden, count = 1;
-    tc_matmul_job jobs[4] = {{&layer->router, f->normed, hidden, f->router, layer->router.rows, NULL}};
+    tc_matmul_job jobs[4] = {
+        {&layer->router, f->normed, hidden, f->router, layer->router.rows, layer->router_bias}};
     if (f->desc->shared_width) {
-        jobs[count++] = (tc_matmul_job){&layer->shared_router, f->normed, hidden, f->shared_gate, 1, NULL};
+        if (f->desc->shared_gate)
+            jobs[count++] =
+                (tc_matmul_job){&layer->shared_router, f->normed, hidden, f->shared_gate, 1, NULL};
         if (f->source->ops->in_process || f->dev->queue) count += add_gate_up(f, &layer->mlp, jobs + count);
     }
     f->dev->ops->matmul(f->dev, jobs, count, n);
-    f->dev->ops->route(f->dev, f->router, n, f->desc->experts, f->desc->top_k, f->desc->norm_top_k,
-                       tc_forward_experts(f, layer_index, n), f->weight);
+    const tc_model_desc *d = f->desc;
+    const tc_route_args args = {.logits = f->router,
+                                .n = n,
+                                .experts = d->experts,
+                                .top_k = d->top_k,
+                                .scoring = d->router_scoring,
+                                .renormalise = d->norm_top_k,
+                                .correction = layer->router_correction,
+                                .groups = d->router_groups,
+                                .top_groups = d->router_top_groups,
+                                .scale = d->router_scale != 0 ? d->router_scale : 1.0f,
+                                .expert = tc_forward_experts(f, layer_index, n),
+                                .weight = f->weight};
+    f->dev->ops->route(f->dev, &args);
+}
+
+// Biases of the down projections do not depend on what an expert computes: they are added here.
+void tc_forward_expert_bias(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index, uint32_t n)
+{
+    if (!f->desc->expert_bias) return;
+    f->dev->ops->expert_bias(f->dev, layer->expert_bias, tc_forward_experts(f, layer_index, n), f->weight, n,
+                             f->desc->top_k, f->desc->hidden, f->shared);
 }
 
 void tc_forward_dense(tc_forward *f, const tc_mlp *mlp, uint32_t n)
@@ -108,10 +131,11 @@ tc_status tc_forward_mlp(tc_forward *f, const tc_layer_weights *layer, uint32_t 
         if (!f->source->ops->in_process) run_gate_up(f, &layer->mlp, n);
         run_down(f, &layer->mlp, n, f->shared);
     }
+    tc_forward_expert_bias(f, layer, layer_index, n);
     tc_status status = f->source->ops->join(f->source, f->sum, e);
     if (status != TC_OK) return status;
-    f->dev->ops->combine(f->dev, f->x, f->sum, desc->shared_width ? f->shared : NULL, f->shared_gate, 1, n,
-                         desc->hidden, next_norm, f->normed);
+    const float *gate, *beside = tc_forward_beside(f, &gate);
+    f->dev->ops->combine(f->dev, f->x, f->sum, beside, gate, 1, n, desc->hidden, next_norm, f->normed);
     uint64_t end = tc_now_us();
     f->times.expert_us += end - routed;
     if (tc_trace_on) {

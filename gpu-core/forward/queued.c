@@ -82,8 +82,8 @@ static void combine(tc_forward *f, const tc_layer_weights *layer, uint32_t layer
 {
     const tc_model_desc *desc = f->desc;
     const float *next_norm = layer_index + 1 < desc->layers ? layer[1].input_norm : NULL;
-    f->dev->ops->combine(f->dev, f->x, f->sum, desc->shared_width ? f->shared : NULL, f->shared_gate, 1, n,
-                         desc->hidden, next_norm, f->normed);
+    const float *gate, *beside = tc_forward_beside(f, &gate);
+    f->dev->ops->combine(f->dev, f->x, f->sum, beside, gate, 1, n, desc->hidden, next_norm, f->normed);
 }
 
 tc_status tc_forward_mlp_queued(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index,
@@ -101,6 +101,7 @@ tc_status tc_forward_mlp_queued(tc_forward *f, const tc_layer_weights *layer, ui
         f->dev->queue->experts(f->dev, layer_index, f->normed, n, tc_forward_experts(f, layer_index, n),
                                f->weight, f->sum);
     if (desc->shared_width) tc_forward_shared_down(f, &layer->mlp, n);
+    tc_forward_expert_bias(f, layer, layer_index, n);
     if (!f->by_device) TC_TRY(experts_by_host(f, layer_index, n, e));
     combine(f, layer, layer_index, n);
     return TC_OK;

@@ -12,16 +12,19 @@
 
 typedef enum item_kind {
     ITEM_MATRIX,
-    ITEM_VECTOR,  // as it is
-    ITEM_NORM,    // 1 + w where the family's norms are zero-centred
-    ITEM_NEG_EXP, // -exp(w)
-    ITEM_CONV,    // [channels][1][taps] -> [taps][channels]
+    ITEM_VECTOR,      // as it is
+    ITEM_NORM,        // 1 + w where the family's norms are zero-centred
+    ITEM_NEG_EXP,     // -exp(w)
+    ITEM_CONV,        // [channels][1][taps] -> [taps][channels]
+    ITEM_KEY_UP,      // the keys' rows of kv_b, each head's transposed
+    ITEM_VALUE_UP,    // its values' rows
+    ITEM_EXPERT_BIAS, // of the down projections of all experts
 } item_kind;
 
 typedef struct load_item {
     item_kind kind;
     char name[TC_TENSOR_NAME_BYTES + 8];
-    uint32_t rows, cols;
+    uint32_t layer, rows, cols;
     tc_matrix *matrix;
     float **vector;
     tc_output head; // matrices: made into this first
@@ -67,25 +70,60 @@ static void add_bias(loader *l, tc_role role, uint32_t layer, float **vector)
     l->items[l->count - 1].cols = 1;
 }
 
+static void add_norm(loader *l, tc_role role, uint32_t layer, float **vector)
+{
+    add(l, ITEM_NORM, role, layer, ".weight", NULL, vector);
+}
+
+static void list_latent(loader *l, uint32_t n, tc_layer_weights *w)
+{
+    const tc_model_desc *d = l->desc;
+    if (d->q_rank) {
+        add_matrix(l, TC_Q_A, n, &w->q_a);
+        add_norm(l, TC_Q_A_NORM, n, &w->q_a_norm);
+        if (d->attn_bias) add_bias(l, TC_Q_A, n, &w->q_a_bias);
+    }
+    add_matrix(l, d->q_rank ? TC_Q_B : TC_Q, n, &w->q);
+    add_matrix(l, TC_KV_A, n, &w->kv_a);
+    add_norm(l, TC_KV_A_NORM, n, &w->k_norm);
+    if (d->attn_bias) add_bias(l, TC_KV_A, n, &w->kv_a_bias);
+    add(l, ITEM_KEY_UP, TC_KV_B, n, "", &w->key_up, NULL);
+    add(l, ITEM_VALUE_UP, TC_KV_B, n, "", &w->value_up, NULL);
+    add_matrix(l, TC_O, n, &w->o);
+    if (d->attn_o_bias) add_bias(l, TC_O, n, &w->o_bias);
+}
+
 static void list_attention(loader *l, uint32_t n, tc_layer_weights *w)
 {
+    const tc_model_desc *d = l->desc;
+    if (d->kv_rank) {
+        list_latent(l, n, w);
+        return;
+    }
     add_matrix(l, TC_Q, n, &w->q);
     add_matrix(l, TC_K, n, &w->k);
     add_matrix(l, TC_V, n, &w->v);
     add_matrix(l, TC_O, n, &w->o);
-    add(l, ITEM_NORM, TC_Q_NORM, n, ".weight", NULL, &w->q_norm);
-    add(l, ITEM_NORM, TC_K_NORM, n, ".weight", NULL, &w->k_norm);
-    if (!l->desc->attn_bias) return;
+    if (d->qk_norm != TC_QK_NORM_NONE) {
+        add_norm(l, TC_Q_NORM, n, &w->q_norm);
+        add_norm(l, TC_K_NORM, n, &w->k_norm);
+    }
+    if (d->attn_sinks) add(l, ITEM_VECTOR, TC_SINKS, n, "", NULL, &w->sinks);
+    if (d->attn_o_bias) add_bias(l, TC_O, n, &w->o_bias);
+    if (!d->attn_bias) return;
     add_bias(l, TC_Q, n, &w->q_bias);
     add_bias(l, TC_K, n, &w->k_bias);
     add_bias(l, TC_V, n, &w->v_bias);
-    add_bias(l, TC_O, n, &w->o_bias);
 }
 
 static void list_delta(loader *l, uint32_t n, tc_layer_weights *w)
 {
-    add_matrix(l, TC_DN_QKVZ, n, &w->qkvz);
-    add_matrix(l, TC_DN_BA, n, &w->ba);
+    add_matrix(l, l->desc->dn_flat ? TC_DN_QKV : TC_DN_QKVZ, n, &w->qkvz);
+    add_matrix(l, l->desc->dn_flat ? TC_DN_B : TC_DN_BA, n, &w->ba);
+    if (l->desc->dn_flat) {
+        add_matrix(l, TC_DN_Z, n, &w->dn_z);
+        add_matrix(l, TC_DN_A, n, &w->dn_a);
+    }
     add_matrix(l, TC_DN_OUT, n, &w->dn_out);
     add(l, ITEM_CONV, TC_DN_CONV, n, ".weight", NULL, &w->conv);
     add(l, ITEM_VECTOR, TC_DN_NORM, n, ".weight", NULL, &w->dn_norm);
@@ -102,14 +140,21 @@ static void list_mlp(loader *l, uint32_t n, tc_layer_weights *w)
         return;
     }
     add_matrix(l, TC_ROUTER, n, &w->router);
+    if (l->desc->router_bias) add_bias(l, TC_ROUTER, n, &w->router_bias);
+    if (l->desc->router_correction)
+        add(l, ITEM_VECTOR, TC_ROUTER_CORRECTION, n, "", NULL, &w->router_correction);
+    if (l->desc->expert_bias) {
+        add(l, ITEM_EXPERT_BIAS, TC_EXPERT_DOWN, n, "", NULL, &w->expert_bias);
+        l->items[l->count - 1].layer = n;
+    }
     if (!l->desc->shared_width) return;
     add_matrix(l, TC_SHARED_GATE, n, &w->mlp.gate);
     add_matrix(l, TC_SHARED_UP, n, &w->mlp.up);
     add_matrix(l, TC_SHARED_DOWN, n, &w->mlp.down);
-    add_matrix(l, TC_SHARED_ROUTER, n, &w->shared_router);
+    if (l->desc->shared_gate) add_matrix(l, TC_SHARED_ROUTER, n, &w->shared_router);
 }
 
-enum { ITEMS_A_LAYER_MAX = 20 };
+enum { ITEMS_A_LAYER_MAX = 26 };
 
 // The largest matrices first: they take longest, and the team ends together.
 static void list_all(loader *l)
@@ -128,6 +173,7 @@ static void list_all(loader *l)
         layer->kind = l->desc->layer[n].kind;
         layer->moe = l->desc->layer[n].moe;
         layer->kind_index = of_kind[layer->kind]++;
+        layer->window = l->desc->layer[n].sliding ? l->desc->sliding_window : 0;
         add(l, ITEM_NORM, TC_INPUT_NORM, n, ".weight", NULL, &layer->input_norm);
         add(l, ITEM_NORM, TC_POST_NORM, n, ".weight", NULL, &layer->post_norm);
         if (layer->kind == TC_LAYER_DELTA)
@@ -165,6 +211,33 @@ static tc_status convert_head(tc_weight *w, tc_output head, tc_error *e)
     return w->dtype == TC_BF16 ? TC_OK : round_to_bf16(w, e);
 }
 
+// Half of kv_b's rows, head by head, in a weight of its own: of the stored dtype, so nothing is lost.
+static tc_status take_heads(const loader *l, item_kind kind, tc_weight *w, tc_error *e)
+{
+    const tc_model_desc *d = l->desc;
+    uint32_t nope = d->nope_dim, value = d->value_dim, rank = d->kv_rank;
+    bool keys = kind == ITEM_KEY_UP;
+    uint32_t rows = d->heads * (keys ? rank : value), cols = keys ? nope : rank;
+    float *row = tc_alloc(TC_MEM_OTHER, rank, sizeof *row);
+    float *to = tc_alloc(TC_MEM_OTHER, (size_t)rows * cols, sizeof *to);
+    if (!row || !to) {
+        tc_free(row);
+        tc_free(to);
+        return tc_fail(e, TC_NOMEM, "no memory for [%u, %u] floats", rows, cols);
+    }
+    for (uint32_t h = 0; h < d->heads; h++)
+        for (uint32_t i = 0; i < (keys ? nope : value); i++) {
+            tc_weight_dequantise(w, ((uint64_t)h * (nope + value) + (keys ? 0 : nope) + i) * rank, rank, row);
+            for (uint32_t c = 0; c < rank; c++)
+                to[keys ? ((size_t)h * rank + c) * nope + i : ((size_t)h * value + i) * rank + c] = row[c];
+        }
+    tc_free(row);
+    tc_dtype dtype = w->dtype;
+    tc_weight_free(w);
+    *w = (tc_weight){.rows = rows, .cols = cols, .dtype = TC_F32, .data = to};
+    return dtype == TC_BF16 ? round_to_bf16(w, e) : TC_OK;
+}
+
 static tc_status load_matrix(loader *l, const load_item *item, tc_error *e)
 {
     tc_weight weight = {0};
@@ -173,15 +246,32 @@ static tc_status load_matrix(loader *l, const load_item *item, tc_error *e)
     bool int8 = item->head == TC_OUTPUT_INT8 && !weight.quantised && item->cols % TC_SPAN_COLS == 0;
     tc_dev *dev = l->weights->dev;
     tc_status status = convert_head(&weight, item->head, e);
+    if (status == TC_OK && item->kind != ITEM_MATRIX) status = take_heads(l, item->kind, &weight, e);
     if (status == TC_OK && item->table && dev->ops->table)
         status = dev->ops->table(dev, &weight, item->matrix, e);
     else if (status == TC_OK)
         status = dev->ops->matrix(dev, &weight, int8 ? &eight_bits : NULL, item->matrix, e);
     if (status == TC_OK)
-        atomic_fetch_add(&l->bytes, tc_matrix_bytes(&item->matrix->form, item->rows, item->cols));
+        atomic_fetch_add(&l->bytes,
+                         tc_matrix_bytes(&item->matrix->form, item->matrix->rows, item->matrix->cols));
     else
         tc_error_prefix(e, "%s", item->name);
     tc_weight_free(&weight);
+    return status;
+}
+
+static tc_status read_values(const loader *l, const load_item *item, uint64_t count, float **ret, tc_error *e)
+{
+    if (item->kind != ITEM_EXPERT_BIAS) return tc_checkpoint_vector(l->checkpoint, item->name, count, ret, e);
+    float *all = tc_alloc(TC_MEM_WEIGHTS, count, sizeof *all);
+    tc_status status = all ? TC_OK : tc_fail(e, TC_NOMEM, "%s: out of memory", item->name);
+    for (uint32_t x = 0; status == TC_OK && x < l->desc->experts; x++)
+        status = tc_checkpoint_expert_bias(l->checkpoint, TC_EXPERT_DOWN, item->layer, x,
+                                           all + (size_t)x * l->desc->hidden, e);
+    if (status == TC_OK)
+        *ret = all;
+    else
+        tc_free(all);
     return status;
 }
 
@@ -191,7 +281,8 @@ static tc_status load_vector(loader *l, const load_item *item, tc_error *e)
     tc_dev *dev = l->weights->dev;
     float *values = NULL, *placed = NULL, *made;
     tc_status status = TC_OK;
-    TC_TRY(tc_checkpoint_vector(l->checkpoint, item->name, count, &values, e));
+    if (item->kind == ITEM_EXPERT_BIAS) count = (uint64_t)l->desc->experts * l->desc->hidden;
+    TC_TRY(read_values(l, item, count, &values, e));
     made = tc_alloc(TC_MEM_OTHER, count, sizeof *made);
     if (made) placed = dev->ops->alloc(dev, TC_MEM_WEIGHTS, count * sizeof(float));
     if (!placed)
@@ -221,8 +312,7 @@ static void load_one(void *arg, uint32_t i, uint32_t member)
     if (atomic_load(&l->failed)) return;
     tc_error error = {0};
     const load_item *item = &l->items[i];
-    tc_status status =
-        item->kind == ITEM_MATRIX ? load_matrix(l, item, &error) : load_vector(l, item, &error);
+    tc_status status = item->matrix ? load_matrix(l, item, &error) : load_vector(l, item, &error);
     bool expected = false;
     if (status != TC_OK && atomic_compare_exchange_strong(&l->failed, &expected, true)) l->error = error;
     uint32_t done = atomic_fetch_add(&l->done, 1) + 1;
@@ -272,12 +362,15 @@ static void free_matrix(tc_dev *dev, tc_matrix *m)
 
 static void free_layer(tc_dev *dev, tc_layer_weights *l)
 {
-    tc_matrix *matrices[] = {&l->q,        &l->k,      &l->v,
-                             &l->o,        &l->qkvz,   &l->ba,
-                             &l->dn_out,   &l->router, &l->shared_router,
+    tc_matrix *matrices[] = {&l->q,        &l->k,      &l->v,        &l->o,      &l->q_a,
+                             &l->kv_a,     &l->key_up, &l->value_up, &l->qkvz,   &l->ba,
+                             &l->dn_z,     &l->dn_a,   &l->dn_out,   &l->router, &l->shared_router,
                              &l->mlp.gate, &l->mlp.up, &l->mlp.down};
-    float *vectors[] = {l->input_norm, l->post_norm, l->q_norm, l->k_norm,    l->q_bias,  l->k_bias,
-                        l->v_bias,     l->o_bias,    l->conv,   l->neg_exp_a, l->dt_bias, l->dn_norm};
+    float *vectors[] = {
+        l->input_norm, l->post_norm, l->q_norm,  l->k_norm,   l->q_bias,      l->k_bias,
+        l->v_bias,     l->o_bias,    l->sinks,   l->q_a_norm, l->q_a_bias,    l->kv_a_bias,
+        l->conv,       l->neg_exp_a, l->dt_bias, l->dn_norm,  l->router_bias, l->router_correction,
+        l->expert_bias};
     for (size_t i = 0; i < sizeof matrices / sizeof *matrices; i++) free_matrix(dev, matrices[i]);
     for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++) dev->ops->release(dev, vectors[i]);
 }
@@ -296,12 +389,18 @@ void tc_weights_free(tc_weights *w)
 
 void tc_weights_geometry(const tc_model_desc *desc, tc_dev_geometry *ret)
 {
+    uint32_t keys = desc->kv_rank ? desc->kv_rank + desc->rotary_dim : desc->head_dim;
+    uint32_t values = desc->kv_rank ? desc->value_dim : desc->head_dim;
     tc_dev_geometry g = {
         .heads = desc->heads,
         .kv_heads = desc->kv_heads,
-        .head_dim = desc->head_dim,
+        .head_dim = keys,
         .rotary_dim = desc->rotary_dim,
-        .rope_theta = desc->rope_theta,
+        .rotary_at = desc->kv_rank,
+        .rope = desc->rope,
+        .attn_scale = desc->attn_scale,
+        .value_dim = desc->kv_rank,
+        .latent_eps = 1e-6f, // transformers' default, whatever rms_norm_eps says
         .dn_key_heads = desc->dn_key_heads,
         .dn_value_heads = desc->dn_value_heads,
         .dn_key_dim = desc->dn_key_dim,
@@ -309,9 +408,9 @@ void tc_weights_geometry(const tc_model_desc *desc, tc_dev_geometry *ret)
         .dn_conv = desc->dn_conv,
         .rms_eps = desc->rms_eps,
     };
-    const uint32_t inputs[] = {desc->hidden, desc->heads * desc->head_dim,
-                               desc->dn_value_heads * desc->dn_value_dim, desc->shared_width,
-                               desc->dense_width};
+    const uint32_t inputs[] = {desc->hidden,       desc->heads * values,
+                               desc->q_rank,       desc->dn_value_heads * desc->dn_value_dim,
+                               desc->shared_width, desc->dense_width};
     for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++)
         if (inputs[i] > g.matmul_cols_max) g.matmul_cols_max = inputs[i];
     for (uint32_t n = 0; n < desc->layers; n++) {

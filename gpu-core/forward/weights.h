@@ -15,14 +15,21 @@ typedef struct tc_layer_weights {
     float *input_norm, *post_norm;
     // full attention
     tc_matrix q, k, v, o;
-    float *q_norm, *k_norm, *q_bias, *k_bias, *v_bias, *o_bias;
-    // Gated DeltaNet
-    tc_matrix qkvz, ba, dn_out;
+    float *q_norm, *k_norm, *q_bias, *k_bias, *v_bias, *o_bias, *sinks;
+    uint32_t window; // 0: all positions
+    // latent attention: q is the whole projection or, behind q_a, its second half; k_norm is of the latent
+    tc_matrix q_a, kv_a, key_up,
+        value_up; // kv_b as [heads * kv_rank][nope], and [heads * value_dim][kv_rank]
+    float *q_a_norm, *q_a_bias, *kv_a_bias;
+    // Gated DeltaNet: qkvz and ba, or qkv, z, b, a
+    tc_matrix qkvz, ba, dn_z, dn_a, dn_out;
     float *conv, *neg_exp_a, *dt_bias, *dn_norm;
     // experts or dense MLP
     bool moe;
     tc_matrix router, shared_router;
-    tc_mlp mlp; // shared expert, or the dense MLP
+    float *router_bias, *router_correction;
+    float *expert_bias; // [experts][hidden], of the down projections
+    tc_mlp mlp;         // shared expert, or the dense MLP
 } tc_layer_weights;
 
 typedef struct tc_weights {

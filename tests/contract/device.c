@@ -4,7 +4,7 @@
 // same bits. Instantiated for every device and kernel table this machine can run.
 #include "common/base/team.h"
 #include "gpu-core/dev/cuda_library.h"
-#include "tests/support/cmocka_all.h"
+#include "tests/contract/fixture.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -32,16 +32,13 @@ enum {
 enum { CHANNELS = 2 * KEY_HEADS * DK + VALUE_HEADS * DV, RATIO = VALUE_HEADS / KEY_HEADS };
 enum { QKVZ = KEY_HEADS * (2 * DK + 2 * RATIO * DV) };
 
-// float32 sums of a few hundred terms; keys and values rounded to 11 bits
-static const double BOUND = 2e-5, HALF_BOUND = 2e-3;
-
 static const tc_dev_geometry geometry = {
     .heads = HEADS,
     .kv_heads = KV_HEADS,
     .head_dim = DIM,
     .rotary_dim = ROTARY,
     .kv_layers = 2,
-    .rope_theta = 10000,
+    .rope = {.theta = 10000},
     .dn_key_heads = KEY_HEADS,
     .dn_value_heads = VALUE_HEADS,
     .dn_key_dim = DK,
@@ -54,70 +51,6 @@ static const tc_dev_geometry geometry = {
     .pages = PAGES,
     .slots = SLOTS,
 };
-
-// One device, and another that differs in nothing but the number of its threads.
-typedef struct fixture {
-    tc_team *team, *other_team;
-    tc_dev *dev, *other;
-    double bound; // of the largest value
-    bool fast;    // 4-bit matrices give the bits of TC_FAST
-    struct {
-        void *memory;
-        size_t bytes;
-    } placed[48];
-    uint32_t placed_count;
-} fixture;
-
-// Copies of the test's arrays in the device's memory; `back` fetches one, `clear` gives all back.
-static void *put(fixture *f, const void *host, size_t bytes)
-{
-    void *memory = f->dev->ops->alloc(f->dev, TC_MEM_SCRATCH, bytes);
-    assert_non_null(memory);
-    assert_true(f->placed_count < sizeof f->placed / sizeof *f->placed);
-    f->dev->ops->upload(f->dev, memory, host, bytes);
-    f->placed[f->placed_count].memory = memory;
-    f->placed[f->placed_count++].bytes = bytes;
-    return memory;
-}
-
-static void back(fixture *f, void *host, const void *placed, size_t bytes)
-{
-    f->dev->ops->download(f->dev, host, placed, bytes);
-}
-
-static void clear(fixture *f)
-{
-    while (f->placed_count) f->dev->ops->release(f->dev, f->placed[--f->placed_count].memory);
-}
-
-static float noise(void)
-{
-    return (float)rand() / (float)RAND_MAX * 2 - 1;
-}
-
-static float *random_floats(size_t n)
-{
-    float *x = tc_alloc(TC_MEM_OTHER, n, sizeof *x);
-    assert_non_null(x);
-    for (size_t i = 0; i < n; i++) x[i] = noise();
-    return x;
-}
-
-static void assert_within(double bound, const float *got, const double *expected, size_t n, const char *what)
-{
-    double most = 1e-30, worst = 0;
-    for (size_t i = 0; i < n; i++) most = fmax(most, fabs(expected[i]));
-    for (size_t i = 0; i < n; i++) {
-        if (!isfinite(got[i])) fail_msg("%s: element %zu is not finite", what, i);
-        worst = fmax(worst, fabs(got[i] - expected[i]) / most);
-    }
-    if (worst > bound) fail_msg("%s: error %.3g of the largest value, bound %.3g", what, worst, bound);
-}
-
-static void assert_close(const float *got, const double *expected, size_t n, const char *what)
-{
-    assert_within(BOUND, got, expected, n, what);
-}
 
 // A batch of one session's tokens [begin, end), beside it one token of another session at position 0.
 typedef struct batch_memory {
@@ -178,7 +111,7 @@ static void test_rmsnorm(void **state)
             expected[t * WIDTH + i] = x[t * WIDTH + i] / sqrt(sum / WIDTH + 1e-6) * w[i];
     }
     float *to = put(f, y, sizeof y);
-    f->dev->ops->rmsnorm(f->dev, put(f, x, sizeof y), put(f, w, WIDTH * sizeof *w), N, WIDTH, to);
+    f->dev->ops->rmsnorm(f->dev, put(f, x, sizeof y), put(f, w, WIDTH * sizeof *w), N, WIDTH, 1e-6f, to);
     back(f, y, to, sizeof y);
     clear(f);
     assert_close(y, expected, N * WIDTH, "rmsnorm");
@@ -280,7 +213,15 @@ static void test_route(void **state)
     float *pl = put(f, logits, N * EXPERTS * sizeof *logits), *pw = put(f, weight, sizeof weight);
     uint32_t *pe = put(f, expert, sizeof expert);
     for (int renormalise = 0; renormalise < 2; renormalise++) {
-        f->dev->ops->route(f->dev, pl, N, EXPERTS, TOP_K, renormalise, pe, pw);
+        const tc_route_args args = {.logits = pl,
+                                    .n = N,
+                                    .experts = EXPERTS,
+                                    .top_k = TOP_K,
+                                    .renormalise = renormalise,
+                                    .scale = 1,
+                                    .expert = pe,
+                                    .weight = pw};
+        f->dev->ops->route(f->dev, &args);
         back(f, expert, pe, sizeof expert);
         back(f, weight, pw, sizeof weight);
         for (int t = 0; t < N; t++) {
@@ -325,7 +266,7 @@ static void test_combine(void **state)
           *pa = put(f, x, sizeof y);
     f->dev->ops->combine(f->dev, px, psum, ps, pg, 1, N, WIDTH, NULL, NULL);
     f->dev->ops->combine(f->dev, py, psum, ps, pg, 1, N, WIDTH, pw, pn);
-    f->dev->ops->rmsnorm(f->dev, px, pw, N, WIDTH, pa);
+    f->dev->ops->rmsnorm(f->dev, px, pw, N, WIDTH, 1e-6f, pa);
     back(f, x, px, sizeof y);
     back(f, y, py, sizeof y);
     back(f, normed, pn, sizeof y);
@@ -334,7 +275,7 @@ static void test_combine(void **state)
     assert_memory_equal(normed, apart, sizeof normed);
     for (int i = 0; i < N * WIDTH; i++) expected[i] = (double)x[i] + shared[i];
     f->dev->ops->add(f->dev, px, ps, N, WIDTH, pw, pn);
-    f->dev->ops->rmsnorm(f->dev, px, pw, N, WIDTH, pa);
+    f->dev->ops->rmsnorm(f->dev, px, pw, N, WIDTH, 1e-6f, pa);
     back(f, x, px, sizeof y);
     back(f, normed, pn, sizeof y);
     back(f, apart, pa, sizeof y);
@@ -550,14 +491,15 @@ static void run_delta(fixture *f, const delta_data *d, uint32_t chunk, float *ou
         const size_t bytes = (size_t)n * ROW * sizeof(float), at = (size_t)begin * ROW;
         batch_memory m;
         (second ? begin_twins : begin_batch)(f, &m, begin, end);
-        const tc_delta_args args = {.dn_layer = 1,
-                                    .qkvz = put_rows(f, d->qkvz + (size_t)begin * QKVZ, n, QKVZ, second),
-                                    .ba = put_rows(f, d->ba + (size_t)begin * BA, n, BA, second),
-                                    .conv = put(f, d->conv, (size_t)CONV * CHANNELS * sizeof(float)),
-                                    .neg_exp_a = put(f, d->neg_exp_a, VALUE_HEADS * sizeof(float)),
-                                    .dt_bias = put(f, d->dt_bias, VALUE_HEADS * sizeof(float)),
-                                    .norm = put(f, d->norm, DV * sizeof(float)),
-                                    .out = put_rows(f, d->qkvz, n, ROW, second)}; // to be overwritten
+        tc_delta_args args = {.dn_layer = 1,
+                              .qkvz = put_rows(f, d->qkvz + (size_t)begin * QKVZ, n, QKVZ, second),
+                              .ba = put_rows(f, d->ba + (size_t)begin * BA, n, BA, second),
+                              .conv = put(f, d->conv, (size_t)CONV * CHANNELS * sizeof(float)),
+                              .neg_exp_a = put(f, d->neg_exp_a, VALUE_HEADS * sizeof(float)),
+                              .dt_bias = put(f, d->dt_bias, VALUE_HEADS * sizeof(float)),
+                              .norm = put(f, d->norm, DV * sizeof(float)),
+                              .out = put_rows(f, d->qkvz, n, ROW, second)}; // to be overwritten
+        tc_delta_spans(&f->dev->geometry, false, &args);
         f->dev->ops->delta(f->dev, &args);
         back(f, out + at, args.out, bytes);
         if (second) back(f, second + at, args.out + (size_t)n * ROW, bytes);

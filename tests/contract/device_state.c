@@ -19,7 +19,7 @@ static const tc_dev_geometry geometry = {
     .head_dim = DIM,
     .rotary_dim = 8,
     .kv_layers = 1,
-    .rope_theta = 10000,
+    .rope = {.theta = 10000},
     .dn_key_heads = KEY_HEADS,
     .dn_value_heads = VALUE_HEADS,
     .dn_key_dim = DK,
@@ -56,10 +56,16 @@ static void run(tc_dev *dev, const inputs *in, const uint32_t *pages, uint32_t s
     memcpy(&scratch, in, sizeof scratch);
     dev->ops->batch_begin(dev, &batch);
     const tc_attention_args attention = {
-        0, scratch.q[begin], scratch.k[begin], scratch.v[begin], NULL, NULL, false, attended};
+        .q = scratch.q[begin], .k = scratch.k[begin], .v = scratch.v[begin], .out = attended};
     dev->ops->attention(dev, &attention);
-    const tc_delta_args delta = {
-        0, scratch.qkvz[begin], scratch.ba[begin], in->conv, in->neg_exp_a, in->dt_bias, in->norm, mixed};
+    tc_delta_args delta = {.qkvz = scratch.qkvz[begin],
+                           .ba = scratch.ba[begin],
+                           .conv = in->conv,
+                           .neg_exp_a = in->neg_exp_a,
+                           .dt_bias = in->dt_bias,
+                           .norm = in->norm,
+                           .out = mixed};
+    tc_delta_spans(&dev->geometry, false, &delta);
     dev->ops->delta(dev, &delta);
     for (uint32_t i = 0; i < n; i++) {
         memcpy(out[begin + i], attended + (size_t)i * HEADS * DIM, HEADS * DIM * sizeof(float));

@@ -547,7 +547,7 @@ static void bench_attention(bench *b, const tc_dev_geometry *g, const char *shap
     float *v = tc_alloc(TC_MEM_OTHER, PROMPT * kv_row, 4), *out = tc_alloc(TC_MEM_OTHER, PROMPT * row, 4);
     fill(q, PROMPT * row, 1);
     fill(v, PROMPT * kv_row, 1);
-    const tc_attention_args args = {0, q, k, v, NULL, NULL, true, out};
+    const tc_attention_args args = {.q = q, .k = k, .v = v, .gated = true, .out = out};
     for (uint32_t p = 0; p < CONTEXT;
          p += PROMPT) { // every page written, each as if it were a session's first
         fill(k, PROMPT * kv_row, 1);
@@ -590,7 +590,9 @@ static void bench_delta(bench *b, const tc_dev_geometry *g, const char *isa)
     for (int i = 0; i < 256; i++) norm[i] = 1;
     double us, prompt;
     bench_batch(b, 0, PROMPT);
-    const tc_delta_args args = {0, qkvz, ba, conv, rate, rate, norm, out};
+    tc_delta_args args = {
+        .qkvz = qkvz, .ba = ba, .conv = conv, .neg_exp_a = rate, .dt_bias = rate, .norm = norm, .out = out};
+    tc_delta_spans(g, false, &args);
     BEST_US(prompt, 2, b->dev->ops->delta(b->dev, &args));
     bench_batch(b, PROMPT, 1);
     BEST_US(us, 4, {
@@ -621,11 +623,19 @@ static void bench_small(bench *b, const char *isa)
     uint32_t expert[10];
     const tc_dev_ops *ops = b->dev->ops;
     double add, combine, route;
+    const tc_route_args choice = {.logits = logits,
+                                  .n = 1,
+                                  .experts = EXPERTS,
+                                  .top_k = 10,
+                                  .renormalise = true,
+                                  .scale = 1,
+                                  .expert = expert,
+                                  .weight = weight};
     fill(logits, EXPERTS, 3);
     bench_batch(b, 0, 1);
     BEST_US(add, 1000, ops->add(b->dev, x, y, 1, HIDDEN, w, y));
     BEST_US(combine, 1000, ops->combine(b->dev, x, sum, y, w, 1, 1, HIDDEN, w, y));
-    BEST_US(route, 1000, ops->route(b->dev, logits, 1, EXPERTS, 10, true, expert, weight));
+    BEST_US(route, 1000, ops->route(b->dev, &choice));
     printf("  one token of 2048, %s: add+norm %.2f us, combine+norm %.2f us, route 10 of 512 %.2f us\n", isa,
            add, combine, route);
 }
@@ -651,10 +661,32 @@ static void bench_forms(const tc_dense *d)
 
 static int run_bench(uint32_t threads)
 {
-    static const tc_dev_geometry next = {16,  2,   256, 64, 1,     TC_KV_F32, 1e7,          16, 32,
-                                         128, 128, 4,   36, 1e-6f, CONTEXT,   CONTEXT / 64, 1},
-                                 moe = {32, 4, 128, 128, 1,     TC_KV_F32, 1e6,          0, 0,
-                                        0,  0, 0,   0,   1e-6f, CONTEXT,   CONTEXT / 64, 1};
+    static const tc_dev_geometry next = {.heads = 16,
+                                         .kv_heads = 2,
+                                         .head_dim = 256,
+                                         .rotary_dim = 64,
+                                         .kv_layers = 1,
+                                         .rope = {.theta = 1e7},
+                                         .dn_key_heads = 16,
+                                         .dn_value_heads = 32,
+                                         .dn_key_dim = 128,
+                                         .dn_value_dim = 128,
+                                         .dn_conv = 4,
+                                         .dn_layers = 36,
+                                         .rms_eps = 1e-6f,
+                                         .positions_max = CONTEXT,
+                                         .pages = CONTEXT / 64,
+                                         .slots = 1},
+                                 moe = {.heads = 32,
+                                        .kv_heads = 4,
+                                        .head_dim = 128,
+                                        .rotary_dim = 128,
+                                        .kv_layers = 1,
+                                        .rope = {.theta = 1e6},
+                                        .rms_eps = 1e-6f,
+                                        .positions_max = CONTEXT,
+                                        .pages = CONTEXT / 64,
+                                        .slots = 1};
     static const char *const isas[] = {"scalar", "avx2", "avx512"};
     tc_error e;
     bench b = {0};

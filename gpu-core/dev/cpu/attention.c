@@ -168,7 +168,8 @@ void tc_cpu_attention_begin(tc_dev_cpu *cpu)
 static size_t page_row(const tc_dev_cpu *cpu, uint32_t page, uint32_t kv_layer, bool value, uint32_t head)
 {
     const tc_dev_geometry *g = &cpu->dev.geometry;
-    return ((((size_t)page * g->kv_layers + kv_layer) * 2 + value) * g->kv_heads + head) *
+    uint32_t sides = g->value_dim ? 1 : 2; // latent keys are values, too
+    return ((((size_t)page * g->kv_layers + kv_layer) * sides + (value && sides == 2)) * g->kv_heads + head) *
            TC_KV_PAGE_POSITIONS;
 }
 
@@ -191,16 +192,33 @@ static const float *get_rows(const tc_dev_cpu *cpu, size_t at, uint32_t count, f
     return room;
 }
 
-static void norm_rotate(const tc_dev_cpu *cpu, float *x, const float *multiplier, const float *rotary)
+static void clip(float *x, uint32_t n, float most)
 {
-    const tc_dev_geometry *g = &cpu->dev.geometry;
-    const tc_dense *d = cpu->dense;
+    for (uint32_t i = 0; most > 0 && i < n; i++) x[i] = x[i] > most ? most : x[i] < -most ? -most : x[i];
+}
+
+static void rotate_pairs(float *x, const float *cosine, const float *sine, uint32_t half)
+{
+    for (uint32_t i = 0; i < half; i++) {
+        float a = x[2 * i], b = x[2 * i + 1];
+        x[2 * i] = a * cosine[i] - b * sine[i];
+        x[2 * i + 1] = b * cosine[i] + a * sine[i];
+    }
+}
+
+// normed: the first dimensions that the norm is over.
+static void norm_rotate(const attention_job *job, float *x, const float *multiplier, uint32_t normed,
+                        float eps, const float *rotary)
+{
+    const tc_dev_geometry *g = &job->cpu->dev.geometry;
+    const tc_dense *d = job->cpu->dense;
     uint32_t half = g->rotary_dim / 2;
     if (multiplier) {
-        float mean = d->squares(x, g->head_dim) / (float)g->head_dim;
-        d->scale(x, 1.0f / sqrtf(mean + g->rms_eps), multiplier, g->head_dim, x);
+        float mean = d->squares(x, normed) / (float)normed;
+        d->scale(x, 1.0f / sqrtf(mean + eps), multiplier, normed, x);
     }
-    d->rotate(x, rotary, rotary + half, half);
+    clip(x, g->head_dim, job->args->clip);
+    (g->rope.interleaved ? rotate_pairs : d->rotate)(x + g->rotary_at, rotary, rotary + half, half);
 }
 
 static void prepare_item(void *arg, uint32_t t, uint32_t member)
@@ -212,7 +230,8 @@ static void prepare_item(void *arg, uint32_t t, uint32_t member)
     uint32_t dim = g->head_dim, padded = tc_dense_padded(dim);
     const float *rotary = cpu->rotary + (size_t)t * g->rotary_dim;
     for (uint32_t h = 0; h < g->heads; h++)
-        norm_rotate(cpu, args->q + ((size_t)t * g->heads + h) * job->q_stride, args->q_norm, rotary);
+        norm_rotate(job, args->q + ((size_t)t * g->heads + h) * job->q_stride, args->q_norm, dim, g->rms_eps,
+                    rotary);
     const tc_segment *segment = &cpu->batch.segment_list[cpu->batch.segment[t]];
     uint32_t position = cpu->batch.position[t];
     uint32_t page = segment->pages[position / TC_KV_PAGE_POSITIONS], row = position % TC_KV_PAGE_POSITIONS;
@@ -220,10 +239,13 @@ static void prepare_item(void *arg, uint32_t t, uint32_t member)
     memset(room + dim, 0, (padded - dim) * sizeof *room);
     for (uint32_t h = 0; h < g->kv_heads; h++) {
         float *k = args->k + ((size_t)t * g->kv_heads + h) * dim;
-        norm_rotate(cpu, k, args->k_norm, rotary);
+        norm_rotate(job, k, args->k_norm, g->value_dim ? g->value_dim : dim,
+                    g->value_dim ? g->latent_eps : g->rms_eps, rotary);
         memcpy(room, k, dim * sizeof *room);
         put_row(cpu, room, page_row(cpu, page, args->kv_layer, false, h) + row);
+        if (g->value_dim) continue;
         memcpy(room, args->v + ((size_t)t * g->kv_heads + h) * dim, dim * sizeof *room);
+        clip(room, dim, args->clip);
         put_row(cpu, room, page_row(cpu, page, args->kv_layer, true, h) + row);
     }
 }
@@ -234,8 +256,10 @@ static void prepare_item(void *arg, uint32_t t, uint32_t member)
 typedef struct view {
     const tc_cpu_block *block;
     uint32_t group, dim, base; // base: the chunk's first position
-    uint32_t first_token;      // tokens before it see nothing of this chunk
+    uint32_t first_token;      // tokens before it see nothing of this chunk yet
+    uint32_t end_token;        // tokens from it on see nothing of it any more
     uint32_t keys;             // positions of the chunk that the last token sees
+    uint32_t window;           // 0: none
 } view;
 
 static uint32_t seen_by(const view *v, uint32_t token)
@@ -244,12 +268,26 @@ static uint32_t seen_by(const view *v, uint32_t token)
     return n < CHUNK ? n : CHUNK;
 }
 
-static view view_of(const tc_dev_geometry *g, const tc_cpu_block *block, uint32_t chunk)
+// Positions of the chunk before those that the token sees.
+static uint32_t hidden_from(const view *v, uint32_t token)
 {
-    view v = {
-        .block = block, .group = group_of(g), .dim = tc_dense_padded(g->head_dim), .base = chunk * CHUNK};
+    uint32_t end = v->block->position + token + 1;
+    return v->window && end > v->base + v->window ? end - v->window - v->base : 0;
+}
+
+// No token of the block sees anything of the chunk where end_token <= first_token.
+static view view_of(const attention_job *job, const tc_cpu_block *block, uint32_t chunk)
+{
+    const tc_dev_geometry *g = &job->cpu->dev.geometry;
+    view v = {.block = block,
+              .group = group_of(g),
+              .dim = tc_dense_padded(g->head_dim),
+              .base = chunk * CHUNK,
+              .end_token = block->tokens,
+              .window = job->args->window};
     v.first_token = v.base > block->position ? v.base - block->position : 0;
-    v.keys = seen_by(&v, block->tokens - 1);
+    while (v.end_token > v.first_token && hidden_from(&v, v.end_token - 1) >= CHUNK) v.end_token--;
+    v.keys = v.end_token > v.first_token ? seen_by(&v, v.end_token - 1) : 0;
     return v;
 }
 
@@ -301,8 +339,8 @@ static void each_step(const attention_job *job, const view *v, const scratch *s,
                       uint32_t step, step_fn *run)
 {
     const tc_dev_cpu *cpu = job->cpu;
-    uint32_t tokens = v->block->tokens;
-    for (uint32_t j = 0; j < v->keys; j += step) {
+    uint32_t tokens = v->end_token, hidden = hidden_from(v, v->first_token);
+    for (uint32_t j = hidden - hidden % step; j < v->keys; j += step) {
         uint32_t count = v->keys - j < step ? v->keys - j : step;
         const float *data = get_rows(cpu, position_row(job, v, kv_head, value, v->base + j), count, s->rows);
         tc_dense_ahead ahead = ahead_of(job, v, kv_head, value, j, step);
@@ -319,11 +357,15 @@ static void each_step(const attention_job *job, const view *v, const scratch *s,
 static void attend_chunk(const attention_job *job, const view *v, const scratch *s, uint32_t kv_head)
 {
     const tc_dense *dense = job->cpu->dense;
-    uint32_t first = v->first_token * v->group, rows = v->block->tokens * v->group;
+    uint32_t first = v->first_token * v->group, rows = v->end_token * v->group;
     each_step(job, v, s, kv_head, false, KEY_STEP, score_step);
-    for (uint32_t r = first; r < rows; r++)
-        s->chunk.sum[r] =
-            dense->softmax(s->scores + (size_t)r * CHUNK, seen_by(v, r / v->group), &s->chunk.max[r]);
+    for (uint32_t r = first; r < rows; r++) {
+        float *scores = s->scores + (size_t)r * CHUNK;
+        uint32_t hidden = hidden_from(v, r / v->group);
+        for (uint32_t j = 0; j < hidden; j++) scores[j] = -INFINITY;
+        s->chunk.sum[r] = dense->softmax(scores, seen_by(v, r / v->group), &s->chunk.max[r]);
+        memset(scores, 0, hidden * sizeof *scores);
+    }
     memset(s->chunk.acc + (size_t)first * v->dim, 0, (size_t)(rows - first) * v->dim * sizeof(float));
     each_step(job, v, s, kv_head, true, rows <= FEW_ROWS ? KEY_STEP : TC_KV_PAGE_POSITIONS, value_step);
 }
@@ -337,7 +379,7 @@ static void clear_partial(const partial *p, uint32_t rows, uint32_t dim)
 
 static void fold_chunk(const tc_dense *dense, const view *v, const partial *chunk, const partial *total)
 {
-    for (uint32_t r = v->first_token * v->group; r < v->block->tokens * v->group; r++) {
+    for (uint32_t r = v->first_token * v->group; r < v->end_token * v->group; r++) {
         float max = total->max[r] > chunk->max[r] ? total->max[r] : chunk->max[r];
         float old = expf(total->max[r] - max), new = expf(chunk->max[r] - max);
         total->max[r] = max;
@@ -358,7 +400,7 @@ static void take_queries(const attention_job *job, const tc_cpu_block *block, ui
 {
     const tc_dev_geometry *g = &job->cpu->dev.geometry;
     uint32_t rows = block->tokens * group_of(g), dim = tc_dense_padded(g->head_dim);
-    float factor = 1.0f / sqrtf((float)g->head_dim);
+    float factor = g->attn_scale != 0 ? g->attn_scale : 1.0f / sqrtf((float)g->head_dim);
     for (uint32_t r = 0; r < rows; r++) {
         job->cpu->dense->scale(query_of(job, block, kv_head, r), factor, NULL, g->head_dim,
                                q + (size_t)r * dim);
@@ -366,16 +408,26 @@ static void take_queries(const attention_job *job, const tc_cpu_block *block, ui
     }
 }
 
+// What the weighted values are multiplied by when a sink has its part of the softmax.
+static float with_sink(float max, float sum, float sink)
+{
+    float most = fmaxf(max, sink), part = expf(max - most);
+    return part / (sum * part + expf(sink - most));
+}
+
 static void give_results(const attention_job *job, const tc_cpu_block *block, uint32_t kv_head,
                          const partial *p)
 {
     const tc_dev_geometry *g = &job->cpu->dev.geometry;
-    uint32_t group = group_of(g), rows = block->tokens * group, dim = g->head_dim;
+    uint32_t group = group_of(g), rows = block->tokens * group, dim = tc_dev_value_dim(g);
     for (uint32_t r = 0; r < rows; r++) {
-        const float *gate = job->args->gated ? query_of(job, block, kv_head, r) + dim : NULL;
-        size_t head = (size_t)(block->token + r / group) * g->heads + kv_head * group + r % group;
-        job->cpu->dense->scale_gate(p->acc + (size_t)r * tc_dense_padded(dim), 1.0f / p->sum[r], gate, dim,
-                                    job->args->out + head * dim);
+        const float *gate = job->args->gated ? query_of(job, block, kv_head, r) + g->head_dim : NULL;
+        uint32_t head = kv_head * group + r % group;
+        size_t row = (size_t)(block->token + r / group) * g->heads + head;
+        float factor = 1.0f / p->sum[r];
+        if (job->args->sinks) factor = with_sink(p->max[r], p->sum[r], job->args->sinks[head]);
+        job->cpu->dense->scale_gate(p->acc + (size_t)r * tc_dense_padded(g->head_dim), factor, gate, dim,
+                                    job->args->out + row * dim);
     }
 }
 
@@ -387,7 +439,7 @@ static void fold_split(const attention_job *job, const tc_cpu_block *block, uint
     uint32_t rows = block->tokens * group_of(g), dim = tc_dense_padded(g->head_dim);
     clear_partial(&s->total, rows, dim);
     for (uint32_t c = 0; c < block->chunks; c++) {
-        view v = view_of(g, block, c);
+        view v = view_of(job, block, c);
         float *at = job->cpu->attention.split + block->part +
                     ((size_t)kv_head * block->chunks + c) * partial_floats(rows, dim);
         partial chunk = partial_at(at, rows, dim);
@@ -403,12 +455,12 @@ static void attend_split(const attention_job *job, uint32_t index, uint32_t rest
     const tc_cpu_block *block = &cpu->attention.block[index];
     uint32_t kv_head = rest % g->kv_heads, chunk = rest / g->kv_heads;
     uint32_t rows = block->tokens * group_of(g), dim = tc_dense_padded(g->head_dim);
-    view v = view_of(g, block, chunk);
+    view v = view_of(job, block, chunk);
     float *at = cpu->attention.split + block->part +
                 ((size_t)kv_head * block->chunks + chunk) * partial_floats(rows, dim);
     s->chunk = partial_at(at, rows, dim);
     take_queries(job, block, kv_head, s->q);
-    attend_chunk(job, &v, s, kv_head);
+    if (v.keys) attend_chunk(job, &v, s, kv_head);
     if (atomic_fetch_sub(&cpu->attention.left[index * g->kv_heads + kv_head], 1) == 1)
         fold_split(job, block, kv_head, s);
 }
@@ -434,7 +486,8 @@ static void attend_item(void *arg, uint32_t item, uint32_t member)
     take_queries(job, block, rest, s.q);
     clear_partial(&s.total, block->tokens * group_of(g), tc_dense_padded(g->head_dim));
     for (uint32_t c = 0; c < block->chunks; c++) {
-        view v = view_of(g, block, c);
+        view v = view_of(job, block, c);
+        if (!v.keys) continue;
         attend_chunk(job, &v, &s, rest);
         fold_chunk(cpu->dense, &v, &s.chunk, &s.total);
     }

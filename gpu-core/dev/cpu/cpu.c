@@ -111,11 +111,12 @@ static void rotary_item(void *arg, uint32_t t, uint32_t member)
     (void)member;
     tc_dev_cpu *cpu = arg;
     uint32_t half = cpu->dev.geometry.rotary_dim / 2;
-    float *cosine = cpu->rotary + (size_t)t * 2 * half;
+    float *cosine = cpu->rotary + (size_t)t * 2 * half,
+          amplitude = tc_rope_amplitude(&cpu->dev.geometry.rope);
     for (uint32_t i = 0; i < half; i++) {
         float angle = (float)cpu->batch.position[t] * cpu->inverse_frequency[i];
-        cosine[i] = cosf(angle);
-        cosine[half + i] = sinf(angle);
+        cosine[i] = cosf(angle) * amplitude;
+        cosine[half + i] = sinf(angle) * amplitude;
     }
 }
 
@@ -177,13 +178,13 @@ static void norm_item(void *arg, uint32_t t, uint32_t member)
 }
 
 static void cpu_rmsnorm(tc_dev *dev, const float *x, const float *multiplier, uint32_t n, uint32_t dim,
-                        float *y)
+                        float eps, float *y)
 {
     row_job job = {.dense = tc_cpu(dev)->dense,
                    .x = (float *)x, // read only
                    .dim = dim,
                    .norm = multiplier,
-                   .eps = dev->geometry.rms_eps,
+                   .eps = eps,
                    .normed = y};
     tc_cpu_each(tc_cpu(dev), n, (uint64_t)n * dim * 4, norm_item, &job);
 }
@@ -315,7 +316,7 @@ static void combine_item(void *arg, uint32_t t, uint32_t member)
     (void)member;
     const row_job *job = arg;
     size_t at = (size_t)t * job->dim;
-    float gate = job->y ? 1.0f / (1.0f + expf(-job->gate[(size_t)t * job->ld])) : 0.0f;
+    float gate = job->y && job->gate ? 1.0f / (1.0f + expf(-job->gate[(size_t)t * job->ld])) : 1.0f;
     job->dense->combine(job->x + at, job->sum ? job->sum + at : NULL, job->y ? job->y + at : NULL, gate,
                         job->dim);
     norm_row(job, t);
@@ -336,6 +337,66 @@ static void cpu_combine(tc_dev *dev, float *x, const int64_t *sum, const float *
                    .eps = dev->geometry.rms_eps,
                    .normed = normed};
     tc_cpu_each(tc_cpu(dev), n, (uint64_t)n * dim * 8, combine_item, &job);
+}
+
+// An item is a head; its panels meet all tokens.
+typedef struct heads_job {
+    const tc_dev_cpu *cpu;
+    const tc_heads_args *args;
+    uint32_t n;
+} heads_job;
+
+static void heads_item(void *arg, uint32_t h, uint32_t member)
+{
+    (void)member;
+    const heads_job *job = arg;
+    const tc_heads_args *a = job->args;
+    const float *x[TC_BATCH_TOKENS_MAX];
+    float *y[TC_BATCH_TOKENS_MAX];
+    uint32_t panel = h * (a->rows / TC_PANEL_ROWS);
+    for (uint32_t t = 0; t < job->n; t++) {
+        x[t] = a->x + (size_t)t * a->ldx + (size_t)h * a->head_x;
+        // rows of the matrix go to y[row]: the head's first row to the head's place
+        y[t] = a->y + (size_t)t * a->ldy + (size_t)h * a->head_y;
+        memcpy(y[t] + a->rows, x[t] + a->w->cols, a->copied * sizeof(float));
+        y[t] -= (size_t)h * a->rows;
+    }
+    const tc_rows rows = {x, NULL};
+    tc_matmul(job->cpu->kernels, a->w, panel, panel + a->rows / TC_PANEL_ROWS, &rows, job->n, y);
+}
+
+static void cpu_heads(tc_dev *dev, const tc_heads_args *args, uint32_t n)
+{
+    heads_job job = {tc_cpu(dev), args, n};
+    tc_cpu_each(tc_cpu(dev), args->heads, (uint64_t)args->heads * args->rows * args->w->cols * n, heads_item,
+                &job);
+}
+
+typedef struct bias_job {
+    const float *bias, *weight;
+    const uint32_t *expert;
+    uint32_t top_k, dim;
+    float *out;
+} bias_job;
+
+static void bias_item(void *arg, uint32_t t, uint32_t member)
+{
+    (void)member;
+    const bias_job *job = arg;
+    float *out = job->out + (size_t)t * job->dim;
+    memset(out, 0, job->dim * sizeof *out);
+    for (uint32_t k = 0; k < job->top_k; k++) {
+        size_t pair = (size_t)t * job->top_k + k;
+        const float *bias = job->bias + (size_t)job->expert[pair] * job->dim;
+        for (uint32_t i = 0; i < job->dim; i++) out[i] += job->weight[pair] * bias[i];
+    }
+}
+
+static void cpu_expert_bias(tc_dev *dev, const float *bias, const uint32_t *expert, const float *weight,
+                            uint32_t n, uint32_t top_k, uint32_t dim, float *out)
+{
+    bias_job job = {bias, weight, expert, top_k, dim, out};
+    tc_cpu_each(tc_cpu(dev), n, (uint64_t)n * top_k * dim, bias_item, &job);
 }
 
 static const tc_dev_ops cpu_ops = {
@@ -359,7 +420,9 @@ static const tc_dev_ops cpu_ops = {
     .matmul = cpu_matmul,
     .attention = tc_cpu_attention,
     .delta = tc_cpu_delta,
+    .heads = cpu_heads,
     .route = tc_cpu_route,
+    .expert_bias = cpu_expert_bias,
     .silu_mul = cpu_silu_mul,
     .add = cpu_add,
     .combine = cpu_combine,
@@ -396,8 +459,7 @@ tc_status tc_dev_cpu_create(const tc_dev_geometry *geometry, tc_team *team, cons
         return tc_fail(e, TC_NOMEM, "out of memory: KV pool %zu bytes, states %zu bytes", cpu->kv_bytes,
                        cpu->states_bytes);
     }
-    for (uint32_t i = 0; i < half; i++)
-        cpu->inverse_frequency[i] = 1.0f / powf((float)g->rope_theta, (float)(2 * i) / (float)g->rotary_dim);
+    tc_rope_frequencies(&g->rope, g->rotary_dim, cpu->inverse_frequency);
     *ret = &cpu->dev;
     return TC_OK;
 }

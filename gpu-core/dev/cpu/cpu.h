@@ -74,5 +74,4 @@ void tc_cpu_attention(tc_dev *dev, const tc_attention_args *args);
 size_t tc_cpu_delta_floats(const tc_dev_geometry *g); // scratch of a member
 void tc_cpu_delta(tc_dev *dev, const tc_delta_args *args);
 
-void tc_cpu_route(tc_dev *dev, const float *logits, uint32_t n, uint32_t experts, uint32_t top_k,
-                  bool renormalise, uint32_t *expert, float *weight);
+void tc_cpu_route(tc_dev *dev, const tc_route_args *args);

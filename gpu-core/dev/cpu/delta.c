@@ -67,14 +67,19 @@ typedef struct conv_span {
 // What an item works on.
 typedef struct delta_item_view {
     const tc_segment *segment;
-    uint32_t head, row_floats, base; // base: the key head's place in a qkvz row
-    const float *rows;               // qkvz of the segment's first token
+    uint32_t head, row_floats;
+    const float *rows; // qkvz of the segment's first token
     float *state;
     const float *history;
 } delta_item_view;
 
 // Token t's convolution: the input of the tap that lies `back` tokens before it comes from the batch or,
 // before the segment, from the ring. y is filled up with zeros to a padded row.
+static uint32_t span_at(tc_span_at span, uint32_t head)
+{
+    return span.first + head * span.step;
+}
+
 static void convolve_token(const delta_job *job, const delta_item_view *v, uint32_t t, const conv_span *span,
                            float *y)
 {
@@ -107,7 +112,9 @@ static void prepare_keys(const delta_job *job, const delta_item_view *v, uint32_
     const tc_dev_geometry *g = &job->cpu->dev.geometry;
     const tc_dense *dense = job->cpu->dense;
     uint32_t dk = g->dn_key_dim, padded = key_floats(g), keys = g->dn_key_heads * dk;
-    const conv_span q = {v->base, v->head * dk, dk}, k = {v->base + dk, keys + v->head * dk, dk};
+    const tc_delta_args *a = job->args;
+    const conv_span q = {span_at(a->q, v->head), v->head * dk, dk},
+                    k = {span_at(a->k, v->head), keys + v->head * dk, dk};
     for (uint32_t i = 0; i < count; i++) {
         float *to_q = m->q + (size_t)i * padded, *to_k = m->k + (size_t)i * padded;
         convolve_token(job, v, first + i, &q, to_q);
@@ -127,12 +134,11 @@ static void run_value_head(const delta_job *job, const delta_item_view *v, uint3
     const tc_dense *dense = job->cpu->dense;
     uint32_t ratio = g->dn_value_heads / g->dn_key_heads, dk = g->dn_key_dim, dv = g->dn_value_dim;
     uint32_t value_head = v->head * ratio + index, padded = tc_dense_padded(dv), keys = g->dn_key_heads * dk;
-    const conv_span span = {v->base + 2 * dk + index * dv, 2 * keys + value_head * dv, dv};
+    const conv_span span = {span_at(args->v, v->head) + index * dv, 2 * keys + value_head * dv, dv};
     for (uint32_t i = 0; i < count; i++) {
-        const float *b = args->ba + (size_t)(v->segment->first + first + i) * 2 * g->dn_value_heads +
-                         (size_t)v->head * 2 * ratio;
-        m->b[i] = b[index];
-        m->a[i] = b[ratio + index];
+        const float *ba = args->ba + (size_t)(v->segment->first + first + i) * 2 * g->dn_value_heads;
+        m->b[i] = ba[span_at(args->b, v->head) + index];
+        m->a[i] = ba[span_at(args->a, v->head) + index];
         convolve_token(job, v, first + i, &span, m->v + (size_t)i * padded);
     }
     dense->gates(m->a, m->b, args->neg_exp_a[value_head], args->dt_bias[value_head], count, m->decay,
@@ -155,7 +161,7 @@ static void run_value_head(const delta_job *job, const delta_item_view *v, uint3
     for (uint32_t i = 0; i < count; i++) {
         const float *o = m->o + (size_t)i * padded;
         const float *z =
-            v->rows + (size_t)(first + i) * v->row_floats + v->base + 2 * dk + (ratio + index) * dv;
+            v->rows + (size_t)(first + i) * v->row_floats + span_at(args->z, v->head) + index * dv;
         float mean = dense->squares(o, dv) / (float)dv;
         size_t at = (size_t)(v->segment->first + first + i) * g->dn_value_heads + value_head;
         dense->gated_norm(o, 1.0f / sqrtf(mean + g->rms_eps), args->norm, z, dv, args->out + at * dv);
@@ -177,7 +183,7 @@ static void delta_item(void *arg, uint32_t item, uint32_t member)
     const tc_segment *segment = &job->cpu->batch.segment_list[item / job->parts / g->dn_key_heads];
     uint32_t ratio = g->dn_value_heads / g->dn_key_heads, share = (ratio + job->parts - 1) / job->parts;
     uint32_t span = 2 * g->dn_key_dim + 2 * ratio * g->dn_value_dim;
-    delta_item_view v = {.segment = segment, .head = head, .base = head * span};
+    delta_item_view v = {.segment = segment, .head = head};
     v.row_floats = g->dn_key_heads * span;
     v.rows = job->args->qkvz + (size_t)segment->first * v.row_floats;
     v.state = layer_state(job, segment);
@@ -201,10 +207,10 @@ static void keep_history(const delta_job *job, const tc_segment *segment)
     for (uint32_t t = segment->tokens > ring ? segment->tokens - ring : 0; t < segment->tokens; t++) {
         const float *row = job->args->qkvz + (size_t)(segment->first + t) * g->dn_key_heads * span;
         float *to = history + (size_t)((segment->position + t) % ring) * channels_of(g);
-        for (uint32_t h = 0; h < g->dn_key_heads; h++, row += span) {
-            memcpy(to + h * dk, row, dk * sizeof *to);
-            memcpy(to + keys + h * dk, row + dk, dk * sizeof *to);
-            memcpy(to + 2 * keys + h * vspan, row + 2 * dk, vspan * sizeof *to);
+        for (uint32_t h = 0; h < g->dn_key_heads; h++) {
+            memcpy(to + h * dk, row + span_at(job->args->q, h), dk * sizeof *to);
+            memcpy(to + keys + h * dk, row + span_at(job->args->k, h), dk * sizeof *to);
+            memcpy(to + 2 * keys + h * vspan, row + span_at(job->args->v, h), vspan * sizeof *to);
         }
     }
 }

@@ -15,16 +15,19 @@ enum { KEYS = 32, ATTEND_WARPS = 4, ATTEND_THREADS = 128, PAGE = 64, DIM_MAX = 2
 static __device__ __forceinline__ size_t page_row(const tc_gpu_attention &a, uint32_t page, bool value,
                                                   uint32_t head)
 {
-    return ((((size_t)page * a.kv_layers + a.kv_layer) * 2 + value) * a.kv_heads + head) * PAGE;
+    const uint32_t sides = a.latent ? 1 : 2;
+    return ((((size_t)page * a.kv_layers + a.kv_layer) * sides + (value && !a.latent)) * a.kv_heads + head) *
+           PAGE;
 }
 
-// One warp a (token, head): query heads, then key heads, then value heads.
+// One warp a (token, head): query heads, then key heads, then value heads. ROW: room for a head's numbers.
+template <int ROW>
 __global__ void __launch_bounds__(128)
     prepare_kernel(tc_gpu_batch batch, const __grid_constant__ tc_gpu_attention a)
 {
-    __shared__ float rows[4][DIM_MAX];
-    const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    const uint32_t heads = a.heads + 2 * a.kv_heads, item = blockIdx.x * 4 + warp, t = item / heads;
+    __shared__ float rows[4][ROW];
+    const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, sides = a.latent ? 1 : 2;
+    const uint32_t heads = a.heads + sides * a.kv_heads, item = blockIdx.x * 4 + warp, t = item / heads;
     uint32_t head = item % heads;
     let_next_start();
     follow_previous();
@@ -39,30 +42,36 @@ __global__ void __launch_bounds__(128)
         head -= a.heads + (value ? a.kv_heads : 0),
             from = (value ? a.v : a.k) + ((size_t)t * a.kv_heads + head) * a.dim;
     const float *multiplier = query ? a.q_norm : value ? NULL : a.k_norm;
+    const uint32_t normed = a.latent && !query ? a.value_dim : a.dim;
     float sum = 0, factor = 1;
-    for (uint32_t i = lane; i < a.dim; i += 32) sum = fmaf(from[i], from[i], sum);
+    for (uint32_t i = lane; i < normed; i += 32) sum = fmaf(from[i], from[i], sum);
     if (multiplier) {
 #pragma unroll
         for (int m = 16; m; m >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, m);
-        factor = 1.0f / sqrtf(sum / (float)a.dim + a.eps);
+        factor = 1.0f / sqrtf(sum / (float)normed + (query ? a.eps : a.k_eps));
     }
-    for (uint32_t i = lane; i < a.dim; i += 32)
-        row[i] = multiplier ? from[i] * factor * multiplier[i] : from[i];
+    for (uint32_t i = lane; i < a.dim; i += 32) {
+        float v = multiplier && i < normed ? from[i] * factor * multiplier[i] : from[i];
+        row[i] = a.clip > 0 ? fminf(fmaxf(v, -a.clip), a.clip) : v;
+    }
     __syncwarp();
     if (!value)
         for (uint32_t i = lane; i < half_rotary; i += 32) {
             float sine, cosine, angle = (float)position * a.inverse_frequency[i];
             sincosf(angle, &sine, &cosine);
-            float x = row[i], y = row[i + half_rotary];
-            row[i] = x * cosine - y * sine;
-            row[i + half_rotary] = y * cosine + x * sine;
+            sine *= a.amplitude;
+            cosine *= a.amplitude;
+            const uint32_t one = a.rotary_at + (a.interleaved ? 2 * i : i), two = one + (a.interleaved ? 1 : half_rotary);
+            float x = row[one], y = row[two];
+            row[one] = x * cosine - y * sine;
+            row[two] = y * cosine + x * sine;
         }
     __syncwarp();
     __half *to;
     float scale = 1;
     if (query) {
         to = (__half *)a.q_half + ((size_t)t * a.heads + head) * a.padded;
-        scale = 1.44269504f / sqrtf((float)a.dim); // scores are exponents of two
+        scale = 1.44269504f * a.scale; // scores are exponents of two
     } else {
         const tc_gpu_segment &s = batch.segments[batch.segment[t]];
         uint32_t page = batch.pages[s.pages_at + position / PAGE];
@@ -72,6 +81,19 @@ __global__ void __launch_bounds__(128)
         float v = i < a.dim ? row[i] * scale : 0.0f;
         to[i] = __float2half_rn(fminf(fmaxf(v, -65504.0f), 65504.0f));
     }
+}
+
+template <int ROW>
+static int prepare(tc_gpu_stream stream, const tc_gpu_batch *batch, const tc_gpu_attention *args)
+{
+    uint32_t items = batch->tokens * (args->heads + (args->latent ? 1 : 2) * args->kv_heads);
+    return launch_chained(prepare_kernel<ROW>, (items + 3) / 4, 128, 0, stream, *batch, *args);
+}
+
+// Positions before those that the row of a token at `position` sees.
+static __device__ __forceinline__ uint32_t hidden_before(const tc_gpu_attention &a, uint32_t position)
+{
+    return a.window && position + 1 > a.window ? position + 1 - a.window : 0;
 }
 
 // ---- folding ----
@@ -94,8 +116,14 @@ static __device__ __forceinline__ float fold(float total, float chunk, const fol
     return __fadd_rn(__fmul_rn(total, f.total), __fmul_rn(chunk, f.chunk));
 }
 
-static __device__ __forceinline__ float finish(float total, float sum, const float *gate)
+// max, sum: of the row, in exponents of two; sink: NULL, or a logit that has its part of the sum and no value.
+static __device__ __forceinline__ float finish(float total, float max, float sum, const float *sink, const float *gate)
 {
+    if (sink) {
+        const float own = *sink * 1.44269504f, most = fmaxf(max, own), part = exp2f(max - most);
+        total = __fmul_rn(total, part);
+        sum = __fadd_rn(__fmul_rn(sum, part), exp2f(own - most));
+    }
     float y = __fdiv_rn(total, sum);
     return gate ? __fdiv_rn(y, __fadd_rn(1.0f, expf(-*gate))) : y;
 }
@@ -149,10 +177,10 @@ template <int DP> static __device__ __forceinline__ void chunk_clear(attend_stat
     w.sum[0] = w.sum[1] = 0;
 }
 
-// k, v: [KEYS][DP + 8]. seen[i]: keys of this step that the row sees (may be <= 0).
+// k, v: [KEYS][DP + 8]. The row sees keys [hidden[i], seen[i]) of this step (either may lie outside).
 template <int DP>
 static __device__ __forceinline__ void step(attend_state<DP> &w, const __half *k, const __half *v,
-                                            const int seen[2])
+                                            const int hidden[2], const int seen[2])
 {
     constexpr int LD = DP + 8;
     const uint32_t lane = threadIdx.x & 31, t2 = (lane & 3) * 2;
@@ -171,7 +199,8 @@ static __device__ __forceinline__ void step(attend_state<DP> &w, const __half *k
     for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            if ((int)(n * 8 + t2 + (i & 1)) >= seen[i >> 1]) s[n][i] = -CUDART_INF_F;
+            const int key = (int)(n * 8 + t2 + (i & 1));
+            if (key >= seen[i >> 1] || key < hidden[i >> 1]) s[n][i] = -CUDART_INF_F;
             most[i >> 1] = fmaxf(most[i >> 1], s[n][i]);
         }
     float factor[2];
@@ -277,19 +306,22 @@ __global__ void __launch_bounds__(ATTEND_THREADS)
     const uint32_t row[2] = {row0 + warp * 16 + g, row0 + warp * 16 + g + 8};
     const uint32_t last_row = min(row0 + TC_GPU_ATTENTION_ROWS, rows) - 1;
     const uint32_t end = s.position + last_row / group + 1; // positions that anyone here sees
-    uint32_t chunk = SPLIT ? blockIdx.x : 0;
+    const uint32_t begin = hidden_before(a, s.position + row0 / group); // positions that nobody here sees
+    const uint32_t first_chunk = begin / TC_GPU_CHUNK;
+    uint32_t chunk = SPLIT ? blockIdx.x : first_chunk;
     let_next_start();
     follow_previous();
     const uint32_t chunk_end = SPLIT ? chunk + 1 : (end + TC_GPU_CHUNK - 1) / TC_GPU_CHUNK;
-    if (chunk * TC_GPU_CHUNK >= end) return;
+    if (chunk * TC_GPU_CHUNK >= end || chunk < first_chunk) return;
     attend_state<DP> w;
     size_t at[2]; // the rows' places among [tokens][heads]
-    int limit[2]; // positions they see
+    int limit[2], hidden[2]; // they see positions from hidden up to limit
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         uint32_t r = row[i] < rows ? row[i] : 0;
         at[i] = (size_t)(s.first + r / group) * a.heads + head * group + r % group;
         limit[i] = row[i] < rows ? (int)(s.position + r / group + 1) : 0;
+        hidden[i] = (int)hidden_before(a, s.position + r / group);
     }
 #pragma unroll
     for (int d = 0; d < DP / 16; d++)
@@ -313,8 +345,10 @@ __global__ void __launch_bounds__(ATTEND_THREADS)
             __syncthreads();
             if (i_step + 1 < steps_end)
                 stage<DP>(memory, (i_step + 1) & 1, batch, a, s, head, (i_step + 1) * KEYS, end);
-            const int seen[2] = {limit[0] - (int)(i_step * KEYS), limit[1] - (int)(i_step * KEYS)};
-            if (!idle) step<DP>(w, memory.k[i_step & 1][0], memory.v[i_step & 1][0], seen);
+            const int at_key = (int)(i_step * KEYS);
+            const int seen[2] = {limit[0] - at_key, limit[1] - at_key};
+            const int unseen[2] = {hidden[0] - at_key, hidden[1] - at_key};
+            if (!idle) step<DP>(w, memory.k[i_step & 1][0], memory.v[i_step & 1][0], unseen, seen);
         }
         if (SPLIT) {
             const size_t part = ((size_t)(s.first * a.kv_heads + head) * a.chunks_max + chunk) * group;
@@ -326,19 +360,20 @@ __global__ void __launch_bounds__(ATTEND_THREADS)
         for (int i = 0; i < 2; i++) {
             if (row[i] >= rows) continue;
             const fold_factors f = fold_of(total_max[i], w.max[i]);
-            const bool first = chunk == 0;
+            const bool first = chunk == first_chunk;
             total_max[i] = f.max;
             total_sum[i] = fold(total_sum[i], w.sum[i], f);
-            float *to = a.out + at[i] * a.dim;
+            float *to = a.out + at[i] * a.value_dim;
             const float *gate = a.q + at[i] * a.q_stride + a.dim;
+            const float *sink = a.sinks ? a.sinks + at[i] % a.heads : NULL;
 #pragma unroll
             for (int d = 0; d < DP / 8; d++)
 #pragma unroll
                 for (int c = 0; c < 2; c++) {
                     uint32_t column = d * 8 + t2 + c;
-                    if (column >= a.dim) continue;
+                    if (column >= a.value_dim) continue;
                     float v = fold(first ? 0.0f : to[column], w.o[d][2 * i + c], f);
-                    to[column] = last ? finish(v, total_sum[i], a.gated ? gate + column : NULL) : v;
+                    to[column] = last ? finish(v, total_max[i], total_sum[i], sink, a.gated ? gate + column : NULL) : v;
                 }
         }
     }
@@ -355,8 +390,8 @@ __global__ void __launch_bounds__(DIM_MAX)
     float max = -CUDART_INF_F, sum = 0, total = 0;
     let_next_start();
     follow_previous();
-    if (column >= a.dim) return;
-    for (uint32_t c = 0; c < chunks; c++) {
+    if (column >= a.value_dim) return;
+    for (uint32_t c = hidden_before(a, s.position) / TC_GPU_CHUNK; c < chunks; c++) {
         const size_t at = (part + c) * group + blockIdx.x % group;
         const float2 state = *(const float2 *)(a.state + at * 2);
         const fold_factors f = fold_of(max, state.x);
@@ -365,8 +400,8 @@ __global__ void __launch_bounds__(DIM_MAX)
         total = fold(total, a.partial[at * a.padded + column], f);
     }
     const size_t row = (size_t)s.first * a.heads + blockIdx.x;
-    a.out[row * a.dim + column] =
-        finish(total, sum, a.gated ? a.q + row * a.q_stride + a.dim + column : NULL);
+    a.out[row * a.value_dim + column] =
+        finish(total, max, sum, a.sinks ? a.sinks + blockIdx.x : NULL, a.gated ? a.q + row * a.q_stride + a.dim + column : NULL);
 }
 
 template <int DP>
@@ -390,11 +425,101 @@ static int attend(tc_gpu_stream stream, const tc_gpu_batch *batch, const tc_gpu_
 
 int tc_gpu_attention_run(tc_gpu_stream stream, const tc_gpu_batch *batch, const tc_gpu_attention *args)
 {
-    uint32_t items = batch->tokens * (args->heads + 2 * args->kv_heads);
-    int code = launch_chained(prepare_kernel, (items + 3) / 4, 128, 0, stream, *batch, *args);
+    int code = prepare<DIM_MAX>(stream, batch, args);
     if (code) return code;
     if (args->padded <= 32) return attend<32>(stream, batch, args);
     if (args->padded <= 64) return attend<64>(stream, batch, args);
     if (args->padded <= 128) return attend<128>(stream, batch, args);
     return attend<256>(stream, batch, args);
+}
+
+// ---- wide heads ----
+
+enum { WIDE_WARPS = 8, WIDE_THREADS = WIDE_WARPS * 32, WIDE_EACH = TC_GPU_WIDE_DIM_MAX / WIDE_THREADS };
+
+static __device__ __forceinline__ float wide_reduce(float v, bool largest, float *of_warp)
+{
+#pragma unroll
+    for (int m = 16; m; m >>= 1) {
+        const float other = __shfl_xor_sync(0xffffffffu, v, m);
+        v = largest ? fmaxf(v, other) : v + other;
+    }
+    __syncthreads();
+    if ((threadIdx.x & 31) == 0) of_warp[threadIdx.x >> 5] = v;
+    __syncthreads();
+    v = of_warp[0];
+    for (int w = 1; w < WIDE_WARPS; w++) v = largest ? fmaxf(v, of_warp[w]) : v + of_warp[w];
+    return v;
+}
+
+// Block (query head, token): chunk after chunk, a score a thread, then an output dimension a thread. Every
+// head reads all keys again: what many heads on few keys could share is left to the second cache.
+__global__ void __launch_bounds__(WIDE_THREADS)
+    wide_kernel(tc_gpu_batch batch, const __grid_constant__ tc_gpu_attention a)
+{
+    __shared__ float q[TC_GPU_WIDE_DIM_MAX], p[TC_GPU_CHUNK], of_warp[WIDE_WARPS];
+    const uint32_t head = blockIdx.x, t = blockIdx.y, kv_head = head / (a.heads / a.kv_heads);
+    const uint32_t position = batch.position[t], end = position + 1, hidden = hidden_before(a, position);
+    const tc_gpu_segment s = batch.segments[batch.segment[t]];
+    const size_t at = (size_t)t * a.heads + head;
+    let_next_start();
+    follow_previous();
+    for (uint32_t i = threadIdx.x; i < a.dim; i += WIDE_THREADS)
+        q[i] = __half2float(((const __half *)a.q_half)[at * a.padded + i]);
+    __syncthreads();
+    float total_max = -CUDART_INF_F, total_sum = 0, total[WIDE_EACH] = {};
+    for (uint32_t base = hidden / TC_GPU_CHUNK * TC_GPU_CHUNK; base < end; base += TC_GPU_CHUNK) {
+        const uint32_t key = base + threadIdx.x, last = min(base + TC_GPU_CHUNK, end);
+        float score = -CUDART_INF_F;
+        if (key >= hidden && key < end) {
+            const uint32_t page = batch.pages[s.pages_at + key / PAGE];
+            const __half *k = (const __half *)a.kv + (page_row(a, page, false, kv_head) + key % PAGE) * a.padded;
+            score = 0;
+            for (uint32_t i = 0; i < a.padded; i += 8) { // padded is a multiple of 16; what is behind dim is zero
+                const uint4 eight = *(const uint4 *)(k + i);
+                const __half2 *two = (const __half2 *)&eight;
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    const float2 v = __half22float2(two[j]);
+                    if (i + 2 * j < a.dim) score = fmaf(q[i + 2 * j], v.x, score);
+                    if (i + 2 * j + 1 < a.dim) score = fmaf(q[i + 2 * j + 1], v.y, score);
+                }
+            }
+        }
+        const float max = wide_reduce(score, true, of_warp);
+        const float own = score == -CUDART_INF_F ? 0.0f : exp2f(score - max);
+        p[threadIdx.x] = own;
+        const float sum = wide_reduce(own, false, of_warp); // its barriers let everyone see p
+        const fold_factors f = fold_of(total_max, max);
+        total_max = f.max;
+        total_sum = fold(total_sum, sum, f);
+#pragma unroll
+        for (int e = 0; e < WIDE_EACH; e++) {
+            const uint32_t column = e * WIDE_THREADS + threadIdx.x;
+            if (column >= a.value_dim) break;
+            float acc = 0;
+            for (uint32_t j = (base > hidden ? base : hidden); j < last; j++) {
+                const uint32_t page = batch.pages[s.pages_at + j / PAGE];
+                const __half *v = (const __half *)a.kv + (page_row(a, page, true, kv_head) + j % PAGE) * a.padded;
+                acc = fmaf(p[j - base], __half2float(v[column]), acc);
+            }
+            total[e] = fold(total[e], acc, f);
+        }
+        __syncthreads();
+    }
+    const float *sink = a.sinks ? a.sinks + head : NULL;
+#pragma unroll
+    for (int e = 0; e < WIDE_EACH; e++) {
+        const uint32_t column = e * WIDE_THREADS + threadIdx.x;
+        if (column >= a.value_dim) break;
+        a.out[at * a.value_dim + column] = finish(total[e], total_max, total_sum, sink,
+                                                  a.gated ? a.q + at * a.q_stride + a.dim + column : NULL);
+    }
+}
+
+int tc_gpu_attention_wide(tc_gpu_stream stream, const tc_gpu_batch *batch, const tc_gpu_attention *args)
+{
+    int code = prepare<TC_GPU_WIDE_DIM_MAX>(stream, batch, args);
+    if (code) return code;
+    return launch_chained(wide_kernel, dim3(args->heads, batch->tokens), WIDE_THREADS, 0, stream, *batch, *args);
 }

@@ -13,19 +13,23 @@
 enum { STRIP = 32, STAGE = 16, KEY_MAX = 128, PARTS = 8 };
 
 struct delta_shape {
-    uint32_t ratio, span, row_floats, keys, channels, dkp;
+    uint32_t ratio, row_floats, keys, channels, dkp;
 };
 
 static __device__ __forceinline__ delta_shape shape_of(const tc_gpu_delta &a)
 {
     delta_shape s;
     s.ratio = a.value_heads / a.key_heads;
-    s.span = 2 * a.dk + 2 * s.ratio * a.dv;
-    s.row_floats = a.key_heads * s.span;
+    s.row_floats = 2 * a.key_heads * a.dk + 2 * a.value_heads * a.dv;
     s.keys = a.key_heads * a.dk;
     s.channels = 2 * s.keys + a.value_heads * a.dv;
     s.dkp = (a.dk + 15) & ~15u;
     return s;
+}
+
+static __device__ __forceinline__ uint32_t at(const tc_gpu_span &span, uint32_t key_head)
+{
+    return span.first + key_head * span.step;
 }
 
 static __device__ __forceinline__ float sigmoid(float x)
@@ -89,11 +93,11 @@ static __device__ __forceinline__ void gates_of(const tc_gpu_delta &a, const del
                                                 uint32_t value_head, float *decay, float *beta)
 {
     uint32_t key_head = value_head / s.ratio, index = value_head % s.ratio;
-    const float *b = a.ba + (size_t)token * 2 * a.value_heads + (size_t)key_head * 2 * s.ratio;
-    float x = b[s.ratio + index] + a.dt_bias[value_head];
+    const float *ba = a.ba + (size_t)token * 2 * a.value_heads;
+    float x = ba[at(a.a_at, key_head) + index] + a.dt_bias[value_head];
     float softplus = x > 20.0f ? x : log1pf(expf(x));
     *decay = expf(a.neg_exp_a[value_head] * softplus);
-    *beta = sigmoid(b[index]);
+    *beta = sigmoid(ba[at(a.b_at, key_head) + index]);
 }
 
 // One token, one column, this lane's share of it; returns the column's output in all eight lanes. KP: key
@@ -155,8 +159,7 @@ static __device__ __forceinline__ void gated_norm(const tc_gpu_delta &a, const d
                                                   uint32_t step)
 {
     const uint32_t lane = thread & 31, key_head = value_head / s.ratio, index = value_head % s.ratio;
-    const float *z =
-        a.qkvz + (size_t)token * s.row_floats + key_head * s.span + 2 * a.dk + (s.ratio + index) * a.dv;
+    const float *z = a.qkvz + (size_t)token * s.row_floats + at(a.z_at, key_head) + index * a.dv;
     float *to = a.out + ((size_t)token * a.value_heads + value_head) * a.dv;
     float sum = 0;
     for (uint32_t i = lane; i < a.dv; i += 32) sum = fmaf(o[i], o[i], sum);
@@ -171,14 +174,14 @@ static __device__ __forceinline__ void keep_inputs(const tc_gpu_delta &a, const 
                                                    uint32_t value_head, uint32_t thread, uint32_t step)
 {
     const uint32_t key_head = value_head / s.ratio, index = value_head % s.ratio;
-    const float *row = a.qkvz + (size_t)(g.first + t) * s.row_floats + key_head * s.span;
+    const float *row = a.qkvz + (size_t)(g.first + t) * s.row_floats;
     float *to = ring + (size_t)((g.position + t) % a.taps) * s.channels;
     for (uint32_t i = thread; i < a.dv; i += step)
-        to[2 * s.keys + value_head * a.dv + i] = row[2 * a.dk + index * a.dv + i];
+        to[2 * s.keys + value_head * a.dv + i] = row[at(a.v_at, key_head) + index * a.dv + i];
     if (index) return;
     for (uint32_t i = thread; i < a.dk; i += step) {
-        to[key_head * a.dk + i] = row[i];
-        to[s.keys + key_head * a.dk + i] = row[a.dk + i];
+        to[key_head * a.dk + i] = row[at(a.q_at, key_head) + i];
+        to[s.keys + key_head * a.dk + i] = row[at(a.k_at, key_head) + i];
     }
 }
 
@@ -201,17 +204,16 @@ __global__ void __launch_bounds__(1024)
     load_state<KP>(S, own, part);
     follow_previous();
     if (*(volatile uint32_t *)tables.failed) return;
-    const uint32_t base = key_head * s.span;
     for (uint32_t i = threadIdx.x; i < 2 * s.dkp + a.dv; i += blockDim.x) {
         if (i < 2 * s.dkp) {
-            const uint32_t which = i / s.dkp, at = i % s.dkp;
-            row[i] = at < a.dk ? convolved(a, s, g, ring, 0, which * s.keys + key_head * a.dk + at,
-                                           base + which * a.dk + at)
-                               : 0.0f;
+            const uint32_t which = i / s.dkp, k = i % s.dkp;
+            row[i] = k < a.dk ? convolved(a, s, g, ring, 0, which * s.keys + key_head * a.dk + k,
+                                          at(which ? a.k_at : a.q_at, key_head) + k)
+                              : 0.0f;
         } else {
-            const uint32_t at = i - 2 * s.dkp;
-            row[i] = convolved(a, s, g, ring, 0, 2 * s.keys + value_head * a.dv + at,
-                               base + 2 * a.dk + index * a.dv + at);
+            const uint32_t c = i - 2 * s.dkp;
+            row[i] = convolved(a, s, g, ring, 0, 2 * s.keys + value_head * a.dv + c,
+                               at(a.v_at, key_head) + index * a.dv + c);
         }
     }
     __syncthreads();
@@ -239,18 +241,18 @@ __global__ void __launch_bounds__(256) keys_kernel(tc_gpu_batch batch, const __g
     __shared__ float row[2][KEY_MAX];
     __shared__ float kq;
     const delta_shape s = shape_of(a);
-    const uint32_t token = blockIdx.x, key_head = blockIdx.y, base = key_head * s.span;
+    const uint32_t token = blockIdx.x, key_head = blockIdx.y;
     const tc_gpu_segment g = batch.segments[batch.segment[token]];
     const uint32_t t = token - g.first;
     const float *ring = ring_of(a, s, state_of(a, g));
     for (uint32_t i = threadIdx.x; i < 2 * a.dk; i += blockDim.x) {
-        const uint32_t which = i / a.dk, at = i % a.dk;
-        row[which][at] =
-            convolved(a, s, g, ring, t, which * s.keys + key_head * a.dk + at, base + which * a.dk + at);
+        const uint32_t which = i / a.dk, k = i % a.dk;
+        row[which][k] = convolved(a, s, g, ring, t, which * s.keys + key_head * a.dk + k,
+                                  at(which ? a.k_at : a.q_at, key_head) + k);
     }
     for (uint32_t i = threadIdx.x; i < s.ratio * a.dv; i += blockDim.x)
         a.v[((size_t)token * a.value_heads + key_head * s.ratio) * a.dv + i] =
-            convolved(a, s, g, ring, t, 2 * s.keys + key_head * s.ratio * a.dv + i, base + 2 * a.dk + i);
+            convolved(a, s, g, ring, t, 2 * s.keys + key_head * s.ratio * a.dv + i, at(a.v_at, key_head) + i);
     __syncthreads();
     if (threadIdx.x < 32) {
         float dot = normalise_keys(row[0], row[1], a.dk);
@@ -258,9 +260,8 @@ __global__ void __launch_bounds__(256) keys_kernel(tc_gpu_batch batch, const __g
     }
     __syncthreads();
     for (uint32_t i = threadIdx.x; i < 2 * s.dkp; i += blockDim.x) {
-        const uint32_t which = i / s.dkp, at = i % s.dkp;
-        (which ? a.k : a.q)[((size_t)token * a.key_heads + key_head) * s.dkp + at] =
-            at < a.dk ? row[which][at] : 0.0f;
+        const uint32_t which = i / s.dkp, k = i % s.dkp;
+        (which ? a.k : a.q)[((size_t)token * a.key_heads + key_head) * s.dkp + k] = k < a.dk ? row[which][k] : 0.0f;
     }
     if (threadIdx.x < s.ratio) {
         const uint32_t value_head = key_head * s.ratio + threadIdx.x;

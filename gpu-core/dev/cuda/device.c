@@ -84,6 +84,12 @@ static uint32_t group_of(const tc_dev_geometry *g)
     return g->kv_heads ? g->heads / g->kv_heads : 1;
 }
 
+// Heads that attention takes without tensor cores.
+static bool is_wide(const tc_dev_geometry *g)
+{
+    return g->head_dim > 256 || group_of(g) > TC_GPU_ATTENTION_ROWS;
+}
+
 static batch_layout lay_out(const tc_cuda_options *o)
 {
     const tc_dev_geometry *g = &o->geometry;
@@ -342,10 +348,35 @@ static void cuda_matmul(tc_dev *dev, const tc_matmul_job *jobs, uint32_t count, 
 }
 
 static void cuda_rmsnorm(tc_dev *dev, const float *x, const float *multiplier, uint32_t n, uint32_t dim,
-                         float *y)
+                         float eps, float *y)
 {
     tc_dev_cuda *c = cuda_of(dev);
-    CHECK(c, tc_gpu_rmsnorm(c->stream, x, multiplier, n, dim, dev->geometry.rms_eps, y));
+    CHECK(c, tc_gpu_rmsnorm(c->stream, x, multiplier, n, dim, eps, y));
+}
+
+static void cuda_heads(tc_dev *dev, const tc_heads_args *a, uint32_t n)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    const tc_gpu_heads args = {.type = a->w->form.type == TC_M_BF16 ? TC_GPU_BF16 : TC_GPU_F32,
+                               .data = a->w->data,
+                               .heads = a->heads,
+                               .rows = a->rows,
+                               .cols = a->w->cols,
+                               .copied = a->copied,
+                               .x = a->x,
+                               .ldx = a->ldx,
+                               .head_x = a->head_x,
+                               .y = a->y,
+                               .ldy = a->ldy,
+                               .head_y = a->head_y};
+    CHECK(c, tc_gpu_heads_run(c->stream, &args, n));
+}
+
+static void cuda_expert_bias(tc_dev *dev, const float *bias, const uint32_t *expert, const float *weight,
+                             uint32_t n, uint32_t top_k, uint32_t dim, float *out)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    CHECK(c, tc_gpu_expert_bias(c->stream, bias, expert, weight, n, top_k, dim, out));
 }
 
 static void cuda_attention(tc_dev *dev, const tc_attention_args *a)
@@ -366,10 +397,20 @@ static void cuda_attention(tc_dev *dev, const tc_attention_args *a)
         .dim = g->head_dim,
         .padded = tc_dense_padded(g->head_dim),
         .rotary = g->rotary_dim,
+        .rotary_at = g->rotary_at,
         .kv_layer = a->kv_layer,
         .kv_layers = g->kv_layers,
+        .value_dim = tc_dev_value_dim(g),
+        .latent = g->value_dim != 0,
+        .interleaved = g->rope.interleaved,
+        .window = a->window,
+        .sinks = a->sinks,
         .inverse_frequency = c->inverse_frequency,
         .eps = g->rms_eps,
+        .k_eps = g->value_dim ? g->latent_eps : g->rms_eps,
+        .amplitude = tc_rope_amplitude(&g->rope),
+        .clip = a->clip,
+        .scale = g->attn_scale != 0 ? g->attn_scale : 1.0f / sqrtf((float)g->head_dim),
         .kv = c->kv,
         .q_half = c->q_half,
         .partial = c->partial,
@@ -380,7 +421,7 @@ static void cuda_attention(tc_dev *dev, const tc_attention_args *a)
         .block_segment = (const uint32_t *)(c->batch_dev + c->layout.block_segment),
         .block_row = (const uint32_t *)(c->batch_dev + c->layout.block_row),
     };
-    CHECK(c, tc_gpu_attention_run(c->stream, &c->gpu_batch, &args));
+    CHECK(c, (is_wide(g) ? tc_gpu_attention_wide : tc_gpu_attention_run)(c->stream, &c->gpu_batch, &args));
 }
 
 static void cuda_delta(tc_dev *dev, const tc_delta_args *a)
@@ -388,6 +429,12 @@ static void cuda_delta(tc_dev *dev, const tc_delta_args *a)
     tc_dev_cuda *c = cuda_of(dev);
     const tc_dev_geometry *g = &dev->geometry;
     tc_gpu_delta args = {
+        .q_at = {a->q.first, a->q.step},
+        .k_at = {a->k.first, a->k.step},
+        .v_at = {a->v.first, a->v.step},
+        .z_at = {a->z.first, a->z.step},
+        .b_at = {a->b.first, a->b.step},
+        .a_at = {a->a.first, a->a.step},
         .qkvz = a->qkvz,
         .ba = a->ba,
         .conv = a->conv,
@@ -413,14 +460,24 @@ static void cuda_delta(tc_dev *dev, const tc_delta_args *a)
     CHECK(c, tc_gpu_delta_run(c->stream, &c->tables, &c->gpu_batch, &args));
 }
 
-static void cuda_route(tc_dev *dev, const float *logits, uint32_t n, uint32_t experts, uint32_t top_k,
-                       bool renormalise, uint32_t *expert, float *weight)
+static void cuda_route(tc_dev *dev, const tc_route_args *a)
 {
     tc_dev_cuda *c = cuda_of(dev);
-    size_t at = (size_t)c->layer_routes++ * n * top_k;
-    const uint32_t *forced = c->forced && at + (size_t)n * top_k <= c->forced_count ? c->forced + at : NULL;
-    CHECK(c, tc_gpu_route(c->stream, &c->tables, logits, n, experts, top_k, renormalise, forced, expert,
-                          weight));
+    size_t pairs = (size_t)a->n * a->top_k, at = c->layer_routes++ * pairs;
+    const tc_gpu_routes args = {.logits = a->logits,
+                                .n = a->n,
+                                .experts = a->experts,
+                                .top_k = a->top_k,
+                                .sigmoid = a->scoring == TC_SCORE_SIGMOID,
+                                .renormalise = a->renormalise,
+                                .correction = a->correction,
+                                .groups = a->scoring == TC_SCORE_SIGMOID ? a->groups : 0,
+                                .top_groups = a->top_groups,
+                                .scale = a->scale,
+                                .forced = c->forced && at + pairs <= c->forced_count ? c->forced + at : NULL,
+                                .expert = a->expert,
+                                .weight = a->weight};
+    CHECK(c, tc_gpu_route(c->stream, &c->tables, &args));
 }
 
 static void cuda_silu_mul(tc_dev *dev, const float *gate, const float *up, uint32_t n, uint32_t dim,
@@ -536,7 +593,9 @@ static const tc_dev_ops cuda_ops = {
     .matmul = cuda_matmul,
     .attention = cuda_attention,
     .delta = cuda_delta,
+    .heads = cuda_heads,
     .route = cuda_route,
+    .expert_bias = cuda_expert_bias,
     .silu_mul = cuda_silu_mul,
     .add = cuda_add,
     .combine = cuda_combine,
@@ -559,9 +618,9 @@ static tc_status check_geometry(const tc_cuda_options *o, tc_error *e)
     const tc_dev_geometry *g = &o->geometry;
     if (g->kv_layers && g->kv_type != TC_KV_F16)
         return tc_fail(e, TC_UNSUPPORTED, "cuda: keys and values are kept as f16 only (--kv f16)");
-    if (g->head_dim > 256 || group_of(g) > TC_GPU_ATTENTION_ROWS)
-        return tc_fail(e, TC_UNSUPPORTED, "cuda: heads of %u dimensions, %u to a KV head", g->head_dim,
-                       group_of(g));
+    if (g->head_dim > TC_GPU_WIDE_DIM_MAX)
+        return tc_fail(e, TC_UNSUPPORTED, "cuda: heads of %u dimensions, at most %d", g->head_dim,
+                       TC_GPU_WIDE_DIM_MAX);
     if (g->dn_layers && (g->dn_key_dim > 128 || g->dn_value_dim > 128 || g->dn_value_dim % 4))
         return tc_fail(e, TC_UNSUPPORTED, "cuda: DeltaNet heads of %u and %u", g->dn_key_dim,
                        g->dn_value_dim);
@@ -595,7 +654,7 @@ static uint32_t list_wanted(const tc_cuda_options *o, tc_dev_cuda *c, wanted ret
     const uint64_t n = o->tokens_max, cols = (g->matmul_cols_max + 63) / 64 * 64, f = sizeof(float);
     const uint64_t dkp = (g->dn_key_dim + 15) & ~15u, padded = tc_dense_padded(g->head_dim);
     const uint64_t partial = part_rows(o) * padded * f;
-    const bool split = partial <= SPLIT_BYTES_MAX;
+    const bool split = partial <= SPLIT_BYTES_MAX && !is_wide(g);
     const wanted all[] = {
         {(void **)&c->tables.map, TC_MEM_SCRATCH, 256 * f},
         {(void **)&c->tables.failed, TC_MEM_SCRATCH, 64},
@@ -687,8 +746,7 @@ static tc_status fill_tables(tc_dev_cuda *c, tc_error *e)
     const tc_dev_geometry *g = &c->dev.geometry;
     uint32_t half = g->rotary_dim / 2;
     float frequency[TC_HEAD_DIM_MAX];
-    for (uint32_t i = 0; i < half; i++)
-        frequency[i] = 1.0f / powf((float)g->rope_theta, (float)(2 * i) / (float)g->rotary_dim);
+    tc_rope_frequencies(&g->rope, g->rotary_dim, frequency);
     CHECK(c, cudaMemcpy(c->inverse_frequency, frequency, half * sizeof(float), cudaMemcpyHostToDevice));
     CHECK(c,
           cudaMemcpy((void *)c->tables.map, tc_nested_levels(), 256 * sizeof(float), cudaMemcpyHostToDevice));

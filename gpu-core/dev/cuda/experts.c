@@ -37,6 +37,13 @@ static bool layout_of(const tc_store *store, uint32_t layer, tc_gpu_expert_layou
         uint64_t part_end = at + ((tc_matrix_bytes(&m->form, m->rows, m->cols) + 63) & ~63ull);
         if (part_end > end) end = part_end;
     }
+    if (unit.bias) {
+        ret->bias_at = (uint64_t)((const uint8_t *)unit.bias - base);
+        end = ret->bias_at + 2 * TC_SPAN_COLS * sizeof(float);
+    }
+    ret->clamped = info->activation == TC_ACT_CLAMPED;
+    ret->alpha = info->act_alpha;
+    ret->limit = info->act_limit;
     ret->unit_stride = end;
     ret->expert_stride = end * info->units;
     ret->top_k = info->top_k;

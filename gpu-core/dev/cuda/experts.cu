@@ -33,6 +33,18 @@ static __device__ __forceinline__ tc_gpu_q4 matrix_of(const tc_gpu_expert_layout
     return m;
 }
 
+// What the gate and up products of a unit's row i become. unit: where its matrices lie.
+static __device__ __forceinline__ float activation(const tc_gpu_expert_layout &l, const uint8_t *unit, uint32_t i,
+                                                   float gate, float up)
+{
+    if (l.bias_at) {
+        const float *bias = (const float *)(unit + l.bias_at);
+        gate = __fadd_rn(gate, bias[i]);
+        up = __fadd_rn(up, bias[64 + i]);
+    }
+    return l.clamped ? clamped_mul(gate, up, l.alpha, l.limit) : silu_mul(gate, up);
+}
+
 // ---- few tokens ----
 
 // Block (pair, unit): 4 panels of gate, 4 of up, two warps each; then SiLU and rounding.
@@ -104,8 +116,9 @@ __global__ void __launch_bounds__(UNIT_WARPS * 32)
     }
     __syncthreads();
     if (warp == 0) {
-        float2 v = make_float2(silu_mul(out[2 * lane], out[64 + 2 * lane]),
-                               silu_mul(out[2 * lane + 1], out[64 + 2 * lane + 1]));
+        const uint8_t *at = expert + unit * h.layout.unit_stride;
+        float2 v = make_float2(activation(h.layout, at, 2 * lane, out[2 * lane], out[64 + 2 * lane]),
+                               activation(h.layout, at, 2 * lane + 1, out[2 * lane + 1], out[64 + 2 * lane + 1]));
         round_span(v, lane, h.h_rounded + (size_t)blockIdx.x * TC_GPU_ROW_BYTES, h.h_scale + blockIdx.x);
     }
 }
@@ -266,8 +279,10 @@ __global__ void __launch_bounds__(TILE_THREADS)
                 __syncthreads();
                 const uint32_t skip = half * (UP_TOKENS / 2);
                 for (uint32_t t = warp; t < UP_TOKENS / 2 && skip + t < count; t += TILE_WARPS) {
-                    float2 v = make_float2(silu_mul(act[t][2 * lane], act[t][64 + 2 * lane]),
-                                           silu_mul(act[t][2 * lane + 1], act[t][64 + 2 * lane + 1]));
+                    const uint8_t *at = expert + unit * a.layout.unit_stride;
+                    float2 v = make_float2(
+                        activation(a.layout, at, 2 * lane, act[t][2 * lane], act[t][64 + 2 * lane]),
+                        activation(a.layout, at, 2 * lane + 1, act[t][2 * lane + 1], act[t][64 + 2 * lane + 1]));
                     size_t row = (size_t)(begin + from + skip + t) * a.layout.units + unit;
                     round_span(v, lane, a.h_rounded + row * TC_GPU_ROW_BYTES, a.h_scale + row);
                 }

@@ -119,6 +119,19 @@ int tc_gpu_add(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_r
 // boxes NULL: nothing to wait for.
 int tc_gpu_combine(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_row_args *args,
                    const tc_gpu_mailboxes *boxes);
+// dev.h's heads, for matrices of 16 and 32 bits.
+typedef struct tc_gpu_heads {
+    tc_gpu_type type;
+    const void *data;
+    uint32_t heads, rows, cols, copied;
+    const float *x;
+    uint32_t ldx, head_x;
+    float *y;
+    uint32_t ldy, head_y;
+} tc_gpu_heads;
+int tc_gpu_heads_run(tc_gpu_stream stream, const tc_gpu_heads *args, uint32_t n);
+int tc_gpu_expert_bias(tc_gpu_stream stream, const float *bias, const uint32_t *expert, const float *weight,
+                       uint32_t n, uint32_t top_k, uint32_t dim, float *out);
 int tc_gpu_silu_mul(tc_gpu_stream stream, const float *gate, const float *up, size_t count, float *out);
 
 // ---- the batch, as kernels see it ----
@@ -141,12 +154,17 @@ typedef struct tc_gpu_attention {
     uint32_t q_stride; // floats from one query head to the next
     bool gated;
     const float *q_norm, *k_norm;
-    float *out; // [n][heads][dim]
-    uint32_t heads, kv_heads, dim, padded, rotary, kv_layer, kv_layers;
+    float *out; // [n][heads][value_dim]
+    uint32_t heads, kv_heads, dim, padded, rotary, rotary_at, kv_layer, kv_layers;
+    uint32_t value_dim; // of `out`
+    bool latent;        // values are the first value_dim of keys, which alone are kept; k_norm is over them
+    bool interleaved;   // pairs (2i, 2i + 1) are rotated
+    uint32_t window;    // positions a token sees; 0: all
+    const float *sinks; // [heads] or NULL
     const float *inverse_frequency;
-    float eps;
-    void *kv;               // f16 pages
-    void *q_half;           // [n][heads][padded] f16
+    float eps, k_eps, amplitude, clip, scale; // scale: of the scores
+    void *kv;                                 // f16 pages
+    void *q_half;                             // [n][heads][padded] f16
     float *partial, *state; // split: [tokens][kv_heads][chunks][group][padded], and max and sum
     uint32_t chunks_max;    // split: chunks of the longest session
     bool split;             // each segment has one token
@@ -154,10 +172,19 @@ typedef struct tc_gpu_attention {
     const uint32_t *block_segment, *block_row; // [blocks]
 } tc_gpu_attention;
 enum { TC_GPU_ATTENTION_ROWS = 64 }; // rows (token, head of a group) of a row block
+enum { TC_GPU_WIDE_DIM_MAX = 1024 };
+// Heads of more dimensions, or more of them to a KV head, than
+// the tensor cores are used for here.
+int tc_gpu_attention_wide(tc_gpu_stream stream, const tc_gpu_batch *batch, const tc_gpu_attention *args);
 int tc_gpu_attention_run(tc_gpu_stream stream, const tc_gpu_batch *batch, const tc_gpu_attention *args);
 
 // ---- Gated DeltaNet (delta.cu) ----
+typedef struct tc_gpu_span {
+    uint32_t first, step;
+} tc_gpu_span;
+
 typedef struct tc_gpu_delta {
+    tc_gpu_span q_at, k_at, v_at, z_at, b_at, a_at; // as tc_delta_args
     const float *qkvz, *ba, *conv, *neg_exp_a, *dt_bias, *norm;
     float *out, *states;
     size_t slot_floats, layer_at; // of a slot; where the layer's state begins in it
@@ -173,10 +200,19 @@ int tc_gpu_delta_run(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc
                      const tc_gpu_delta *args);
 
 // ---- routing and experts ----
-// forced [n][top_k] (or NULL) replaces the choice, for benchmarks; weights are those of the logits.
-int tc_gpu_route(tc_gpu_stream stream, const tc_gpu_tables *tables, const float *logits, uint32_t n,
-                 uint32_t experts, uint32_t top_k, bool renormalise, const uint32_t *forced, uint32_t *expert,
-                 float *weight);
+typedef struct tc_gpu_routes {
+    const float *logits; // [n][experts]
+    uint32_t n, experts, top_k;
+    bool sigmoid, renormalise;
+    const float *correction;     // sigmoid: added for the choice, or NULL
+    uint32_t groups, top_groups; // sigmoid; 0: none
+    float scale;
+    const uint32_t *forced; // [n][top_k] replaces the choice, for benchmarks; weights are those of the logits
+    uint32_t *expert;
+    float *weight;
+} tc_gpu_routes;
+enum { TC_GPU_GROUPS_MAX = 64 };
+int tc_gpu_route(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_routes *args);
 
 // How one layer's experts lie in a slot or a staging buffer.
 typedef struct tc_gpu_expert_layout {
@@ -186,6 +222,9 @@ typedef struct tc_gpu_expert_layout {
     uint32_t stride[3]; // nested stride; 0: float32 scales at data_at
     uint32_t book[3][4];
     uint32_t units, hidden, top_k;
+    uint64_t bias_at; // of the unit's biases, gate's 64 and up's; 0: none
+    bool clamped;     // the activation: tc_clamped_mul, else SiLU
+    float alpha, limit;
 } tc_gpu_expert_layout;
 
 typedef struct tc_gpu_hot {

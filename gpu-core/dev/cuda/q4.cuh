@@ -156,6 +156,14 @@ static __device__ __forceinline__ float silu_mul(float gate, float up)
     return __fmul_rn(__fdiv_rn(gate, __fadd_rn(1.0f, exponential(0.0f - gate))), up);
 }
 
+// tc_clamped_mul of the CPU kernels.
+static __device__ __forceinline__ float clamped_mul(float gate, float up, float alpha, float limit)
+{
+    float g = gate > limit ? limit : gate, u = up > limit ? limit : up < -limit ? -limit : up;
+    return __fmul_rn(__fdiv_rn(g, __fadd_rn(1.0f, exponential(__fsub_rn(0.0f, __fmul_rn(g, alpha))))),
+                     __fadd_rn(u, 1.0f));
+}
+
 // A part in fixed point; false when it is not finite or out of range.
 static __device__ __forceinline__ bool to_fixed(float part, long long *ret)
 {

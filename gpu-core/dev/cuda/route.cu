@@ -25,26 +25,76 @@ static __device__ __forceinline__ uint64_t warp_max(uint64_t v)
     return v;
 }
 
+static __device__ __forceinline__ float warp_sum(float v)
+{
+#pragma unroll
+    for (int m = 16; m; m >>= 1) v += __shfl_xor_sync(0xffffffffu, v, m);
+    return v;
+}
+
+static __device__ __forceinline__ float sigmoid(float x)
+{
+    return 1.0f / (1.0f + expf(-x));
+}
+
+// What an expert is chosen by.
+static __device__ __forceinline__ float score_of(const tc_gpu_routes &a, const float *row, uint32_t e)
+{
+    if (!a.sigmoid) return row[e];
+    return sigmoid(row[e]) + (a.correction ? a.correction[e] : 0.0f);
+}
+
+// The best groups of a token, one warp: a bit a group in keep (of its own shared memory).
+static __device__ void choose_groups(const tc_gpu_routes &a, const float *row, float *sums, uint64_t *keep)
+{
+    const uint32_t lane = threadIdx.x & 31, each = a.experts / a.groups;
+    for (uint32_t g = lane; g < a.groups; g += 32) {
+        float first = -CUDART_INF_F, second = -CUDART_INF_F;
+        for (uint32_t e = g * each; e < (g + 1) * each; e++) {
+            const float s = score_of(a, row, e);
+            second = fmaxf(second, fminf(first, s));
+            first = fmaxf(first, s);
+        }
+        sums[g] = first + second;
+    }
+    __syncwarp();
+    if (lane == 0) {
+        uint64_t chosen = 0;
+        for (uint32_t k = 0; k < a.top_groups; k++) {
+            uint32_t best = a.groups;
+            for (uint32_t g = 0; g < a.groups; g++)
+                if (!(chosen >> g & 1) && (best == a.groups || sums[g] > sums[best])) best = g;
+            chosen |= 1ull << best;
+        }
+        *keep = chosen;
+    }
+    __syncwarp();
+}
+
 // One warp a token: top_k rounds of the largest not taken yet. NaN goes last, as in the CPU's comparison.
 template <int EACH>
 __global__ void __launch_bounds__(ROUTE_THREADS)
-    route_kernel(tc_gpu_tables tables, const float *logits, uint32_t n, uint32_t experts, uint32_t top_k,
-                 bool renormalise, const uint32_t *forced, uint32_t *expert, float *weight)
+    route_kernel(tc_gpu_tables tables, const __grid_constant__ tc_gpu_routes a)
 {
-    const uint32_t t = blockIdx.x * (ROUTE_THREADS / 32) + (threadIdx.x >> 5), lane = threadIdx.x & 31;
+    __shared__ float sums[ROUTE_THREADS / 32][TC_GPU_GROUPS_MAX];
+    __shared__ uint64_t keep[ROUTE_THREADS / 32];
+    const uint32_t warp = threadIdx.x >> 5, t = blockIdx.x * (ROUTE_THREADS / 32) + warp, lane = threadIdx.x & 31;
     let_next_start();
     follow_previous();
-    if (t >= n || *(volatile uint32_t *)tables.failed) return;
-    const float *row = logits + (size_t)t * experts;
+    if (t >= a.n || *(volatile uint32_t *)tables.failed) return;
+    const float *row = a.logits + (size_t)t * a.experts;
+    if (a.sigmoid && a.groups) choose_groups(a, row, sums[warp], &keep[warp]);
+    const uint32_t each = a.groups ? a.experts / a.groups : 1;
     uint64_t key[EACH];
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
         uint32_t e = i * 32 + lane;
-        float v = e < experts ? row[e] : -CUDART_INF_F;
-        key[i] = e < experts ? order_of(v != v ? -CUDART_INF_F : v, e) : 0;
+        float v = e < a.experts ? score_of(a, row, e) : -CUDART_INF_F;
+        if (a.sigmoid && a.groups && e < a.experts && !(keep[warp] >> e / each & 1)) v = -CUDART_INF_F;
+        key[i] = e < a.experts ? order_of(v != v ? -CUDART_INF_F : v, e) : 0;
     }
-    float best = 0, sum = 0, mine[2] = {0, 0};
-    for (uint32_t k = 0; k < top_k; k++) {
+    float best = 0, sum = a.sigmoid ? 1e-20f : 0.0f, mine[2] = {0, 0};
+    for (uint32_t k = 0; k < a.top_k; k++) {
         uint64_t top = 0;
 #pragma unroll
         for (int i = 0; i < EACH; i++) top = key[i] > top ? key[i] : top;
@@ -53,31 +103,28 @@ __global__ void __launch_bounds__(ROUTE_THREADS)
         for (int i = 0; i < EACH; i++)
             if (key[i] == top) key[i] = 0;
         uint32_t e = 0xffffffffu - (uint32_t)top;
-        if (forced) e = forced[(size_t)t * top_k + k];
+        if (a.forced) e = a.forced[(size_t)t * a.top_k + k];
         float v = row[e];
         if (k == 0) best = v;
-        float p = expf(v - best);
+        float p = a.sigmoid ? sigmoid(v) : expf(v - best);
         sum += p;
         if (lane == (k & 31)) mine[k >> 5] = p;
-        if (lane == 0) expert[(size_t)t * top_k + k] = e;
+        if (lane == 0) a.expert[(size_t)t * a.top_k + k] = e;
     }
-    if (!renormalise) {
+    if (!a.renormalise && !a.sigmoid) {
         sum = 0;
-        for (uint32_t e = lane; e < experts; e += 32) sum += expf(row[e] - best);
-#pragma unroll
-        for (int m = 16; m; m >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, m);
+        for (uint32_t e = lane; e < a.experts; e += 32) sum += expf(row[e] - best);
+        sum = warp_sum(sum);
     }
-    for (uint32_t k = lane; k < top_k; k += 32) weight[(size_t)t * top_k + k] = mine[k >> 5] / sum;
+    const bool divide = a.renormalise || !a.sigmoid;
+    for (uint32_t k = lane; k < a.top_k; k += 32)
+        a.weight[(size_t)t * a.top_k + k] = (divide ? mine[k >> 5] / sum : mine[k >> 5]) * a.scale;
 }
 
-int tc_gpu_route(tc_gpu_stream stream, const tc_gpu_tables *tables, const float *logits, uint32_t n,
-                 uint32_t experts, uint32_t top_k, bool renormalise, const uint32_t *forced, uint32_t *expert,
-                 float *weight)
+int tc_gpu_route(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_routes *args)
 {
-    uint32_t blocks = (n + ROUTE_THREADS / 32 - 1) / (ROUTE_THREADS / 32);
-#define ROUTE(each)                                                                                          \
-    launch_chained(route_kernel<each>, blocks, ROUTE_THREADS, 0, stream, *tables, logits, n, experts, top_k, \
-                   renormalise, forced, expert, weight)
+    uint32_t blocks = (args->n + ROUTE_THREADS / 32 - 1) / (ROUTE_THREADS / 32), experts = args->experts;
+#define ROUTE(each) launch_chained(route_kernel<each>, blocks, ROUTE_THREADS, 0, stream, *tables, *args)
     return experts <= 128 ? ROUTE(4) : experts <= 512 ? ROUTE(16) : experts <= 1024 ? ROUTE(32) : ROUTE(128);
 #undef ROUTE
 }

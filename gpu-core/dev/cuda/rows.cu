@@ -135,7 +135,8 @@ __global__ void __launch_bounds__(ROW_THREADS)
     } else if (*(volatile uint32_t *)tables.failed) {
         return;
     }
-    const float gate = a.shared ? 1.0f / (1.0f + expf(-a.gate[(size_t)blockIdx.x * a.ld_gate])) : 0.0f;
+    const float gate =
+        a.shared && a.gate ? 1.0f / (1.0f + expf(-a.gate[(size_t)blockIdx.x * a.ld_gate])) : 1.0f;
     const float *from = a.residual ? a.residual : a.x;
     for (uint32_t i = threadIdx.x; i < a.dim; i += ROW_THREADS) {
         long long sum = a.sum ? a.sum[at + i] : 0;
@@ -166,5 +167,60 @@ __global__ void silu_kernel(const float *gate, const float *up, size_t count, fl
 int tc_gpu_silu_mul(tc_gpu_stream stream, const float *gate, const float *up, size_t count, float *out)
 {
     silu_kernel<<<(uint32_t)((count + 255) / 256), 256, 0, stream>>>(gate, up, count, out);
+    return launched();
+}
+
+// Block: a token.
+__global__ void __launch_bounds__(ROW_THREADS)
+    expert_bias_kernel(const float *bias, const uint32_t *expert, const float *weight, uint32_t top_k, uint32_t dim,
+                       float *out)
+{
+    const size_t pair = (size_t)blockIdx.x * top_k;
+    for (uint32_t i = threadIdx.x; i < dim; i += ROW_THREADS) {
+        float sum = 0;
+        for (uint32_t k = 0; k < top_k; k++) sum = fmaf(weight[pair + k], bias[(size_t)expert[pair + k] * dim + i], sum);
+        out[(size_t)blockIdx.x * dim + i] = sum;
+    }
+}
+
+int tc_gpu_expert_bias(tc_gpu_stream stream, const float *bias, const uint32_t *expert, const float *weight,
+                       uint32_t n, uint32_t top_k, uint32_t dim, float *out)
+{
+    expert_bias_kernel<<<n, ROW_THREADS, 0, stream>>>(bias, expert, weight, top_k, dim, out);
+    return launched();
+}
+
+// Element [row][col] of a packed matrix of 16 or 32 bits.
+static __device__ __forceinline__ float element(const tc_gpu_heads &a, uint32_t row, uint32_t col)
+{
+    const size_t panel = row / 16, lane = row % 16;
+    if (a.type == TC_GPU_BF16) {
+        const uint16_t *data = (const uint16_t *)a.data;
+        const uint16_t v = __ldg(data + ((panel * ((a.cols + 1) / 2) + col / 2) * 16 + lane) * 2 + col % 2);
+        return __uint_as_float((uint32_t)v << 16);
+    }
+    return __ldg((const float *)a.data + (panel * a.cols + col) * 16 + lane);
+}
+
+// Block (head, token): its input in shared memory, a row a thread. Neighbouring threads read neighbouring
+// lanes of a panel.
+__global__ void __launch_bounds__(ROW_THREADS) heads_kernel(const __grid_constant__ tc_gpu_heads a)
+{
+    extern __shared__ float in[];
+    const float *x = a.x + (size_t)blockIdx.y * a.ldx + (size_t)blockIdx.x * a.head_x;
+    float *y = a.y + (size_t)blockIdx.y * a.ldy + (size_t)blockIdx.x * a.head_y;
+    for (uint32_t i = threadIdx.x; i < a.cols; i += ROW_THREADS) in[i] = x[i];
+    __syncthreads();
+    for (uint32_t r = threadIdx.x; r < a.rows; r += ROW_THREADS) {
+        float sum = 0;
+        for (uint32_t c = 0; c < a.cols; c++) sum = fmaf(element(a, blockIdx.x * a.rows + r, c), in[c], sum);
+        y[r] = sum;
+    }
+    for (uint32_t i = threadIdx.x; i < a.copied; i += ROW_THREADS) y[a.rows + i] = x[a.cols + i];
+}
+
+int tc_gpu_heads_run(tc_gpu_stream stream, const tc_gpu_heads *args, uint32_t n)
+{
+    heads_kernel<<<dim3(args->heads, n), ROW_THREADS, args->cols * sizeof(float), stream>>>(*args);
     return launched();
 }
