@@ -42,7 +42,8 @@ def arenas():
 
 def load_fixture(folder):
     fixture = json.loads((folder / "expected.json").read_text())
-    fixture["config"] = json.loads((folder / "model" / "config.json").read_text())
+    config = json.loads((folder / "model" / "config.json").read_text())
+    fixture["config"] = config.get("text_config", config)
     for prompt in fixture["prompts"]:
         for key in ("logits", "experts", "margins"):
             prompt[key] = np.load(folder / prompt[key])
@@ -144,8 +145,8 @@ def same_bits(a, b):
 
 def fits(config, shard, workers):
     """Whether this model can be shared out like this: experts to give, or width slices of 64."""
-    experts = config.get("num_experts", config.get("num_local_experts"))
-    return workers <= (config["moe_intermediate_size"] // 64 if shard == "slice" else experts)
+    experts = config.get("num_experts") or config.get("num_local_experts") or config["n_routed_experts"]
+    return workers <= (config.get("moe_intermediate_size", config.get("intermediate_size")) // 64 if shard == "slice" else experts)
 
 
 class Table:

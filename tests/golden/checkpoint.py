@@ -16,32 +16,41 @@ from safetensors.torch import save_file
 
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 SHARD = "model-{:05d}-of-{:05d}.safetensors"
-LINEAR = re.compile(r"\.(\w+_proj|in_proj_\w+|gate|shared_expert_gate)\.weight$")   # every nn.Linear but lm_head
+LINEAR = re.compile(r"\.(\w+_proj|in_proj_\w+|kv_a_proj_with_mqa|gate|shared_expert_gate|w[123])\.weight$")   # every nn.Linear but lm_head
+FP4 = torch.tensor([0, .5, 1, 1.5, 2, 3, 4, 6])                      # E2M1 without its sign
 
 
-def split_experts(name, tensor):
-    """A fused expert tensor as the per-expert linears that checkpoints hold; any other tensor as it is."""
-    if name.endswith("mlp.experts.gate_up_proj"):
-        prefix = name.removesuffix("gate_up_proj")
-        for e, fused in enumerate(tensor):
-            gate, up = fused.chunk(2)
-            yield f"{prefix}{e}.gate_proj.weight", gate
-            yield f"{prefix}{e}.up_proj.weight", up
-    elif name.endswith("mlp.experts.down_proj"):
-        prefix = name.removesuffix("down_proj")
-        for e, down in enumerate(tensor):
-            yield f"{prefix}{e}.down_proj.weight", down
-    else:
+def published(name, spec):
+    """The name that checkpoints have for a tensor of transformers' state dict."""
+    name = name.replace("model.", spec.get("prefix", "model."), 1)
+    return name.replace(".mlp.", ".block_sparse_moe.") if spec["config"]["model_type"] == "mixtral" else name
+
+
+def split_experts(name, tensor, spec):
+    """A fused expert tensor as the per-expert linears that checkpoints hold; any other tensor, and those of families
+    (or fixtures) that store them fused, as it is."""
+    part = re.search(r"(.*experts\.)(gate_up_proj|down_proj)$", name)
+    if not part or spec.get("stacked"):
         yield name, tensor
+        return
+    gate, up, down = ("w1", "w3", "w2") if "block_sparse_moe" in name else ("gate_proj", "up_proj", "down_proj")
+    for e, fused in enumerate(tensor):
+        if part[2] == "down_proj":
+            yield f"{part[1]}{e}.{down}.weight", fused
+        else:
+            yield f"{part[1]}{e}.{gate}.weight", fused.chunk(2)[0]
+            yield f"{part[1]}{e}.{up}.weight", fused.chunk(2)[1]
 
 
 def fuse_experts(tensors):
-    """The reverse of split_experts over a whole state dict."""
+    """The reverse of split_experts and published over a whole state dict."""
     out, groups = {}, {}
+    roles = {"w1": "gate", "w3": "up", "w2": "down", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
     for name, tensor in tensors.items():
-        at = re.match(r"(.*\.mlp\.experts\.)(\d+)\.(gate|up|down)_proj\.weight$", name)
+        name = name.replace(".block_sparse_moe.", ".mlp.").replace("model.language_model.", "model.")
+        at = re.match(r"(.*\.mlp\.experts\.)(\d+)\.(w[123]|(?:gate|up|down)_proj)\.weight$", name)
         if at:
-            groups.setdefault(at[1], {})[int(at[2]), at[3]] = tensor
+            groups.setdefault(at[1], {})[int(at[2]), roles[at[3]]] = tensor
         else:
             out[name] = tensor
     for prefix, parts in groups.items():
@@ -49,6 +58,35 @@ def fuse_experts(tensors):
         out[prefix + "gate_up_proj"] = torch.stack([torch.cat([parts[e, "gate"], parts[e, "up"]]) for e in experts])
         out[prefix + "down_proj"] = torch.stack([parts[e, "down"] for e in experts])
     return out
+
+
+def to_fp8(name, weight, block):
+    """E4M3 with a scale a block of [block, block], as DeepSeek publishes."""
+    rows, cols = weight.shape
+    tiles = weight.float().reshape(rows // block, block, cols // block, block)
+    scale = tiles.abs().amax((1, 3)) / 448
+    codes = (tiles / scale[:, None, :, None]).reshape(rows, cols).to(torch.float8_e4m3fn)
+    return {name: codes, name + "_scale_inv": scale}
+
+
+def from_fp8(codes, scale):
+    from transformers.integrations.finegrained_fp8 import Fp8Dequantize
+    return Fp8Dequantize(None)._dequantize_one(codes, scale, torch.bfloat16)
+
+
+def to_mxfp4(name, weight):
+    """[experts, in, out] as gpt_oss publishes it: [experts, out, in / 32, 16] codes, low nibble first, and exponents."""
+    tiles = weight.transpose(1, 2).reshape(weight.shape[0], weight.shape[2], -1, 32)
+    exponent = torch.floor(torch.log2(tiles.abs().amax(-1) / 6)) + 1
+    value = tiles / torch.exp2(exponent)[..., None]
+    codes = (value.abs()[..., None] - FP4).abs().argmin(-1) + 8 * (value < 0)
+    packed = (codes[..., 0::2] | codes[..., 1::2] << 4).to(torch.uint8)
+    return {name + "_blocks": packed, name + "_scales": (exponent + 127).to(torch.uint8)}
+
+
+def from_mxfp4(blocks, scales):
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+    return convert_moe_packed_tensors(blocks, scales)
 
 
 def quantize(name, weight, quant_type, blocksize, double):
@@ -127,5 +165,11 @@ def read(folder):
         group = {n: t for n, t in tensors.items() if n == name or n.startswith(name + ".")}
         out[name] = dequantize(name, group)
         used |= group.keys()
-    out.update({n: t for n, t in tensors.items() if n not in used and not n.startswith("mtp.")})
+    for name in [n for n in tensors if n + "_scale_inv" in tensors]:
+        out[name] = from_fp8(tensors[name], tensors[name + "_scale_inv"])
+        used |= {name, name + "_scale_inv"}
+    for name in [n.removesuffix("_blocks") for n in tensors if n.endswith("_blocks")]:
+        out[name] = from_mxfp4(tensors[name + "_blocks"], tensors[name + "_scales"])
+        used |= {name + "_blocks", name + "_scales"}
+    out.update({n: t for n, t in tensors.items() if n not in used and not n.startswith(("mtp.", "model.visual."))})
     return fuse_experts({n: t.float() for n, t in out.items()})

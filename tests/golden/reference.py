@@ -13,13 +13,28 @@ import checkpoint
 STEPS = 32
 
 
+def text_config(folder):
+    return AutoConfig.from_pretrained(folder).get_text_config()
+
+
+def make(config, **how):
+    """The causal language model of a text configuration."""
+    if config.model_type == "qwen3_5_moe_text":
+        from transformers import Qwen3_5MoeForCausalLM
+        return Qwen3_5MoeForCausalLM._from_config(config, **how)
+    return AutoModelForCausalLM.from_config(config, **how)
+
+
 def load(folder, dtype=torch.float32):
-    config = AutoConfig.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager",
-                                             experts_implementation="eager").eval()
+    config = text_config(folder)
+    for key in ("quantization_config",):
+        config.__dict__.pop(key, None)
+    model = make(config, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager").eval()
     assert model.config._attn_implementation == "eager" and model.config._experts_implementation == "eager"
-    if config.model_type == "qwen3_next":
-        from transformers.models.qwen3_next import modeling_qwen3_next as module
+    if config.model_type in ("qwen3_next", "qwen3_5_moe_text"):
+        from transformers.models.qwen3_next import modeling_qwen3_next
+        from transformers.models.qwen3_5_moe import modeling_qwen3_5_moe
+        module = modeling_qwen3_next if config.model_type == "qwen3_next" else modeling_qwen3_5_moe
         assert module.torch_chunk_gated_delta_rule.__module__ == module.__name__
         assert module.causal_conv1d_fn.__module__ == module.__name__
     state = checkpoint.read(folder)
@@ -31,14 +46,31 @@ def load(folder, dtype=torch.float32):
     return model.to(dtype)
 
 
+def choice_scores(router, logits):
+    """What the router chooses by, [tokens, experts]: logits, or sigmoids with their correction and without the groups
+    that lost; and how clearly those lost, [tokens]."""
+    if not hasattr(router, "e_score_correction_bias"):
+        return logits, torch.full(logits.shape[:1], 99.0)
+    scores = logits.sigmoid() + router.e_score_correction_bias.float()
+    groups, keep = router.num_group, router.topk_group
+    by_group = scores.view(len(scores), groups, -1).topk(2, dim=-1).values.sum(-1)
+    if keep == groups:
+        return scores, torch.full(logits.shape[:1], 99.0)
+    best = by_group.topk(keep + 1).values
+    mask = (by_group >= best[:, keep - 1:keep]).repeat_interleave(scores.shape[1] // groups, 1)
+    return scores.masked_fill(~mask, float("-inf")), best[:, -2] - best[:, -1]
+
+
 class Routers:
     """Catches router logits and the chosen experts, layer by layer, of every pass."""
 
     def __init__(self, model):
-        self.layers, self.model = len(model.model.layers), model
+        self.layers, self.model, self.routers = len(model.model.layers), model, {}
         for i, layer in enumerate(model.model.layers):
-            if hasattr(layer.mlp, "gate"):
-                layer.mlp.gate.register_forward_hook(lambda _, __, out, i=i: self.take(i, out))
+            router = getattr(layer.mlp, "gate", None) or getattr(layer.mlp, "router", None)
+            if router is not None:
+                self.routers[i] = router
+                router.register_forward_hook(lambda _, __, out, i=i: self.take(i, out))
         self.clear()
 
     def clear(self):
@@ -56,11 +88,13 @@ class Routers:
         return out
 
     def margins(self, count, top_k):
-        """Router logit of the last chosen expert minus that of the first one left out; 99 for dense layers."""
+        """Router logit of the last chosen expert minus that of the first one left out (or, with
+        sigmoids, what stands for it: choice_scores); 99 for dense layers."""
         out = torch.full((self.layers, count), 99.0)
         for layer, logits in self.logits.items():
-            top = logits.topk(top_k + 1).values
-            out[layer] = top[:, -2] - top[:, -1]
+            scores, clear = choice_scores(self.routers[layer], logits)
+            top = scores.topk(top_k + 1).values
+            out[layer] = torch.minimum(top[:, -2] - top[:, -1], clear)
         return out
 
 
