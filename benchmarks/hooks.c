@@ -69,7 +69,7 @@ int main(int argc, char **argv)
     b.event = (tc_hub_event){.worker = 1, .compute_us = 50, .carrier = TC_CARRIER_SHM};
     b.share.call =
         (tc_expert_call){.tokens = 1, .hidden = 2048, .pairs = pairs, .pair_count = count, .unit_end = 8};
-    b.share.sent_us = tc_now_us();
+    b.source->workers[0].sent_us = tc_now_us(); // of the call that is answered
     double clock = time_of(&b, clock_hook), add = time_of(&b, histogram_hook),
            trace = time_of(&b, trace_hook), result = time_of(&b, result_hook);
     // A layer: for each worker a result and the time it was sent at; three looks at the trace. A token: the
