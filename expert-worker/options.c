@@ -28,46 +28,35 @@ static tc_status fault(const char *text, tc_worker_options *o, tc_error *e)
                    text);
 }
 
+static bool apply_text(tc_setting_id id, const char *text, tc_worker_options *o)
+{
+    const struct {
+        tc_setting_id id;
+        const char **target;
+    } texts[] = {{TC_OPT_CONNECT, &o->connect},     {TC_OPT_EXPERTS, &o->connect},
+                 {TC_OPT_TLS_CA, &o->tls.ca},       {TC_OPT_TLS_CERT, &o->tls.cert},
+                 {TC_OPT_TLS_KEY, &o->tls.key},     {TC_OPT_TLS_NAME, &o->tls.name},
+                 {TC_OPT_MODEL, &o->model},         {TC_OPT_CACHE_DIR, &o->cache_dir},
+                 {TC_OPT_STORE, &o->store},         {TC_OPT_STORE_HASH, &o->store_hash},
+                 {TC_OPT_ARENA_DIR, &o->arena_dir}, {TC_OPT_ISA, &o->isa}};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        if (texts[i].id == id) {
+            *texts[i].target = text;
+            return true;
+        }
+    return false;
+}
+
 static tc_status apply(void *arg, const tc_setting *s, const tc_setting_value *value, tc_error *e)
 {
     tc_worker_options *o = arg;
     bool taken;
     tc_status status = tc_program_setting(s, value, &o->program, &taken, e);
     if (taken) return status;
+    if (apply_text(s->id, value->text, o)) return TC_OK;
     switch (s->id) {
-    case TC_OPT_CONNECT:
-    case TC_OPT_EXPERTS:
-        o->connect = value->text;
-        return TC_OK;
-    case TC_OPT_TLS_CA:
-        o->tls.ca = value->text;
-        return TC_OK;
-    case TC_OPT_TLS_CERT:
-        o->tls.cert = value->text;
-        return TC_OK;
-    case TC_OPT_TLS_KEY:
-        o->tls.key = value->text;
-        return TC_OK;
-    case TC_OPT_TLS_NAME:
-        o->tls.name = value->text;
-        return TC_OK;
-    case TC_OPT_MODEL:
-        o->model = value->text;
-        return TC_OK;
-    case TC_OPT_CACHE_DIR:
-        o->cache_dir = value->text;
-        return TC_OK;
     case TC_OPT_QUANTISE:
         o->quantise = tc_quantise_named(value->text);
-        return TC_OK;
-    case TC_OPT_STORE:
-        o->store = value->text;
-        return TC_OK;
-    case TC_OPT_STORE_HASH:
-        o->store_hash = value->text;
-        return TC_OK;
-    case TC_OPT_ARENA_DIR:
-        o->arena_dir = value->text;
         return TC_OK;
     case TC_OPT_INDEX:
         o->index = (uint32_t)value->number;
@@ -92,9 +81,6 @@ static tc_status apply(void *arg, const tc_setting *s, const tc_setting_value *v
         return TC_OK;
     case TC_OPT_NODE_OF_INDEX:
         o->node_of_index = value->number;
-        return TC_OK;
-    case TC_OPT_ISA:
-        o->isa = value->text;
         return TC_OK;
     case TC_OPT_SPIN_US:
         o->spin_us = (uint32_t)value->number;

@@ -15,7 +15,7 @@ static const truth near = {20, 0.05, 4}, far = {600, 1, 4}, broad = {600, 0.05, 
 
 static tc_call_size size_of(uint32_t tokens)
 {
-    static tc_expert_pair pairs[TC_CALL_TOKENS_MAX * TOP_K];
+    static tc_expert_pair pairs[TC_CALL_TOKENS_MAX * (TOP_K + 1)];
     uint32_t n = 0;
     for (uint32_t e = 0; e < EXPERTS; e++)
         for (uint32_t t = 0; t < tokens; t++)
