@@ -16,7 +16,8 @@ enum { ARCHITECTURE_BYTES = 64, KEY_BYTES = 128 };
 
 static const struct {
     const char *architecture, *family;
-} families[] = {{"qwen3moe", "qwen3_moe"}, {"qwen3next", "qwen3_next"}};
+} families[] = {
+    {"qwen3moe", "qwen3_moe"}, {"qwen3next", "qwen3_next"}, {"llama", "mixtral"}, {"gpt-oss", "gpt_oss"}};
 enum { FAMILIES = sizeof families / sizeof *families };
 
 // Keys behind "<architecture>.", and the field of config.json that each becomes.
@@ -37,6 +38,7 @@ static const struct {
     {"expert_feed_forward_length", "moe_intermediate_size", false},
     {"expert_shared_feed_forward_length", "shared_expert_intermediate_size", false},
     {"full_attention_interval", "full_attention_interval", false},
+    {"attention.sliding_window", "sliding_window", false},
     {"ssm.conv_kernel", "linear_conv_kernel_dim", false},
     {"ssm.state_size", "linear_key_head_dim", false},
     {"ssm.group_count", "linear_num_key_heads", false},
@@ -159,16 +161,39 @@ static void dense_layers(maker *m, uint64_t layer_count)
     }
 }
 
+// YaRN is what config.json has words for; other ways to stretch positions are refused.
+static tc_status rope_scaling(maker *m)
+{
+    static const char *const reals[][2] = {{"rope.scaling.factor", "factor"},
+                                           {"rope.scaling.yarn_beta_fast", "beta_fast"},
+                                           {"rope.scaling.yarn_beta_slow", "beta_slow"},
+                                           {"rope.scaling.yarn_attn_factor", "attention_factor"}};
+    const char *type = "none";
+    uint64_t bytes = 4, positions = 0;
+    TC_TRY(tc_gguf_string(m->g, m->what, key(m, "rope.scaling.type"), &type, &bytes, m->e));
+    if (bytes != 4 || (memcmp(type, "none", 4) != 0 && memcmp(type, "yarn", 4) != 0))
+        return tc_fail(m->e, TC_UNSUPPORTED, "%s: %s \"%.*s\" is not supported, only \"none\" and \"yarn\"",
+                       m->what, m->key, bytes < 32 ? (int)bytes : 32, type);
+    if (type[0] == 'n') return TC_OK;
+    yyjson_mut_val *rope = yyjson_mut_obj_add_obj(m->doc, m->root, "rope_scaling");
+    yyjson_mut_obj_add_str(m->doc, rope, "rope_type", "yarn");
+    for (size_t i = 0; i < sizeof reals / sizeof *reals; i++) {
+        double value = 0;
+        if (!tc_gguf_find(m->g, key(m, reals[i][0]))) continue;
+        TC_TRY(real_of(m, m->key, &value));
+        yyjson_mut_obj_add_real(m->doc, rope, reals[i][1], value);
+    }
+    TC_TRY(unsigned_of(m, "rope.scaling.original_context_length", &positions));
+    if (positions) yyjson_mut_obj_add_uint(m->doc, rope, "original_max_position_embeddings", positions);
+    if (strcmp(m->architecture, "gpt-oss") == 0) yyjson_mut_obj_add_bool(m->doc, rope, "truncate", false);
+    return TC_OK;
+}
+
 // What would change the arithmetic and has no field of its own.
 static tc_status refuse_others(maker *m)
 {
-    const char *type = "none";
-    uint64_t bytes = 4, head = 0, value = 0;
+    uint64_t head = 0, value = 0;
     double factor = 1;
-    TC_TRY(tc_gguf_string(m->g, m->what, key(m, "rope.scaling.type"), &type, &bytes, m->e));
-    if (bytes != 4 || memcmp(type, "none", 4) != 0)
-        return tc_fail(m->e, TC_UNSUPPORTED, "%s: %s \"%.*s\" is not supported, only \"none\"", m->what,
-                       m->key, bytes < 32 ? (int)bytes : 32, type);
     TC_TRY(unsigned_of(m, "attention.key_length", &head));
     value = head;
     TC_TRY(unsigned_of(m, "attention.value_length", &value));
@@ -223,6 +248,9 @@ static tc_status fill(maker *m)
     snprintf(m->architecture, sizeof m->architecture, "%.*s", bytes < sizeof m->architecture ? (int)bytes : 0,
              text);
     const char *family = tc_gguf_family(m->architecture);
+    if (strcmp(m->architecture, "llama") == 0 && !tc_gguf_find(m->g, "llama.expert_count"))
+        return tc_fail(m->e, TC_UNSUPPORTED,
+                       "%s: llama.expert_count is missing: only models of experts are supported", m->what);
     if (!family) {
         char list[128];
         size_t n = 0;
@@ -235,6 +263,7 @@ static tc_status fill(maker *m)
     for (int i = 0; i < COPIED; i++) TC_TRY(copy_field(m, i));
     TC_TRY(vocabulary(m));
     TC_TRY(layers(m, &layer_count));
+    TC_TRY(rope_scaling(m));
     TC_TRY(refuse_others(m));
     dense_layers(m, layer_count);
     yyjson_mut_obj_add_bool(m->doc, m->root, "tie_word_embeddings", !has_tensor(m, "output.weight"));

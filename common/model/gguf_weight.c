@@ -49,7 +49,8 @@ static const char *const names[TC_ROLES] = {
 
 typedef enum order {
     ORDER_KEPT,
-    ORDER_QKVZ, // parts [all q | all k | all v] and [all z] become [q k v z] for each key head
+    ORDER_ROTARY, // halves of a head that take turns, row by row, become one behind the other
+    ORDER_QKVZ,   // parts [all q | all k | all v] and [all z] become [q k v z] for each key head
 } order;
 
 // Where a role's rows are.
@@ -100,14 +101,27 @@ static void name_part(const tc_checkpoint *c, place *p, const char *base, uint32
 
 static void find_expert(const tc_checkpoint *c, place *p, uint32_t layer, uint32_t expert, uint32_t rows)
 {
+    static const char *const alone[] = {"ffn_gate", "ffn_up", "ffn_down"};
     uint64_t experts = c->desc.experts;
+    char base[32];
     p->first_row = (uint64_t)expert * rows;
     p->rows = experts * rows;
-    if (p->entry[0] || p->role == TC_EXPERT_DOWN) return;
-    p->parts = 0; // gate and up of an expert in one
-    name_part(c, p, "ffn_gate_up_exps", layer, ".weight");
-    p->first_row = (uint64_t)expert * 2 * rows + (p->role == TC_EXPERT_UP ? rows : 0);
-    p->rows = experts * 2 * rows;
+    if (p->entry[0]) return;
+    if (p->role != TC_EXPERT_DOWN) {
+        p->parts = 0; // gate and up of an expert in one
+        name_part(c, p, "ffn_gate_up_exps", layer, ".weight");
+        p->first_row = (uint64_t)expert * 2 * rows + (p->role == TC_EXPERT_UP ? rows : 0);
+        p->rows = experts * 2 * rows;
+        if (p->entry[0]) return;
+    }
+    p->parts = 0; // a tensor each, in older files
+    snprintf(base, sizeof base, "%s.%u", alone[p->role - TC_EXPERT_GATE], expert);
+    name_part(c, p, base, layer, ".weight");
+    p->first_row = 0;
+    p->rows = rows;
+    if (p->entry[0]) return;
+    p->parts = 0; // none: missing under the name that files have today
+    name_part(c, p, names[p->role], layer, ".weight");
 }
 
 // The tensor of a name of the family. entry[0] NULL: there is none; name[0] tells what was sought.
@@ -119,16 +133,23 @@ static void locate(const tc_checkpoint *c, const char *tensor, const char *weigh
     snprintf(ret->name[0], NAME_BYTES, "%.60s", tensor);
     if (!tc_model_tensor_role(&c->desc, tensor, &ret->role, &layer, &expert, &suffix) || !names[ret->role])
         return;
+    if (expert && expert >= c->desc.experts) return;
     ret->layer = layer;
     if (*suffix && (ret->role == TC_DN_A_LOG || ret->role == TC_DN_DT_BIAS)) return; // these are whole
     const char *base = names[ret->role];
-    bool delta = strcmp(c->desc.family, "qwen3_next") == 0;
-    if (ret->role == TC_POST_NORM && delta) base = "post_attention_norm";
+    const char *family = c->desc.family;
+    bool after = strcmp(family, "qwen3_next") == 0 || strcmp(family, "gpt_oss") == 0;
+    if (ret->role == TC_POST_NORM && after) base = "post_attention_norm";
+    if ((ret->role == TC_Q || ret->role == TC_K) && strcmp(family, "mixtral") == 0) ret->order = ORDER_ROTARY;
     if (ret->role == TC_DN_DT_BIAS) weight = ".bias";
     tc_model_tensor_shape(&c->desc, ret->role, layer, &rows, &cols);
     name_part(c, ret, base, layer, ret->role == TC_DN_A_LOG ? "" : *suffix ? suffix : weight);
     ret->rows = rows;
-    if (ret->role >= TC_EXPERT_GATE && ret->role <= TC_EXPERT_DOWN) find_expert(c, ret, layer, expert, rows);
+    if (ret->role >= TC_EXPERT_GATE && ret->role <= TC_EXPERT_DOWN) {
+        bool bias = strcmp(suffix, ".bias") == 0;
+        if (!bias) find_expert(c, ret, layer, expert, rows);
+        if (bias) ret->first_row = expert;
+    }
     if (ret->role != TC_DN_QKVZ) return;
     if (!ret->entry[0]) { // older files keep Hugging Face's order
         ret->parts = 0;
@@ -197,11 +218,15 @@ static tc_status read_rows(const tc_checkpoint *c, const place *p, uint32_t part
 }
 
 // Where row r of the role lies.
-static uint64_t source_row(const tc_model_desc *d, uint64_t r, uint32_t *ret_part)
+static uint64_t source_row(const tc_model_desc *d, order how, uint64_t r, uint32_t *ret_part)
 {
+    *ret_part = 0;
+    if (how == ORDER_ROTARY) {
+        uint64_t half = d->head_dim / 2, in = r % d->head_dim;
+        return r - in + in % half * 2 + in / half;
+    }
     uint64_t ratio = d->dn_value_heads / d->dn_key_heads, k = d->dn_key_dim, v = ratio * d->dn_value_dim;
     uint64_t head = r / (2 * k + 2 * v), in = r % (2 * k + 2 * v), keys = (uint64_t)d->dn_key_heads * k;
-    *ret_part = 0;
     if (in < k) return head * k + in;
     if (in < 2 * k) return keys + head * k + in - k;
     if (in < 2 * k + v) return 2 * keys + head * v + in - 2 * k;
@@ -209,15 +234,15 @@ static uint64_t source_row(const tc_model_desc *d, uint64_t r, uint32_t *ret_par
     return head * v + in - 2 * k - v;
 }
 
-// Both parts whole, then their rows in the order of the family. Parts of two types become float32.
+// All parts whole, then their rows in the order of the family. Parts of two types become float32.
 static tc_status read_reordered(const tc_checkpoint *c, const place *p, tc_weight *w, uint8_t *ret_type,
                                 tc_error *e)
 {
     uint8_t *part[PARTS_MAX] = {0};
     uint64_t rows[PARTS_MAX] = {p->rows, w->rows - p->rows}, bytes[PARTS_MAX];
-    bool same = p->entry[0]->dtype == p->entry[1]->dtype;
+    bool same = p->parts == 1 || p->entry[0]->dtype == p->entry[1]->dtype;
     tc_status status = TC_OK;
-    for (uint32_t i = 0; i < PARTS_MAX; i++) {
+    for (uint32_t i = 0; i < p->parts; i++) {
         TC_GOTO(check_shape(c, p, i, rows[i], w->cols, e));
         bytes[i] = row_bytes(p->entry[i], w->cols);
         part[i] = tc_alloc(TC_MEM_OTHER, rows[i], bytes[i]);
@@ -229,7 +254,7 @@ static tc_status read_reordered(const tc_checkpoint *c, const place *p, tc_weigh
     if (!w->data) TC_GOTO(tc_fail(e, TC_NOMEM, "%s: no memory for the weight", p->name[0]));
     for (uint64_t r = 0; r < w->rows; r++) {
         uint32_t which;
-        uint64_t from = source_row(&c->desc, r, &which);
+        uint64_t from = source_row(&c->desc, p->order, r, &which);
         uint8_t *to = (uint8_t *)w->data + r * to_bytes;
         const uint8_t *row = part[which] + from * bytes[which];
         if (same)
@@ -304,7 +329,7 @@ tc_status tc_gguf_weight(const tc_checkpoint *c, const char *base, uint32_t rows
     if (rows != role_rows || cols != role_cols)
         return tc_fail(e, TC_ARGUMENT, "%s: [%u, %u] is asked for, the model has [%u, %u]", base, rows, cols,
                        role_rows, role_cols);
-    TC_GOTO(p.order == ORDER_QKVZ ? read_reordered(c, &p, &w, &type, e) : read_kept(c, &p, &w, &type, e));
+    TC_GOTO(p.order != ORDER_KEPT ? read_reordered(c, &p, &w, &type, e) : read_kept(c, &p, &w, &type, e));
     TC_GOTO(type_weight(&w, type, e));
     if (c->keep) w.coarse = false;
     *ret = w;
@@ -325,13 +350,15 @@ tc_status tc_gguf_vector(const tc_checkpoint *c, const char *tensor, uint64_t co
         return tc_fail(e, TC_NOT_FOUND, "%.250s: tensor %s is missing (%s)", c->dir, p.name[0], tensor);
     const tc_tensor_entry *t = p.entry[0];
     const tc_block_info *info = tc_block_info_of(t->dtype);
-    uint64_t found = t->bytes / info->bytes * info->elements;
-    if (found != count || count > VECTOR_COUNT_MAX)
-        return bad(c, p.name[0], t, e, "holds %" PRIu64 " elements, the model needs %" PRIu64, found, count);
-    data = tc_alloc(TC_MEM_OTHER, t->bytes, 1);
+    bool slice = p.role >= TC_EXPERT_GATE && p.role <= TC_EXPERT_DOWN; // a bias: a row an expert
+    uint64_t found = t->bytes / info->bytes * info->elements, rows = slice ? c->desc.experts : 1;
+    if (count > VECTOR_COUNT_MAX || found != count * rows || count % info->elements)
+        return bad(c, p.name[0], t, e, "holds %" PRIu64 " elements, the model needs %" PRIu64, found,
+                   count * rows);
+    data = tc_alloc(TC_MEM_OTHER, row_bytes(t, (uint32_t)count), 1);
     values = tc_alloc(TC_MEM_WEIGHTS, count, sizeof *values);
     if (!data || !values) TC_GOTO(tc_fail(e, TC_NOMEM, "%s: no memory", p.name[0]));
-    TC_GOTO(read_rows(c, &p, 0, 0, 1, (uint32_t)count, data, e));
+    TC_GOTO(read_rows(c, &p, 0, slice ? p.first_row : 0, 1, (uint32_t)count, data, e));
     tc_blocks_dequantise(t->dtype, data, 0, count, values);
     *ret = values;
     values = NULL;

@@ -12,7 +12,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-ARCHITECTURES = {"qwen3_moe": "qwen3moe", "qwen3_next": "qwen3next"}
+ARCHITECTURES = {"qwen3_moe": "qwen3moe", "qwen3_next": "qwen3next", "mixtral": "llama", "gpt_oss": "gpt-oss"}
 TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 LAYER = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
@@ -21,9 +21,11 @@ LAYER = {
     "mlp.shared_expert.gate_proj": "ffn_gate_shexp", "mlp.shared_expert.up_proj": "ffn_up_shexp",
     "mlp.shared_expert.down_proj": "ffn_down_shexp", "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
     "linear_attn.in_proj_ba": "ssm_ba", "linear_attn.conv1d": "ssm_conv1d", "linear_attn.norm": "ssm_norm",
-    "linear_attn.out_proj": "ssm_out",
+    "linear_attn.out_proj": "ssm_out", "block_sparse_moe.gate": "ffn_gate_inp", "mlp.router": "ffn_gate_inp",
+    "self_attn.sinks": "attn_sinks",
 }
-POST_NORM = {"qwen3moe": "ffn_norm", "qwen3next": "post_attention_norm"}
+POST_NORM = {"qwen3moe": "ffn_norm", "qwen3next": "post_attention_norm", "llama": "ffn_norm", "gpt-oss": "post_attention_norm"}
+W = {"w1": "gate", "w2": "down", "w3": "up"}
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "U8": np.uint8}
 
 
@@ -71,6 +73,22 @@ def split_qkvz(config, weight):
     return np.concatenate(flat[:3]), flat[3]
 
 
+def permute(weight, heads):
+    """Halves of each head's rows take turns: how llama.cpp rotates mixtral's pairs."""
+    return weight.reshape(heads, 2, -1, weight.shape[-1]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def stacked(name, array):
+    """gpt_oss: experts of a layer in one tensor, transposed, gate and up by turns."""
+    part = name.rpartition(".")[2]
+    if part.startswith("gate_up_proj"):
+        array = array if part.endswith("_bias") else array.swapaxes(1, 2)
+        yield "gate", array[:, 0::2]
+        yield "up", array[:, 1::2]
+    else:
+        yield "down", array if part.endswith("_bias") else array.swapaxes(1, 2)
+
+
 def converted(config, tensors, fused=False):
     """Yields (name, float32 array) as the converter has them. fused: gate and up of the experts in one tensor."""
     arch = ARCHITECTURES[config["model_type"]]
@@ -82,10 +100,18 @@ def converted(config, tensors, fused=False):
             continue
         at = re.fullmatch(r"model\.layers\.(\d+)\.(.*?)(\.weight|\.bias)?", name)
         block, role, suffix = f"blk.{at[1]}.", at[2], at[3] or ""
-        one = re.fullmatch(r"mlp\.experts\.(\d+)\.(gate|up|down)_proj", role)
+        one = re.fullmatch(r"(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(gate_proj|up_proj|down_proj|w[123])", role)
         zero_centred = arch == "qwen3next" and role.endswith("norm") and role != "linear_attn.norm"
-        if one:
-            experts.setdefault((block, one[2]), {})[int(one[1])] = array
+        if re.fullmatch(r"mlp\.experts\.(gate_up|down)_proj(_bias)?", role):
+            for part, rows in stacked(name, array):
+                yield block + f"ffn_{part}_exps." + ("bias" if role.endswith("_bias") else "weight"), np.ascontiguousarray(rows)
+        elif one:
+            part = W.get(one[2]) or one[2].removesuffix("_proj")
+            experts.setdefault((block, part), {})[int(one[1])] = array
+        elif arch == "llama" and role in ("self_attn.q_proj", "self_attn.k_proj"):
+            yield block + LAYER[role] + suffix, permute(array, config["num_attention_heads" if "q_proj" in role else "num_key_value_heads"])
+        elif role == "self_attn.sinks":
+            yield block + "attn_sinks.weight", array
         elif role == "post_attention_layernorm":
             yield block + POST_NORM[arch] + suffix, array + 1 if zero_centred else array
         elif role == "linear_attn.A_log":
@@ -110,7 +136,14 @@ def converted(config, tensors, fused=False):
 
 def add_config(w, config, arch):
     rope = config.get("rope_parameters") or {}
-    head_dim = config["head_dim"]
+    if (scaling := config.get("rope_scaling") or rope).get("rope_type", scaling.get("type")) == "yarn":
+        w.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        w.add_rope_scaling_factor(scaling["factor"])
+        w.add_rope_scaling_orig_ctx_len(int(scaling["original_max_position_embeddings"]))
+        for key, add in (("beta_fast", w.add_rope_scaling_yarn_beta_fast), ("beta_slow", w.add_rope_scaling_yarn_beta_slow)):
+            if key in scaling:
+                add(scaling[key])
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     experts = config.get("num_experts", config.get("num_local_experts"))
     w.add_block_count(config["num_hidden_layers"])
     w.add_context_length(config["max_position_embeddings"])
@@ -124,7 +157,9 @@ def add_config(w, config, arch):
     w.add_rope_freq_base(rope.get("rope_theta", config.get("rope_theta", 10000.0)))
     w.add_expert_count(experts)
     w.add_expert_used_count(config["num_experts_per_tok"])
-    w.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    w.add_expert_feed_forward_length(config.get("moe_intermediate_size", config["intermediate_size"]))
+    if config.get("sliding_window"):
+        w.add_sliding_window(config["sliding_window"])
     if not config.get("norm_topk_prob", True):
         w.add_expert_weights_norm(False)
     if arch == "qwen3next":
@@ -174,7 +209,7 @@ def write_gguf(path, config, tensors, kind=lambda name, array: gguf.GGMLQuantiza
         if name in raw:
             w.add_tensor(name, raw[name][1], raw_dtype=raw[name][0])
             continue
-        which = kind(name, array) if array.ndim > 1 and "conv1d" not in name else gguf.GGMLQuantizationType.F32
+        which = kind(name, array) if array.ndim > 1 and "conv1d" not in name and not name.endswith(".bias") else gguf.GGMLQuantizationType.F32
         data = gguf.quants.quantize(np.ascontiguousarray(array, np.float32), which)
         w.add_tensor(name, data, raw_dtype=which)
     w.write_header_to_file()
