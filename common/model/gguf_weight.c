@@ -27,6 +27,7 @@ static const char *const names[TC_ROLES] = {
     [TC_O] = "attn_output",
     [TC_Q_NORM] = "attn_q_norm",
     [TC_K_NORM] = "attn_k_norm",
+    [TC_SINKS] = "attn_sinks",
     [TC_DN_QKVZ] = "attn_qkv",
     [TC_DN_BA] = "ssm_ba",
     [TC_DN_CONV] = "ssm_conv1d",
@@ -143,6 +144,7 @@ static void locate(const tc_checkpoint *c, const char *tensor, const char *weigh
     if ((ret->role == TC_Q || ret->role == TC_K) && strcmp(family, "mixtral") == 0) ret->order = ORDER_ROTARY;
     if (ret->role == TC_DN_DT_BIAS) weight = ".bias";
     tc_model_tensor_shape(&c->desc, ret->role, layer, &rows, &cols);
+    if (ret->role == TC_SINKS) weight = ".weight"; // which Hugging Face leaves out
     name_part(c, ret, base, layer, ret->role == TC_DN_A_LOG ? "" : *suffix ? suffix : weight);
     ret->rows = rows;
     if (ret->role >= TC_EXPERT_GATE && ret->role <= TC_EXPERT_DOWN) {

@@ -62,6 +62,47 @@ def as_float(dtype, array):
     return (array.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else array.astype(np.float32)
 
 
+def dequantised(raw):
+    """read_safetensors' tensors as float32 by the names of their weights: bitsandbytes' 4 bits with their rounding to the stored
+    dtype, MXFP4 as it is."""
+    out = {}
+    for name, (dtype, array) in raw.items():
+        state = next((n for n in raw if n.startswith(name + ".quant_state.")), None)
+        if ".weight." in name or name.startswith("mtp.") or name.endswith("_scales"):
+            continue
+        if name.endswith("_blocks"):
+            scales = raw[name.removesuffix("_blocks") + "_scales"][1]
+            levels = np.array(gguf.quants.MXFP4.kvalues, np.float32) / 2
+            codes = np.stack([array & 15, array >> 4], -1).reshape(*array.shape[:-1], 32)
+            values = levels[codes] * np.exp2(scales[..., None].astype(np.float32) - 127)
+            out[name.removesuffix("_blocks")] = values.reshape(*array.shape[:2], -1).swapaxes(1, 2)
+        elif state:
+            entry = json.loads(raw[state][1].tobytes())
+            absmax = raw[name + ".absmax"][1]
+            if "nested_blocksize" in entry:
+                nested = np.repeat(raw[name + ".nested_absmax"][1], entry["nested_blocksize"])[:absmax.size]
+                absmax = raw[name + ".nested_quant_map"][1][absmax] * nested + np.float32(entry["nested_offset"])
+            codes = np.stack([array.ravel() >> 4, array.ravel() & 15], 1).ravel()
+            values = raw[name + ".quant_map"][1][codes] * np.repeat(absmax, entry["blocksize"])[:codes.size]
+            if entry["dtype"] == "bfloat16":
+                bits = values.view(np.uint32)
+                values = ((bits + 0x7fff + (bits >> 16 & 1)) & np.uint32(0xffff0000)).view(np.float32)
+            elif entry["dtype"] == "float16":
+                values = values.astype(np.float16).astype(np.float32)
+            out[name] = values[:int(np.prod(entry["shape"]))].reshape(entry["shape"])
+        else:
+            out[name] = as_float(dtype, array)
+    return out
+
+
+def mxfp4_blocks(raw, name):
+    """One of Hugging Face's MXFP4 tensors as GGUF blocks [experts, rows, bytes]: only bits move."""
+    array, scales = raw[name + "_blocks"][1], raw[name + "_scales"][1]
+    codes = np.stack([array & 15, array >> 4], -1).reshape(*array.shape[:-1], 32)
+    packed = codes[..., :16] | codes[..., 16:] << 4
+    return np.concatenate([scales[..., None], packed], -1).reshape(*array.shape[:2], -1)
+
+
 # ---- from Hugging Face's names to llama.cpp's ----
 
 def split_qkvz(config, weight):

@@ -58,17 +58,22 @@ def test_blocks(o, scratch):
 
 
 def test_golden(o, scratch):
-    """Fixtures of models that are not quantised, written as GGUF: kept as they are, fused, and in parts."""
-    for name, how in (("moe-f16", {}), ("next-bf16", {}), ("next-bf16", {"fused": True}), ("next-bf16", {"split_max_tensors": 7})):
+    """The reference implementation's logits through GGUF files: tensors kept as they are, fused, in parts; MXFP4 as blocks."""
+    for name, how in (("moe-f16", {}), ("next-bf16", {}), ("next-bf16", {"fused": True}), ("next-bf16", {"split_max_tensors": 7}),
+                      ("moe-nf4", {}), ("next-nf4", {}), ("mixtral-nf4", {}), ("gptoss-bf16", {}), ("gptoss-mxfp4", {})):
         fixture = golden.load_fixture(ROOT / "tests/golden/fixtures" / name)
-        tensors = {n: models.as_float(*t) for n, t in models.read_safetensors(ROOT / "tests/golden/fixtures" / name / "model").items()
-                   if not n.startswith("mtp.")}
+        stored_as = models.read_safetensors(ROOT / "tests/golden/fixtures" / name / "model")
+        tensors, raw = models.dequantised(stored_as), {}
+        for base in [n.removesuffix("_blocks") for n in stored_as if n.endswith("_blocks")]:
+            blocks, at = models.mxfp4_blocks(stored_as, base), f"blk.{base.split('.')[2]}.ffn_"
+            for part, rows in (("gate", blocks[:, 0::2]), ("up", blocks[:, 1::2])) if "gate_up" in base else (("down", blocks),):
+                raw[f"{at}{part}_exps.weight"] = gguf.GGMLQuantizationType.MXFP4, np.ascontiguousarray(rows)
         folder = scratch / f"{name}-{'-'.join(how)}"
         (folder / "model").mkdir(parents=True)
-        models.write_gguf(folder / "model" / "m.gguf", fixture["config"], tensors, **how)
+        models.write_gguf(folder / "model" / "m.gguf", fixture["config"], tensors, raw=raw, **how)
         request = {"prompts": [p["ids"] for p in fixture["prompts"]]}
-        raw = golden.run(o.thermocline, folder, request, scratch, "exact", 2, "partition")
-        wrong = [c for p, got in zip(fixture["prompts"], golden.cut(fixture, *raw)) for c in golden.compare(p, got, "exact")[1]]
+        answer = golden.run(o.thermocline, folder, request, scratch, "exact", 2, "partition")
+        wrong = [c for p, got in zip(fixture["prompts"], golden.cut(fixture, *answer)) for c in golden.compare(p, got, "exact")[1]]
         assert not wrong, f"{name} {how}: {wrong}"
         yield f"{name} {how or ''}"
 
