@@ -201,6 +201,7 @@ static tc_status cut(maker *m, const tc_names *names, uint32_t id, float score, 
         if (left == TC_NAME_NONE || right == TC_NAME_NONE) continue;
         TC_TRY(add_merge(m, l, &(merge){left, right, score, before, chars - before, 0}));
     }
+    if (l->count == first) return TC_OK;
     qsort(l->items + first, l->count - first, sizeof *l->items, by_ids);
     for (uint32_t i = first; i < l->count; i++) l->items[i].order = i;
     return TC_OK;
@@ -229,7 +230,7 @@ static tc_status merges_of_scores(maker *m, merge_list *l, tc_names *names)
     }
     for (uint32_t i = 0; i < m->count; i++)
         if (m->tokens[i].kind == KIND_NORMAL) TC_TRY(cut(m, names, i, tc_gguf_f32_at(m->g, scores, i), l));
-    qsort(l->items, l->count, sizeof *l->items, by_rank);
+    if (l->count) qsort(l->items, l->count, sizeof *l->items, by_rank);
     return TC_OK;
 }
 
