@@ -165,11 +165,15 @@ static void on_logprobs(tc_request *r, const tc_engine_event *event)
 {
     bool prompt = event->position < r->prompt_tokens;
     struct tc_logprob_rows *rows = prompt ? &r->prompt_logprobs : &r->logprobs;
-    rows->top = event->top;
-    rows->count += event->positions;
     tc_buffer_append(&rows->values, event->logprobs,
                      (size_t)event->positions * (1 + event->top) * sizeof *event->logprobs);
-    if (rows->values.failed) r->text.failed = true;
+    if (rows->values
+            .failed) { // out of memory: it ends with that, and nothing is shown of rows that are not there
+        r->text.failed = true;
+        return;
+    }
+    rows->top = event->top;
+    rows->count += event->positions;
 }
 
 static void on_evaluated(tc_request *r, const tc_engine_event *event)
@@ -177,6 +181,10 @@ static void on_evaluated(tc_request *r, const tc_engine_event *event)
     if (!event->experts || r->stopped) return;
     tc_buffer_append(&r->routes, event->experts,
                      (size_t)event->positions * r->layers * r->top_k * sizeof *event->experts);
+    if (r->routes.failed) {
+        r->text.failed = true;
+        return;
+    }
     r->route_positions += event->positions;
 }
 

@@ -43,8 +43,10 @@ class Disk(unittest.TestCase):
         want, count = whole.read_bytes(), self.page.writes
         self.assertGreater(count, 5)
         kept = self.files()
-        for on in (0, 1):  # one write, and all from there on
-            for k in range(1, count + 1):
+        tried = 0
+        for on, step in ((0, 1), (1, 4)):  # one write, and all from there on
+            for k in range(1, count + 1, step):
+                tried += 1
                 shutil.rmtree(self.cache)
                 self.cache.mkdir()
                 self.page.fresh(write_at=k, on=on)
@@ -54,9 +56,10 @@ class Disk(unittest.TestCase):
                 self.assertIn("No space left on device", done.stderr, place)
                 self.assertNotIn(whole.name, self.files(), place)
                 self.assertEqual([n for n in self.files() if n not in kept and "lock" not in n], [], place)
-                done = verb("pack", SMALL, "--cache-dir", self.cache)
-                self.assertEqual((done.returncode, whole.read_bytes() == want), (0, True), place)
-        print(f"    {2 * count} packings met a full disk", flush=True)
+                if k % 4 == 1:
+                    done = verb("pack", SMALL, "--cache-dir", self.cache)
+                    self.assertEqual((done.returncode, whole.read_bytes() == want), (0, True), place)
+        print(f"    {tried} packings met a full disk", flush=True)
 
     def test_full_while_serving(self):
         """Profile, trace and routing trace cannot be written: the answers do not care."""

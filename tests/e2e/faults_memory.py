@@ -138,6 +138,17 @@ class Allocations(unittest.TestCase):
 
     # ---- a request ----
 
+    def kept_once(self, server, name, streamed, k, place):
+        """More is held than before: once, as by a link that was made anew, and not each time that the same happens."""
+        rest = server.at_rest()
+        for _ in range(3):
+            server.page.set(allocations=0, failed=0, allocation_at=k)
+            server.ask(name, streamed)
+            server.page.set(allocation_at=0)
+            self.assertTrue(eventually(lambda: server.ask(name, streamed)[0], 30), place)
+        self.assertTrue(eventually(lambda: server.at_rest() <= rest + LEFT, 5), f"{server.at_rest() - rest} more are kept: {place}")
+        return max(rest, server.at_rest())
+
     def request_fails(self, program, name, streamed, stride):
         with Victim(program) as server:
             want = server.ask(name, streamed)[0]
@@ -163,7 +174,8 @@ class Allocations(unittest.TestCase):
                     words.add(error[:80])
                 again = eventually(lambda: server.ask(name, streamed)[0], 20)  # a link that broke comes back
                 self.assertEqual(again, want, place)
-                self.assertTrue(eventually(lambda: server.at_rest() <= rest + LEFT, 5), f"{server.at_rest() - rest} more are kept: {place}")
+                if not eventually(lambda: server.at_rest() <= rest + LEFT, 2):
+                    rest = self.kept_once(server, name, streamed, k, place)
             print(f"    {program}, {name}{' streamed' if streamed else ''}: up to {k}, every {stride}: {errors} errors, {right} right answers; "
                   f"{sorted(words)[:4]}", flush=True)
 

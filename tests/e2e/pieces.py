@@ -167,6 +167,8 @@ class Stream:
                 self.cut = error
                 break
             if not line:
+                if not self.answer.isclosed():  # its last chunk never came
+                    self.cut = ConnectionError("the answer was cut")
                 break
             line = line.decode().strip()
             if self.path.endswith("/generate"):
