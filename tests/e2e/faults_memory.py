@@ -26,7 +26,7 @@ from harness import DEMO, eventually  # noqa: E402
 from interposed import LIBRARY, Page  # noqa: E402
 from pieces import Pieces, Stream  # noqa: E402
 
-STRIDES = {"core": 53, "worker": 13, "gateway": 11, "request": 9}  # of the sample
+STRIDES = {"core": 53, "worker": 13, "gateway": 11, "request": 23}  # of the sample
 TALK = [{"role": "user", "content": "Where is it?"}]
 SCHEMA = {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}, "n": {"type": "integer", "minimum": 0, "maximum": 9}},
           "required": ["city", "n"], "additionalProperties": False}

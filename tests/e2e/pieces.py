@@ -167,7 +167,7 @@ class Stream:
                 self.cut = error
                 break
             if not line:
-                if not self.answer.isclosed():  # its last chunk never came
+                if not self.done and not self.error and self.answer.status == 200:
                     self.cut = ConnectionError("the answer was cut")
                 break
             line = line.decode().strip()
