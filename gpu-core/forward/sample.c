@@ -7,6 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum {
+    ARGMAX_RUN = 256,
+    WEIGHT_LEAST = -60, // e to it: a whole vocabulary of such weights is lost in the rounding of the sum
+    BUCKETS = 512,
+    BUCKETS_A_NAT = 8,
+};
+
 typedef struct candidate {
     float logit, p;
     uint32_t id;
@@ -17,6 +24,10 @@ struct tc_sampler {
     float *logits;
     uint32_t *seen; // uses of each token; all zero between calls
     candidate *candidates;
+    float *weights; // of each token, relative to the most likely one
+    // Candidates lie in buckets by falling logit, of which only those are sorted that a draw looks into.
+    uint32_t begin[BUCKETS + 1];
+    uint32_t sorted; // buckets from the first on
 };
 
 tc_status tc_sampler_create(uint32_t vocab, tc_sampler **ret, tc_error *e)
@@ -27,7 +38,8 @@ tc_status tc_sampler_create(uint32_t vocab, tc_sampler **ret, tc_error *e)
     s->logits = tc_alloc(TC_MEM_SCRATCH, vocab, sizeof *s->logits);
     s->seen = tc_alloc(TC_MEM_SCRATCH, vocab, sizeof *s->seen);
     s->candidates = tc_alloc(TC_MEM_SCRATCH, vocab, sizeof *s->candidates);
-    if (!s->logits || !s->seen || !s->candidates) {
+    s->weights = tc_alloc(TC_MEM_SCRATCH, vocab, sizeof *s->weights);
+    if (!s->logits || !s->seen || !s->candidates || !s->weights) {
         tc_sampler_free(s);
         return tc_fail(e, TC_NOMEM, "out of memory for the sampler: vocabulary of %u", vocab);
     }
@@ -41,20 +53,34 @@ void tc_sampler_free(tc_sampler *s)
     tc_free(s->logits);
     tc_free(s->seen);
     tc_free(s->candidates);
+    tc_free(s->weights);
     tc_free(s);
 }
 
+// Without a branch, so that compilers make vectors of it. NaN is above nothing.
+static bool any_above(const float *x, uint32_t n, float limit)
+{
+    int any = 0;
+    for (uint32_t i = 0; i < n; i++) any |= x[i] > limit;
+    return any;
+}
+
+// Of 150,000 logits a few dozen change what is best so far: runs without such a one are only looked over.
 static uint32_t argmax(const float *logits, uint32_t vocab, float *ret_gap)
 {
     uint32_t best = 0;
     float first = -INFINITY, second = -INFINITY;
-    for (uint32_t i = 0; i < vocab; i++) {
-        if (logits[i] > first) {
-            second = first;
-            first = logits[i];
-            best = i;
-        } else if (logits[i] > second) {
-            second = logits[i];
+    for (uint32_t run = 0; run < vocab; run += ARGMAX_RUN) {
+        uint32_t end = vocab - run < ARGMAX_RUN ? vocab : run + ARGMAX_RUN;
+        if (!any_above(logits + run, end - run, second)) continue;
+        for (uint32_t i = run; i < end; i++) {
+            if (logits[i] > first) {
+                second = first;
+                first = logits[i];
+                best = i;
+            } else if (logits[i] > second) {
+                second = logits[i];
+            }
         }
     }
     if (ret_gap) *ret_gap = first - second;
@@ -130,48 +156,135 @@ static uint32_t collect_top_k(tc_sampler *s, uint32_t k)
     return k;
 }
 
-// Every token that could be in the nucleus: those below (1 - top_p) / vocab together weigh less than 1 -
-// top_p.
-// ret_sum: mass of the whole vocabulary, relative to the most likely token.
-static uint32_t collect_nucleus(tc_sampler *s, float temperature, float top_p, double *ret_sum)
+// e^x for x in [WEIGHT_LEAST, 0], to 2e-7 of it: Cody and Waite's reduction, a polynomial of degree 6. No
+// branch, so that compilers make vectors of it.
+static inline float exponential(float x)
 {
-    float max = s->logits[argmax(s->logits, s->vocab, NULL)];
+    const float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; // rounded by where the mantissa ends
+    const float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    const float p = 1 + r * (1 + r * (0.5f + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120 + r / 720)))));
+    union {
+        int32_t bits;
+        float value;
+    } scale = {.bits = ((int32_t)n + 127) << 23};
+    return p * scale.value;
+}
+
+// Weights of all tokens; returns their sum.
+static double weigh_all(tc_sampler *s, float max, float temperature)
+{
+    const float inverse = 1 / temperature;
     double sum = 0;
-    for (uint32_t i = 0; i < s->vocab; i++) sum += exp((double)(s->logits[i] - max) / temperature);
-    double least = top_p < 1 ? (1.0 - (double)top_p) / s->vocab * sum : 0;
-    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->vocab; i++) {
+        float x = (s->logits[i] - max) * inverse, bounded = x > WEIGHT_LEAST ? x : WEIGHT_LEAST;
+        float weight = exponential(bounded);
+        s->weights[i] = x > WEIGHT_LEAST ? weight : 0;
+    }
+    for (uint32_t i = 0; i < s->vocab; i++) sum += s->weights[i];
+    return sum;
+}
+
+static uint32_t bucket_of(float logit, float max, float scale)
+{
+    float at = (max - logit) * scale;
+    return at < BUCKETS - 1 ? (uint32_t)at : BUCKETS - 1;
+}
+
+// Tokens that weigh at least `least`, and anything at all, put into buckets. Returns their number.
+static uint32_t collect_buckets(tc_sampler *s, float max, float scale, double least)
+{
+    uint32_t at[BUCKETS] = {0}, n = 0;
     for (uint32_t i = 0; i < s->vocab; i++)
-        if (s->logits[i] > -INFINITY && exp((double)(s->logits[i] - max) / temperature) >= least)
-            s->candidates[n++] = (candidate){s->logits[i], 0, i};
-    *ret_sum = sum;
+        if (s->weights[i] > 0 && s->weights[i] >= least) at[bucket_of(s->logits[i], max, scale)]++;
+    for (uint32_t b = 0; b < BUCKETS; b++) {
+        s->begin[b] = n;
+        n += at[b];
+        at[b] = s->begin[b];
+    }
+    s->begin[BUCKETS] = n;
+    for (uint32_t i = 0; i < s->vocab; i++)
+        if (s->weights[i] > 0 && s->weights[i] >= least)
+            s->candidates[at[bucket_of(s->logits[i], max, scale)]++] =
+                (candidate){s->logits[i], s->weights[i], i};
+    s->sorted = 0;
     return n;
 }
 
-static double weigh(candidate *c, uint32_t n, float temperature)
+static void sort_bucket(tc_sampler *s, uint32_t b)
 {
+    qsort(s->candidates + s->begin[b], s->begin[b + 1] - s->begin[b], sizeof *s->candidates, by_logit);
+}
+
+// Sorts the k best as one bucket, and weighs them.
+static double weigh_top_k(tc_sampler *s, uint32_t k, float temperature)
+{
+    candidate *c = s->candidates;
     double sum = 0;
-    for (uint32_t i = 0; i < n; i++) {
+    s->begin[0] = 0;
+    for (uint32_t b = 1; b <= BUCKETS; b++) s->begin[b] = k;
+    sort_bucket(s, 0);
+    s->sorted = BUCKETS;
+    for (uint32_t i = 0; i < k; i++) {
         c[i].p = (float)exp((double)(c[i].logit - c[0].logit) / temperature);
         sum += c[i].p;
     }
     return sum;
 }
 
-// Candidates sorted and weighed, of a total mass `sum`; keeps the first ones that top-p and min-p leave.
-// Returns their number and mass.
-static uint32_t truncate_tail(const candidate *c, uint32_t n, const tc_sample_params *params, double sum,
+// The candidate that is i-th by weight, where all before it have been asked for.
+static const candidate *ranked(tc_sampler *s, uint32_t i)
+{
+    while (s->sorted < BUCKETS && s->begin[s->sorted] <= i) sort_bucket(s, s->sorted++);
+    return &s->candidates[i];
+}
+
+// Candidates of a total mass `sum`; keeps the first ones that top-p and min-p leave. Returns their number and
+// mass.
+static uint32_t truncate_tail(tc_sampler *s, uint32_t n, const tc_sample_params *params, double sum,
                               double *ret_mass)
 {
+    const float first = ranked(s, 0)->p;
     double mass = 0;
     uint32_t kept = 0;
     while (kept < n) {
-        if (kept &&
-            (mass >= (double)params->top_p * sum || c[kept].p < params->min_p * c[0].p || c[kept].p <= 0))
+        const float p = ranked(s, kept)->p;
+        if (kept && (mass >= (double)params->top_p * sum || p < params->min_p * first || p <= 0))
             break; // what weighs nothing (forbidden, masked) is never the last one kept
-        mass += c[kept++].p;
+        mass += p;
+        kept++;
     }
     *ret_mass = mass;
     return kept;
+}
+
+// The candidate at `at` of the mass of the first n.
+static uint32_t pick(tc_sampler *s, uint32_t n, double at)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        at -= ranked(s, i)->p;
+        if (at < 0) return s->candidates[i].id;
+    }
+    return s->candidates[n - 1].id;
+}
+
+// Draws from all tokens in the same order: only the bucket that the number falls into is looked at.
+static uint32_t pick_of_all(tc_sampler *s, float max, float scale, double at)
+{
+    double mass[BUCKETS] = {0};
+    uint32_t b = 0, last = 0, n = 0;
+    for (uint32_t i = 0; i < s->vocab; i++)
+        if (s->weights[i] > 0) mass[bucket_of(s->logits[i], max, scale)] += s->weights[i];
+    for (uint32_t i = 0; i < BUCKETS; i++)
+        if (mass[i] > 0) last = i;
+    for (; b < last && at >= mass[b]; b++) at -= mass[b];
+    for (uint32_t i = 0; i < s->vocab; i++)
+        if (s->weights[i] > 0 && bucket_of(s->logits[i], max, scale) == b)
+            s->candidates[n++] = (candidate){s->logits[i], s->weights[i], i};
+    s->begin[0] = 0;
+    s->begin[1] = n;
+    sort_bucket(s, 0);
+    s->sorted = BUCKETS;
+    return pick(s, n, at);
 }
 
 // One number in [0, 1) from the seed and the token's number (splitmix64's finaliser on a Weyl sequence).
@@ -225,18 +338,21 @@ uint32_t tc_sample(tc_sampler *s, const float *logits, const tc_sample_params *p
         return last_resort(s, params, best);
     if (params->temperature <= 0) return argmax(s->logits, s->vocab, NULL);
 
-    bool cut = params->top_k > 0 && params->top_k < s->vocab;
-    double sum = 0, mass;
-    uint32_t n =
-        cut ? collect_top_k(s, params->top_k) : collect_nucleus(s, params->temperature, params->top_p, &sum);
-    if (n == 0) return best;
-    qsort(s->candidates, n, sizeof *s->candidates, by_logit);
-    double candidates_sum = weigh(s->candidates, n, params->temperature);
-    uint32_t kept = truncate_tail(s->candidates, n, params, cut ? candidates_sum : sum, &mass);
-    double at = uniform(params->seed, count - prompt_count) * mass;
-    for (uint32_t i = 0; i < kept; i++) {
-        at -= s->candidates[i].p;
-        if (at < 0) return s->candidates[i].id;
+    double sum, mass, at = uniform(params->seed, count - prompt_count);
+    uint32_t n = params->top_k;
+    if (n > 0 && n < s->vocab) {
+        collect_top_k(s, n);
+        sum = weigh_top_k(s, n, params->temperature);
+    } else {
+        const float max = s->logits[argmax(s->logits, s->vocab, NULL)],
+                    scale = BUCKETS_A_NAT / params->temperature;
+        sum = weigh_all(s, max, params->temperature);
+        if (!(sum > 0)) return best;
+        if (params->top_p >= 1 && params->min_p <= 0) return pick_of_all(s, max, scale, at * sum);
+        // Those below (1 - top_p) / vocab together weigh less than 1 - top_p: not in the nucleus.
+        n = collect_buckets(s, max, scale,
+                            params->top_p < 1 ? (1.0 - (double)params->top_p) / s->vocab * sum : 0);
     }
-    return s->candidates[kept - 1].id;
+    n = truncate_tail(s, n, params, sum, &mass);
+    return pick(s, n, at * mass);
 }
