@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,13 +19,17 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-enum { POOL_BYTES = 32 << 20, THREADS_MAX = 64 };
+enum { POOL_BYTES = 32 << 20, THREADS_MAX = 64, PIECE_BYTES = 64 << 20 };
 
 typedef struct maker {
     tc_store *store; // places, no memory
     const tc_store_info *info;
     uint8_t *memory, *codes, *bytes; // the arena; pools of NF4 codes and of bytes
     uint64_t seed;
+    tc_arena_directory directory;
+    uint64_t file_bytes; // of the arena
+    int fd;
+    _Atomic bool short_of_memory;
 } maker;
 
 static uint64_t mix(uint64_t z)
@@ -145,8 +150,10 @@ static tc_status make_arena(maker *m, const char *arena_dir, const char *store, 
     int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0 || ftruncate(fd, (off_t)bytes) != 0) return tc_fail_errno(e, TC_IO, "%s", path);
     m->memory = tc_arena_map(fd, bytes, PROT_READ | PROT_WRITE);
-    close(fd);
     if (!m->memory) return tc_fail_errno(e, TC_NOMEM, "%s", path);
+    m->directory = *last;
+    m->fd = fd;
+    m->file_bytes = bytes;
     (void)madvise(m->memory, bytes, MADV_HUGEPAGE);
     tc_arena_header *h = (tc_arena_header *)(void *)m->memory;
     const tc_store_header *header = m->store->header;
@@ -168,6 +175,22 @@ static tc_status make_arena(maker *m, const char *arena_dir, const char *store, 
     return TC_OK;
 }
 
+static void take_piece(void *arg, uint32_t item, uint32_t member)
+{
+    maker *m = arg;
+    uint64_t at = TC_ARENA_DATA_AT + (uint64_t)item * PIECE_BYTES, left = m->file_bytes - at;
+    (void)member;
+    if (!tc_arena_take(&m->directory, m->fd, m->memory, at, left < PIECE_BYTES ? left : PIECE_BYTES))
+        atomic_store(&m->short_of_memory, true);
+}
+
+static void tell_pages(tc_arena_header *h)
+{
+    h->huge_bytes = tc_arena_huge_bytes(h);
+    h->pages = h->huge_bytes ? TC_PAGES_TRANSPARENT : TC_PAGES_SMALL;
+    tc_arena_hash_header(h);
+}
+
 tc_status tc_memory_store_make(const char *directory, const char *cache_dir, const char *arena_dir,
                                uint64_t seed, tc_error *e)
 {
@@ -175,7 +198,7 @@ tc_status tc_memory_store_make(const char *directory, const char *cache_dir, con
     tc_team *team = NULL;
     tc_store_header *header;
     char path[TC_STORE_PATH_BYTES];
-    maker m = {.seed = seed};
+    maker m = {.seed = seed, .fd = -1};
     tc_status status;
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);
     const tc_pack_options pack = {.cache_dir = cache_dir};
@@ -193,8 +216,13 @@ tc_status tc_memory_store_make(const char *directory, const char *cache_dir, con
     TC_GOTO(tc_team_create(&(tc_team_options){.threads = cpus > THREADS_MAX ? THREADS_MAX : (uint32_t)cpus},
                            &team, e));
     fill_pools(&m);
+    tc_team_each(team, (uint32_t)((m.file_bytes - TC_ARENA_DATA_AT + PIECE_BYTES - 1) / PIECE_BYTES),
+                 take_piece, &m);
+    if (atomic_load(&m.short_of_memory)) TC_GOTO(tc_fail(e, TC_NOMEM, "%s: no more shared memory", path));
+    tell_pages((tc_arena_header *)(void *)m.memory);
     tc_team_each(team, m.info->layers * m.info->experts, fill_expert, &m);
 out:
+    if (m.fd >= 0) close(m.fd);
     tc_team_free(team);
     tc_store_free(m.store);
     tc_checkpoint_free(checkpoint);

@@ -19,6 +19,10 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 // Linux 6.1
+#endif
+
 enum { LOCK_POLL_MS = 50, NODES_MAX = 1024 };
 
 static const char arena_magic[8] = {'T', 'C', 'A', 'R', 'E', 'N', 'A', '\n'};
@@ -280,4 +284,38 @@ bool tc_arena_bind(void *memory, uint64_t bytes, int node, bool strict, bool mov
     mask[(unsigned)node / (8 * sizeof *mask)] |= 1ul << (unsigned)node % (8 * sizeof *mask);
     return syscall(SYS_mbind, memory, bytes, strict ? MPOL_BIND : MPOL_PREFERRED, mask,
                    (unsigned long)NODES_MAX, move ? MPOL_MF_MOVE : 0) == 0;
+}
+
+// Huge pages of a tmpfs that has them off can still be made by collapsing: one page first, the kernel refuses
+// to collapse nothing.
+bool tc_arena_take(const tc_arena_directory *d, int fd, void *memory, uint64_t at, uint64_t bytes)
+{
+    bool huge = !d->hugetlb && bytes >= TC_ARENA_HUGE_BYTES;
+    for (uint64_t i = at; huge && i + TC_ARENA_HUGE_BYTES <= at + bytes; i += TC_ARENA_HUGE_BYTES)
+        if (madvise((char *)memory + i, 4096, MADV_POPULATE_WRITE) != 0 ||
+            madvise((char *)memory + i, TC_ARENA_HUGE_BYTES, MADV_COLLAPSE) != 0)
+            break; // the rest becomes small pages
+    if (madvise((char *)memory + at, bytes, MADV_POPULATE_WRITE) == 0) return true;
+    return errno == EINVAL && fallocate(fd, 0, (off_t)at, (off_t)bytes) == 0;
+}
+
+uint64_t tc_arena_huge_bytes(const void *memory)
+{
+    char line[256], start[32];
+    bool ours = false;
+    uint64_t sum = 0;
+    unsigned long long kib, from, to;
+    snprintf(start, sizeof start, "%lx-", (unsigned long)(uintptr_t)memory);
+    FILE *f = fopen("/proc/self/smaps", "re");
+    while (f && fgets(line, sizeof line, f)) {
+        if (sscanf(line, "%llx-%llx ", &from, &to) == 2) {
+            if (ours) break;
+            ours = strncmp(line, start, strlen(start)) == 0;
+        } else if (ours && (sscanf(line, "ShmemPmdMapped: %llu kB", &kib) == 1 ||
+                            sscanf(line, "FilePmdMapped: %llu kB", &kib) == 1)) {
+            sum += kib * 1024;
+        }
+    }
+    if (f) fclose(f);
+    return sum;
 }

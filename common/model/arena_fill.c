@@ -22,9 +22,6 @@
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23 // Linux 5.14
 #endif
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25 // Linux 6.1
-#endif
 
 enum { RESERVE_BYTES = 32 << 20, READ_BYTES = 1 << 20, FILL_THREADS_MAX = 16 };
 
@@ -203,20 +200,6 @@ static bool tell(filler *f, uint32_t member, const char *what, uint64_t bytes)
     return !atomic_load(&f->stop);
 }
 
-// Takes the pages of a piece, huge ones if they are to be had; no page is missing afterwards, so that nothing
-// can end in a signal. Huge pages of a tmpfs that has them off can still be made by collapsing: one page
-// first, the kernel refuses to collapse nothing.
-static bool take_piece(filler *f, const part *p, uint64_t at, uint64_t bytes)
-{
-    bool huge = !f->d->hugetlb && bytes >= TC_ARENA_HUGE_BYTES;
-    for (uint64_t i = at; huge && i + TC_ARENA_HUGE_BYTES <= at + bytes; i += TC_ARENA_HUGE_BYTES)
-        if (madvise(p->memory + i, 4096, MADV_POPULATE_WRITE) != 0 ||
-            madvise(p->memory + i, TC_ARENA_HUGE_BYTES, MADV_COLLAPSE) != 0)
-            break; // the rest becomes small pages
-    if (madvise(p->memory + at, bytes, MADV_POPULATE_WRITE) == 0) return true;
-    return errno == EINVAL && fallocate(p->fd, 0, (off_t)at, (off_t)bytes) == 0;
-}
-
 // The piece'th run of RESERVE_BYTES over all missing parts.
 static const part *find_piece(const filler *f, uint32_t piece, uint64_t *ret_at, uint64_t *ret_bytes)
 {
@@ -249,7 +232,7 @@ static void take_item(void *arg, uint32_t i, uint32_t member)
         at = TC_ARENA_DATA_AT;
         bytes -= bytes < TC_ARENA_DATA_AT ? bytes : TC_ARENA_DATA_AT;
     }
-    if (good && bytes) good = take_piece(f, p, at, bytes);
+    if (good && bytes) good = tc_arena_take(f->d, p->fd, p->memory, at, bytes);
     if (!good) {
         tc_error error;
         give_up(f, tc_fail_errno(&error, TC_NOMEM, "%s: no more shared memory", p->path), &error);
@@ -350,28 +333,6 @@ static tc_status read_all(filler *f)
 
 // ---- publishing ----
 
-// Bytes of our mapping that the kernel maps with huge pages.
-static uint64_t huge_bytes(const void *memory)
-{
-    char line[256], start[32];
-    bool ours = false;
-    uint64_t sum = 0;
-    unsigned long long kib, from, to;
-    snprintf(start, sizeof start, "%lx-", (unsigned long)(uintptr_t)memory);
-    FILE *f = fopen("/proc/self/smaps", "re");
-    while (f && fgets(line, sizeof line, f)) {
-        if (sscanf(line, "%llx-%llx ", &from, &to) == 2) {
-            if (ours) break;
-            ours = strncmp(line, start, strlen(start)) == 0;
-        } else if (ours && (sscanf(line, "ShmemPmdMapped: %llu kB", &kib) == 1 ||
-                            sscanf(line, "FilePmdMapped: %llu kB", &kib) == 1)) {
-            sum += kib * 1024;
-        }
-    }
-    if (f) fclose(f);
-    return sum;
-}
-
 static tc_status publish(filler *f, uint32_t index, tc_error *e)
 {
     part *p = &f->parts[index];
@@ -382,7 +343,7 @@ static tc_status publish(filler *f, uint32_t index, tc_error *e)
                            .of = f->key->of,
                            .store_header_bytes = f->file->header->header_bytes,
                            .file_bytes = p->bytes,
-                           .huge_bytes = f->d->hugetlb ? p->bytes : huge_bytes(p->memory)};
+                           .huge_bytes = f->d->hugetlb ? p->bytes : tc_arena_huge_bytes(p->memory)};
     h->pages = f->d->hugetlb ? TC_PAGES_EXPLICIT : h->huge_bytes ? TC_PAGES_TRANSPARENT : TC_PAGES_SMALL;
     memcpy(h->content_hash, f->key->content_hash, sizeof f->key->content_hash);
     char *real = realpath(f->o->store, NULL);
