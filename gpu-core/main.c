@@ -275,12 +275,14 @@ static tc_status choose_device(core *c, tc_error *e)
 static tc_status open_device(core *c, const tc_dev_geometry *g, tc_error *e)
 {
     if (!c->cuda) return tc_dev_cpu_create(g, c->team, c->kernels, &c->dev, e);
+    const uint32_t chunk = c->o.chunk_tokens ? c->o.chunk_tokens : TC_STEP_TOKENS_MAX;
     const tc_cuda_options options = {
         .geometry = *g,
         .hidden = c->desc->hidden,
         .experts = c->desc->experts,
         .top_k = c->desc->top_k,
-        .tokens_max = c->o.chunk_tokens < c->o.context ? c->o.chunk_tokens : (c->o.context + 63) / 64 * 64,
+        .tokens_max = chunk < c->o.context ? chunk : (c->o.context + 63) / 64 * 64,
+        .tokens_by_budget = !c->o.chunk_tokens,
         .vram_bytes = c->o.vram_bytes,
         .ordinal = c->o.gpu,
         .call_deadline_us = c->o.call_deadline_us,

@@ -192,7 +192,6 @@ tc_status tc_core_options_read(int argc, char *const *argv, tc_core_options *ret
         .no_worker_us = 30000000,
         .device = TC_DEVICE_AUTO,
         .hot_experts = UINT32_MAX,
-        .chunk_tokens = TC_CHUNK_TOKENS_DEFAULT,
         .program = {.log_level = TC_LOG_INFO},
     };
     tc_status status = tc_settings_parse(TC_FOR_CORE, argc, argv, apply, &o, e);

@@ -9,13 +9,7 @@
 #include "common/placement/hot_cache.h"
 #include "proto/tls.h"
 
-enum {
-    TC_CONTEXT_DEFAULT = 4096,
-    TC_SESSIONS_DEFAULT = 8,
-    TC_SESSIONS_MAX = 64,
-    TC_CONTEXT_MAX = 1 << 20,
-    TC_CHUNK_TOKENS_DEFAULT = 4096
-};
+enum { TC_CONTEXT_DEFAULT = 4096, TC_SESSIONS_DEFAULT = 8, TC_SESSIONS_MAX = 64, TC_CONTEXT_MAX = 1 << 20 };
 
 #define TC_KV_BY_PRECISION (-1)
 #define TC_CACHE_AUTO UINT64_MAX
@@ -55,10 +49,10 @@ typedef struct tc_core_options {
     uint64_t kv_budget_bytes; // 0: what sessions x context needs, at most TC_KV_BUDGET_DEFAULT_MAX
     uint64_t call_deadline_us, no_worker_us;
     tc_program_settings program;
-    int device; // tc_device_kind
-    uint32_t gpu, hot_experts, chunk_tokens;
-    uint32_t force_hits; // percent plus one; 0: the router decides
-    uint64_t vram_bytes; // 0: what the GPU has
+    int device;                              // tc_device_kind
+    uint32_t gpu, hot_experts, chunk_tokens; // chunk_tokens 0: as the device's memory allows
+    uint32_t force_hits;                     // percent plus one; 0: the router decides
+    uint64_t vram_bytes;                     // 0: what the GPU has
 } tc_core_options;
 
 // TC_CANCELLED: help or version was asked for (`show`). Texts borrow from argv.

@@ -276,8 +276,8 @@ static __device__ __forceinline__ void stage(attend_memory<DP> &m, uint32_t at, 
 
 // A chunk's result of the warp's rows, `part` being the chunk's first.
 template <int DP>
-static __device__ __forceinline__ void store_part(const tc_gpu_attention &a, const attend_state<DP> &w, size_t part,
-                                                  const uint32_t row[2], uint32_t rows)
+static __device__ __forceinline__ void store_part(const tc_gpu_attention &a, const attend_state<DP> &w,
+                                                  size_t part, const uint32_t row[2], uint32_t rows)
 {
     const uint32_t t2 = (threadIdx.x & 3) * 2;
 #pragma unroll
@@ -286,7 +286,8 @@ static __device__ __forceinline__ void store_part(const tc_gpu_attention &a, con
         float *to = a.partial + (part + row[i]) * a.padded;
 #pragma unroll
         for (int d = 0; d < DP / 8; d++)
-            if (d * 8 < a.padded) *(float2 *)(to + d * 8 + t2) = make_float2(w.o[d][2 * i], w.o[d][2 * i + 1]);
+            if (d * 8 < a.padded)
+                *(float2 *)(to + d * 8 + t2) = make_float2(w.o[d][2 * i], w.o[d][2 * i + 1]);
         if (t2 == 0) *(float2 *)(a.state + (part + row[i]) * 2) = make_float2(w.max[i], w.sum[i]);
     }
 }

@@ -7,14 +7,16 @@
 #include "common/model/store.h"
 #include "gpu-core/dev/dev.h"
 
-enum { TC_CUDA_ABI = 1 };
+enum { TC_CUDA_ABI = 2, TC_CUDA_TOKENS_SMALL = 4096 };
+#define TC_CUDA_BUDGET_SMALL (12ull << 30)
 #define TC_CUDA_SYMBOL "tc_cuda_library_get" // const tc_cuda_library *(void)
 
 typedef struct tc_cuda_options {
     tc_dev_geometry geometry;
     uint32_t hidden, experts, top_k;
-    uint32_t tokens_max; // of a batch, <= TC_STEP_TOKENS_MAX
-    uint64_t vram_bytes; // of everything, as the driver counts; 0: what the card has, less a reserve
+    uint32_t tokens_max;   // of a batch, <= TC_STEP_TOKENS_MAX
+    bool tokens_by_budget; // no more than TC_CUDA_TOKENS_SMALL where the budget is below TC_CUDA_BUDGET_SMALL
+    uint64_t vram_bytes;   // of everything, as the driver counts; 0: what the card has, less a reserve
     uint32_t ordinal;
     uint64_t call_deadline_us; // of a worker's answer
     void (*log)(void *arg, bool warning, const char *text);

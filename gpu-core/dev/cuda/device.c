@@ -314,13 +314,12 @@ static void matmul_q4(tc_dev_cuda *c, const tc_gpu_jobs *jobs, const float *x, c
                       uint32_t n)
 {
     uint32_t spans = jobs->job[0].q4.spans;
-    if (n <= TC_GPU_FEW && spans <= TC_GPU_FEW_SPANS_MAX) {
-        CHECK(c, tc_gpu_matmul_few(c->stream, &c->tables, jobs, x, up, ldx, n));
+    if (n == 1 && spans <= TC_GPU_ONE_SPANS_MAX) {
+        CHECK(c, tc_gpu_matmul_one(c->stream, &c->tables, jobs, x, up));
         return;
     }
     CHECK(c, tc_gpu_round(c->stream, x, up, ldx, n, spans, c->x_rounded, c->x_scale));
-    for (uint32_t i = 0; i < jobs->count; i++)
-        CHECK(c, tc_gpu_matmul_many(c->stream, &c->tables, &jobs->job[i], c->x_rounded, c->x_scale, n));
+    CHECK(c, tc_gpu_matmul_many(c->stream, &c->tables, jobs, c->x_rounded, c->x_scale, n));
 }
 
 static bool same_input(const tc_matmul_job *a, const tc_matmul_job *b)
@@ -771,12 +770,15 @@ static tc_status cuda_create(const tc_cuda_options *options, tc_dev **ret, tc_er
     c->dev.ops = &cuda_ops;
     c->dev.queue = &cuda_queue;
     c->dev.geometry = options->geometry;
-    c->dev.tokens_max = options->tokens_max;
-    c->layout = lay_out(options);
     c->chunks_max = (options->geometry.positions_max + TC_GPU_CHUNK - 1) / TC_GPU_CHUNK;
     pthread_mutex_init(&c->lock, NULL);
     sem_init(&c->ended, 0, 0);
     TC_GOTO(open_card(c, e));
+    if (options->tokens_by_budget && c->budget < TC_CUDA_BUDGET_SMALL &&
+        c->o.tokens_max > TC_CUDA_TOKENS_SMALL)
+        c->o.tokens_max = TC_CUDA_TOKENS_SMALL;
+    c->dev.tokens_max = c->o.tokens_max;
+    c->layout = lay_out(&c->o);
     if (!CHECK(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking)))
         TC_GOTO(tc_fail(e, TC_INTERNAL, "cuda: %s", c->error));
     TC_GOTO(take_all(c, e));

@@ -244,7 +244,7 @@ static __device__ __forceinline__ void each_item(const tc_gpu_grouped &a, uint32
 }
 
 // A slice is a unit: warps 0-3 take gate's panels, 4-7 up's.
-__global__ void __launch_bounds__(TILE_THREADS)
+__global__ void __launch_bounds__(TILE_THREADS, 2)
     grouped_up_kernel(tc_gpu_tables tables, const __grid_constant__ tc_gpu_grouped a)
 {
     __shared__ union { // the activations come when the products are done
@@ -304,8 +304,6 @@ __global__ void __launch_bounds__(TILE_THREADS, 2)
     each_item<TILE_TOKENS>(
         a, slices, [&](const uint8_t *expert, uint32_t begin, uint32_t all, uint32_t from, uint32_t slice) {
             const uint32_t count = min(all - from, (uint32_t)TILE_TOKENS), panel = slice * TILE_WARPS + warp;
-            const bool on = panel * 16 < a.layout.hidden;
-            const uint32_t row = (on ? panel : 0) * 16 + g;
             long long sum[TILE_TOKENS / 8][4];
 #pragma unroll
             for (int b = 0; b < TILE_TOKENS / 8; b++)
@@ -317,24 +315,22 @@ __global__ void __launch_bounds__(TILE_THREADS, 2)
                 weights[threadIdx.x] =
                     threadIdx.x < count ? a.pairs.weight[begin + from + threadIdx.x] : 0.0f;
             }
-            tile_stage(memory, 0, a.h_rounded, a.h_scale, units, begin + from, NULL, count, 0);
+            tile_source<TILE_TOKENS> source =
+                tile_source_of<TILE_TOKENS>(a.h_rounded, a.h_scale, units, begin + from, NULL, count);
+            tile_stage(memory, 0, source);
             tc_gpu_q4 m = matrix_of(a.layout, expert, 2);
-            span_words words = load_span(m.tiles + (size_t)(on ? panel : 0) * SPAN_BYTES, lane);
-            raw_scale r0 = load_scale(m, row, 0), r1 = load_scale(m, row + 8, 0);
+            tile_panel p;
+            tile_begin(p, m, panel, lane);
             for (uint32_t u = 0; u < units; u++) {
                 uint32_t levels[2][4];
-                span_levels(words, m.book, levels);
-                const float s0 = scale_of(m, tables.map, r0), s1 = scale_of(m, tables.map, r1);
+                span_levels(p.words, m.book, levels);
+                const float s0 = scale_of(m, tables.map, p.raw[0]), s1 = scale_of(m, tables.map, p.raw[1]);
                 if (u + 1 < units) {
                     m = matrix_of(a.layout, expert + (u + 1) * a.layout.unit_stride, 2);
-                    words = load_span(m.tiles + (size_t)(on ? panel : 0) * SPAN_BYTES, lane);
-                    r0 = load_scale(m, row, 0);
-                    r1 = load_scale(m, row + 8, 0);
+                    tile_begin(p, m, panel, lane);
                 }
                 tile_wait_all();
-                if (u + 1 < units)
-                    tile_stage(memory, (u + 1) & 1, a.h_rounded, a.h_scale, units, begin + from, NULL, count,
-                               u + 1);
+                if (u + 1 < units) tile_stage(memory, (u + 1) & 1, source);
 #pragma unroll
                 for (int b = 0; b < TILE_TOKENS / 8; b++) {
                     int d[4];

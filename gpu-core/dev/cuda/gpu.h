@@ -17,8 +17,7 @@ struct CUstream_st;
 typedef struct CUstream_st *tc_gpu_stream;
 
 enum {
-    TC_GPU_FEW_SPANS_MAX = 256,
-    TC_GPU_FEW = 8,         // tokens that the narrow matrix kernels take at once
+    TC_GPU_ONE_SPANS_MAX = 256,
     TC_GPU_JOBS_MAX = 8,    // matrices on one input
     TC_GPU_SPAN = 64,       // columns that share a scale
     TC_GPU_ROW_BYTES = 128, // of a rounded span: 64 high bytes, 64 low bytes
@@ -65,15 +64,14 @@ typedef struct tc_gpu_tables {
 } tc_gpu_tables;
 
 // ---- matrices (matmul.cu) ----
-// n <= TC_GPU_FEW tokens on one input x [n][ldx], or silu(x) * up where up is not NULL: rounds it on the way.
-// spans <= TC_GPU_FEW_SPANS_MAX.
-int tc_gpu_matmul_few(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_jobs *jobs,
-                      const float *x, const float *up, uint32_t ldx, uint32_t n);
+// One token x, or silu(x) * up where up is not NULL: rounds it on the way. spans <= TC_GPU_ONE_SPANS_MAX.
+int tc_gpu_matmul_one(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_jobs *jobs,
+                      const float *x, const float *up);
 // Rounds rows for tc_gpu_matmul_many: rounded [n][spans][TC_GPU_ROW_BYTES], scale [n][spans].
 int tc_gpu_round(tc_gpu_stream stream, const float *x, const float *up, uint32_t ldx, uint32_t n,
                  uint32_t spans, uint8_t *rounded, float *scale);
-// Any n; the same bits as tc_gpu_matmul_few.
-int tc_gpu_matmul_many(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_job *job,
+// Any n; the same bits as tc_gpu_matmul_one. (matmul_many.cu)
+int tc_gpu_matmul_many(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_jobs *jobs,
                        const uint8_t *rounded, const float *scale, uint32_t n);
 // Matrices of 8 to 32 bits on one input, any n.
 int tc_gpu_matmul_float(tc_gpu_stream stream, const tc_gpu_jobs *jobs, const float *x, uint32_t ldx,

@@ -69,24 +69,38 @@ static __device__ __forceinline__ void span_levels(const span_words &s, const ui
         }
 }
 
-// 16 rows times 8 tokens over one span: d[0..1] row g, tokens 2t and 2t + 1; d[2..3] row g + 8. `row`: the
-// rounded span of this lane's token g.
+// Eight tokens' rounded span as this lane feeds it to the tensor cores: [k block] of both planes.
+struct token_words {
+    uint2 high[2], low[2];
+};
+
+// `row`: the rounded span of this lane's token g.
+static __device__ __forceinline__ token_words load_tokens(const uint8_t *row, uint32_t lane)
+{
+    const uint8_t *at = row + (lane & 3) * 8;
+    return {{*(const uint2 *)at, *(const uint2 *)(at + 32)},
+            {*(const uint2 *)(at + 64), *(const uint2 *)(at + 96)}};
+}
+
+// 16 rows times 8 tokens over one span: d[0..1] row g, tokens 2t and 2t + 1; d[2..3] row g + 8.
+static __device__ __forceinline__ void token_product(const uint32_t a[2][4], const token_words &x, int d[4])
+{
+    int high[4] = {0, 0, 0, 0}; // two chains, neither of which waits for the other
+    d[0] = d[1] = d[2] = d[3] = 0;
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+        const uint32_t h[2] = {x.high[k].x, x.high[k].y}, l[2] = {x.low[k].x, x.low[k].y};
+        mma_s8(high, a[k], h);
+        mma_s8(d, a[k], l);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) d[i] += high[i] * 16;
+}
+
 static __device__ __forceinline__ void span_product(const uint32_t a[2][4], const uint8_t *row, uint32_t lane,
                                                     int d[4])
 {
-    const uint32_t at = (lane & 3) * 8;
-    const uint2 h0 = *(const uint2 *)(row + at), h1 = *(const uint2 *)(row + 32 + at);
-    const uint2 l0 = *(const uint2 *)(row + 64 + at), l1 = *(const uint2 *)(row + 96 + at);
-    const uint32_t high0[2] = {h0.x, h0.y}, high1[2] = {h1.x, h1.y}, low0[2] = {l0.x, l0.y},
-                   low1[2] = {l1.x, l1.y};
-    int high[4] = {0, 0, 0, 0}; // two chains, neither of which waits for the other
-    d[0] = d[1] = d[2] = d[3] = 0;
-    mma_s8(high, a[0], high0);
-    mma_s8(d, a[0], low0);
-    mma_s8(high, a[1], high1);
-    mma_s8(d, a[1], low1);
-#pragma unroll
-    for (int i = 0; i < 4; i++) d[i] += high[i] * 16;
+    token_product(a, load_tokens(row, lane), d);
 }
 
 // A scale as it lies in memory, fetched early; and what it is worth.
