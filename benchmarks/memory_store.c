@@ -180,7 +180,7 @@ static void take_piece(void *arg, uint32_t item, uint32_t member)
     maker *m = arg;
     uint64_t at = TC_ARENA_DATA_AT + (uint64_t)item * PIECE_BYTES, left = m->file_bytes - at;
     (void)member;
-    if (!tc_arena_take(&m->directory, m->fd, m->memory, at, left < PIECE_BYTES ? left : PIECE_BYTES))
+    if (!tc_arena_reserve(&m->directory, m->fd, m->memory, at, left < PIECE_BYTES ? left : PIECE_BYTES))
         atomic_store(&m->short_of_memory, true);
 }
 

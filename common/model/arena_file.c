@@ -288,7 +288,7 @@ bool tc_arena_bind(void *memory, uint64_t bytes, int node, bool strict, bool mov
 
 // Huge pages of a tmpfs that has them off can still be made by collapsing: one page first, the kernel refuses
 // to collapse nothing.
-bool tc_arena_take(const tc_arena_directory *d, int fd, void *memory, uint64_t at, uint64_t bytes)
+bool tc_arena_reserve(const tc_arena_directory *d, int fd, void *memory, uint64_t at, uint64_t bytes)
 {
     bool huge = !d->hugetlb && bytes >= TC_ARENA_HUGE_BYTES;
     for (uint64_t i = at; huge && i + TC_ARENA_HUGE_BYTES <= at + bytes; i += TC_ARENA_HUGE_BYTES)

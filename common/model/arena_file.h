@@ -75,7 +75,7 @@ void tc_arena_lock_path(const tc_arena_directory *d, const tc_arena_key *key, ch
 void *tc_arena_map(int fd, uint64_t bytes, int protection);
 // Takes the pages of a run of an arena's file, huge ones if they are to be had; no page is missing
 // afterwards, so that nothing can end in a signal. false: there is no more memory (errno).
-bool tc_arena_take(const tc_arena_directory *d, int fd, void *memory, uint64_t at, uint64_t bytes);
+bool tc_arena_reserve(const tc_arena_directory *d, int fd, void *memory, uint64_t at, uint64_t bytes);
 // Bytes of our mapping that the kernel maps with huge pages.
 uint64_t tc_arena_huge_bytes(const void *memory);
 // Binds memory to the node, and with `move` what is elsewhere already. False: the kernel would not.

@@ -232,7 +232,7 @@ static void take_item(void *arg, uint32_t i, uint32_t member)
         at = TC_ARENA_DATA_AT;
         bytes -= bytes < TC_ARENA_DATA_AT ? bytes : TC_ARENA_DATA_AT;
     }
-    if (good && bytes) good = tc_arena_take(f->d, p->fd, p->memory, at, bytes);
+    if (good && bytes) good = tc_arena_reserve(f->d, p->fd, p->memory, at, bytes);
     if (!good) {
         tc_error error;
         give_up(f, tc_fail_errno(&error, TC_NOMEM, "%s: no more shared memory", p->path), &error);
