@@ -407,18 +407,23 @@ static void *work(void *arg)
     return NULL;
 }
 
+// Tells how far it is, and what went wrong meanwhile. False: the caller wants it to stop.
+static bool report(fetcher *f, uint64_t done, uint64_t total, uint32_t finished)
+{
+    char note[NOTE_BYTES];
+    pthread_mutex_lock(&f->mutex);
+    bool has = f->has_note;
+    memcpy(note, f->note, sizeof note);
+    f->has_note = false;
+    pthread_mutex_unlock(&f->mutex);
+    return !f->o->progress ||
+           f->o->progress(f->o->arg, done, total, finished, f->files->count, has ? note : NULL);
+}
+
 static void watch(fetcher *f, uint64_t total)
 {
     while (atomic_load(&f->running)) {
-        char note[NOTE_BYTES];
-        pthread_mutex_lock(&f->mutex);
-        bool has = f->has_note;
-        memcpy(note, f->note, sizeof note);
-        f->has_note = false;
-        pthread_mutex_unlock(&f->mutex);
-        if (f->o->progress &&
-            !f->o->progress(f->o->arg, atomic_load(&f->done), total, atomic_load(&f->finished),
-                            f->files->count, has ? note : NULL)) {
+        if (!report(f, atomic_load(&f->done), total, (uint32_t)atomic_load(&f->finished))) {
             pthread_mutex_lock(&f->mutex);
             if (f->status == TC_OK)
                 f->status = tc_fail(&f->error, TC_CANCELLED, "stopped; what has arrived is kept");
@@ -427,8 +432,7 @@ static void watch(fetcher *f, uint64_t total)
         }
         usleep(LOOK_MS * 1000 / 4);
     }
-    if (f->o->progress && f->status == TC_OK)
-        f->o->progress(f->o->arg, total, total, f->files->count, f->files->count, NULL);
+    if (f->status == TC_OK) (void)report(f, total, total, f->files->count);
 }
 
 tc_status tc_hub_fetch(const tc_hub_name *name, const tc_hub_options *o, const tc_hub_files *files,
