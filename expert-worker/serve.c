@@ -33,7 +33,7 @@ typedef struct worker {
     uint32_t threads, cpu_count;
     uint32_t cpus[TC_CPUS_MAX], pins[TC_TEAM_THREADS_MAX];
     const char *isa;
-    uint64_t resident_bytes, logged_us, calls;
+    uint64_t started_us, resident_bytes, logged_us, calls;
     uint64_t last_seq; // of the call answered before
 } worker;
 
@@ -41,6 +41,8 @@ typedef struct worker {
 static _Atomic bool stopping, reloading;
 static _Atomic(tc_expert_peer *) wakeable;
 static char sigbus_line[512];
+
+enum { PATIENCE_US = 5000000 };
 
 void tc_serve_stop(void)
 {
@@ -350,7 +352,11 @@ static int loop(worker *w)
             answer(w, &event);
             break;
         case TC_PEER_UNREACHABLE:
-            tc_warn("no core at %s: %s; trying again", w->options->connect, event.reason);
+            // A supervisor starts all programs at once: that the core is not there yet is no news.
+            if (tc_now_us() - w->started_us < PATIENCE_US)
+                tc_info("no core at %s yet: %s", w->options->connect, event.reason);
+            else
+                tc_warn("no core at %s: %s; trying again", w->options->connect, event.reason);
             tc_notify_status("no core at %s: %s", w->options->connect, event.reason);
             break;
         case TC_PEER_LOST:
@@ -383,7 +389,12 @@ int tc_serve(const tc_worker_options *options, int argc, char **argv, const tc_a
     tc_error error;
     int code = TC_EXIT_FAILED;
 
-    w = (worker){.settings = *options, .options = &w.settings, .argc = argc, .argv = argv, .full = full};
+    w = (worker){.settings = *options,
+                 .options = &w.settings,
+                 .argc = argc,
+                 .argv = argv,
+                 .full = full,
+                 .started_us = tc_now_us()};
     tc_status status = prepare(&w, &error);
     block_stop(true);
     if (status == TC_OK) status = dial(&w, &error);
