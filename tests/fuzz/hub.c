@@ -23,14 +23,18 @@ static void name_of(const char *text)
     CHECK(!strchr(name.owner, '/') && !strchr(name.name, '/') && name.owner[0] != '.' && name.name[0] != '.');
 }
 
+static bool stays_inside(const char *path)
+{
+    return path[0] != '/' && strcmp(path, "..") != 0 && strncmp(path, "../", 3) != 0 && !strstr(path, "/../");
+}
+
 static void files_of(const char *json, size_t bytes)
 {
     tc_hub_files files = {0};
     tc_error e;
     if (tc_hub_files_parse("hub", json, bytes, "*", &files, &e) != TC_OK) return;
     for (uint32_t i = 0; i < files.count; i++)
-        CHECK(files.items[i].path[0] != '/' && !strstr(files.items[i].path, "../") &&
-              strlen(files.items[i].checksum) >= 40);
+        CHECK(stays_inside(files.items[i].path) && strlen(files.items[i].checksum) >= 40);
     CHECK(files.count <= TC_HUB_FILES_MAX && !strchr(files.commit, '/'));
     free(files.items);
 }
