@@ -61,7 +61,8 @@ __global__ void __launch_bounds__(128)
             sincosf(angle, &sine, &cosine);
             sine *= a.amplitude;
             cosine *= a.amplitude;
-            const uint32_t one = a.rotary_at + (a.interleaved ? 2 * i : i), two = one + (a.interleaved ? 1 : half_rotary);
+            const uint32_t one = a.rotary_at + (a.interleaved ? 2 * i : i),
+                           two = one + (a.interleaved ? 1 : half_rotary);
             float x = row[one], y = row[two];
             row[one] = x * cosine - y * sine;
             row[two] = y * cosine + x * sine;
@@ -116,8 +117,10 @@ static __device__ __forceinline__ float fold(float total, float chunk, const fol
     return __fadd_rn(__fmul_rn(total, f.total), __fmul_rn(chunk, f.chunk));
 }
 
-// max, sum: of the row, in exponents of two; sink: NULL, or a logit that has its part of the sum and no value.
-static __device__ __forceinline__ float finish(float total, float max, float sum, const float *sink, const float *gate)
+// max, sum: of the row, in exponents of two; sink: NULL, or a logit that has its part of the sum and no
+// value.
+static __device__ __forceinline__ float finish(float total, float max, float sum, const float *sink,
+                                               const float *gate)
 {
     if (sink) {
         const float own = *sink * 1.44269504f, most = fmaxf(max, own), part = exp2f(max - most);
@@ -306,7 +309,7 @@ __global__ void __launch_bounds__(ATTEND_THREADS)
     const uint32_t row0 = SPLIT ? 0 : a.block_row[blockIdx.x], rows = s.tokens * group;
     const uint32_t row[2] = {row0 + warp * 16 + g, row0 + warp * 16 + g + 8};
     const uint32_t last_row = min(row0 + TC_GPU_ATTENTION_ROWS, rows) - 1;
-    const uint32_t end = s.position + last_row / group + 1; // positions that anyone here sees
+    const uint32_t end = s.position + last_row / group + 1;             // positions that anyone here sees
     const uint32_t begin = hidden_before(a, s.position + row0 / group); // positions that nobody here sees
     const uint32_t first_chunk = begin / TC_GPU_CHUNK;
     uint32_t chunk = SPLIT ? blockIdx.x : first_chunk;
@@ -315,7 +318,7 @@ __global__ void __launch_bounds__(ATTEND_THREADS)
     const uint32_t chunk_end = SPLIT ? chunk + 1 : (end + TC_GPU_CHUNK - 1) / TC_GPU_CHUNK;
     if (chunk * TC_GPU_CHUNK >= end || chunk < first_chunk) return;
     attend_state<DP> w;
-    size_t at[2]; // the rows' places among [tokens][heads]
+    size_t at[2];            // the rows' places among [tokens][heads]
     int limit[2], hidden[2]; // they see positions from hidden up to limit
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -374,7 +377,9 @@ __global__ void __launch_bounds__(ATTEND_THREADS)
                     uint32_t column = d * 8 + t2 + c;
                     if (column >= a.value_dim) continue;
                     float v = fold(first ? 0.0f : to[column], w.o[d][2 * i + c], f);
-                    to[column] = last ? finish(v, total_max[i], total_sum[i], sink, a.gated ? gate + column : NULL) : v;
+                    to[column] =
+                        last ? finish(v, total_max[i], total_sum[i], sink, a.gated ? gate + column : NULL)
+                             : v;
                 }
         }
     }
@@ -401,8 +406,8 @@ __global__ void __launch_bounds__(DIM_MAX)
         total = fold(total, a.partial[at * a.padded + column], f);
     }
     const size_t row = (size_t)s.first * a.heads + blockIdx.x;
-    a.out[row * a.value_dim + column] =
-        finish(total, max, sum, a.sinks ? a.sinks + blockIdx.x : NULL, a.gated ? a.q + row * a.q_stride + a.dim + column : NULL);
+    a.out[row * a.value_dim + column] = finish(total, max, sum, a.sinks ? a.sinks + blockIdx.x : NULL,
+                                               a.gated ? a.q + row * a.q_stride + a.dim + column : NULL);
 }
 
 template <int DP>
@@ -474,9 +479,11 @@ __global__ void __launch_bounds__(WIDE_THREADS)
         float score = -CUDART_INF_F;
         if (key >= hidden && key < end) {
             const uint32_t page = batch.pages[s.pages_at + key / PAGE];
-            const __half *k = (const __half *)a.kv + (page_row(a, page, false, kv_head) + key % PAGE) * a.padded;
+            const __half *k =
+                (const __half *)a.kv + (page_row(a, page, false, kv_head) + key % PAGE) * a.padded;
             score = 0;
-            for (uint32_t i = 0; i < a.padded; i += 8) { // padded is a multiple of 16; what is behind dim is zero
+            for (uint32_t i = 0; i < a.padded;
+                 i += 8) { // padded is a multiple of 16; what is behind dim is zero
                 const uint4 eight = *(const uint4 *)(k + i);
                 const __half2 *two = (const __half2 *)&eight;
 #pragma unroll
@@ -501,7 +508,8 @@ __global__ void __launch_bounds__(WIDE_THREADS)
             float acc = 0;
             for (uint32_t j = (base > hidden ? base : hidden); j < last; j++) {
                 const uint32_t page = batch.pages[s.pages_at + j / PAGE];
-                const __half *v = (const __half *)a.kv + (page_row(a, page, true, kv_head) + j % PAGE) * a.padded;
+                const __half *v =
+                    (const __half *)a.kv + (page_row(a, page, true, kv_head) + j % PAGE) * a.padded;
                 acc = fmaf(p[j - base], __half2float(v[column]), acc);
             }
             total[e] = fold(total[e], acc, f);
@@ -522,5 +530,6 @@ int tc_gpu_attention_wide(tc_gpu_stream stream, const tc_gpu_batch *batch, const
 {
     int code = prepare<TC_GPU_WIDE_DIM_MAX>(stream, batch, args);
     if (code) return code;
-    return launch_chained(wide_kernel, dim3(args->heads, batch->tokens), WIDE_THREADS, 0, stream, *batch, *args);
+    return launch_chained(wide_kernel, dim3(args->heads, batch->tokens), WIDE_THREADS, 0, stream, *batch,
+                          *args);
 }

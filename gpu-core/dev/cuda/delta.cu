@@ -261,7 +261,8 @@ __global__ void __launch_bounds__(256) keys_kernel(tc_gpu_batch batch, const __g
     __syncthreads();
     for (uint32_t i = threadIdx.x; i < 2 * s.dkp; i += blockDim.x) {
         const uint32_t which = i / s.dkp, k = i % s.dkp;
-        (which ? a.k : a.q)[((size_t)token * a.key_heads + key_head) * s.dkp + k] = k < a.dk ? row[which][k] : 0.0f;
+        (which ? a.k : a.q)[((size_t)token * a.key_heads + key_head) * s.dkp + k] =
+            k < a.dk ? row[which][k] : 0.0f;
     }
     if (threadIdx.x < s.ratio) {
         const uint32_t value_head = key_head * s.ratio + threadIdx.x;

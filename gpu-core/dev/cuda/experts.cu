@@ -34,8 +34,8 @@ static __device__ __forceinline__ tc_gpu_q4 matrix_of(const tc_gpu_expert_layout
 }
 
 // What the gate and up products of a unit's row i become. unit: where its matrices lie.
-static __device__ __forceinline__ float activation(const tc_gpu_expert_layout &l, const uint8_t *unit, uint32_t i,
-                                                   float gate, float up)
+static __device__ __forceinline__ float activation(const tc_gpu_expert_layout &l, const uint8_t *unit,
+                                                   uint32_t i, float gate, float up)
 {
     if (l.bias_at) {
         const float *bias = (const float *)(unit + l.bias_at);
@@ -117,8 +117,9 @@ __global__ void __launch_bounds__(UNIT_WARPS * 32)
     __syncthreads();
     if (warp == 0) {
         const uint8_t *at = expert + unit * h.layout.unit_stride;
-        float2 v = make_float2(activation(h.layout, at, 2 * lane, out[2 * lane], out[64 + 2 * lane]),
-                               activation(h.layout, at, 2 * lane + 1, out[2 * lane + 1], out[64 + 2 * lane + 1]));
+        float2 v =
+            make_float2(activation(h.layout, at, 2 * lane, out[2 * lane], out[64 + 2 * lane]),
+                        activation(h.layout, at, 2 * lane + 1, out[2 * lane + 1], out[64 + 2 * lane + 1]));
         round_span(v, lane, h.h_rounded + (size_t)blockIdx.x * TC_GPU_ROW_BYTES, h.h_scale + blockIdx.x);
     }
 }
@@ -282,7 +283,8 @@ __global__ void __launch_bounds__(TILE_THREADS, 2)
                     const uint8_t *at = expert + unit * a.layout.unit_stride;
                     float2 v = make_float2(
                         activation(a.layout, at, 2 * lane, act[t][2 * lane], act[t][64 + 2 * lane]),
-                        activation(a.layout, at, 2 * lane + 1, act[t][2 * lane + 1], act[t][64 + 2 * lane + 1]));
+                        activation(a.layout, at, 2 * lane + 1, act[t][2 * lane + 1],
+                                   act[t][64 + 2 * lane + 1]));
                     size_t row = (size_t)(begin + from + skip + t) * a.layout.units + unit;
                     round_span(v, lane, a.h_rounded + row * TC_GPU_ROW_BYTES, a.h_scale + row);
                 }

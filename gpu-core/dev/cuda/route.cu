@@ -78,7 +78,8 @@ __global__ void __launch_bounds__(ROUTE_THREADS)
 {
     __shared__ float sums[ROUTE_THREADS / 32][TC_GPU_GROUPS_MAX];
     __shared__ uint64_t keep[ROUTE_THREADS / 32];
-    const uint32_t warp = threadIdx.x >> 5, t = blockIdx.x * (ROUTE_THREADS / 32) + warp, lane = threadIdx.x & 31;
+    const uint32_t warp = threadIdx.x >> 5, t = blockIdx.x * (ROUTE_THREADS / 32) + warp,
+                   lane = threadIdx.x & 31;
     let_next_start();
     follow_previous();
     if (t >= a.n || *(volatile uint32_t *)tables.failed) return;

@@ -172,13 +172,14 @@ int tc_gpu_silu_mul(tc_gpu_stream stream, const float *gate, const float *up, si
 
 // Block: a token.
 __global__ void __launch_bounds__(ROW_THREADS)
-    expert_bias_kernel(const float *bias, const uint32_t *expert, const float *weight, uint32_t top_k, uint32_t dim,
-                       float *out)
+    expert_bias_kernel(const float *bias, const uint32_t *expert, const float *weight, uint32_t top_k,
+                       uint32_t dim, float *out)
 {
     const size_t pair = (size_t)blockIdx.x * top_k;
     for (uint32_t i = threadIdx.x; i < dim; i += ROW_THREADS) {
         float sum = 0;
-        for (uint32_t k = 0; k < top_k; k++) sum = fmaf(weight[pair + k], bias[(size_t)expert[pair + k] * dim + i], sum);
+        for (uint32_t k = 0; k < top_k; k++)
+            sum = fmaf(weight[pair + k], bias[(size_t)expert[pair + k] * dim + i], sum);
         out[(size_t)blockIdx.x * dim + i] = sum;
     }
 }
