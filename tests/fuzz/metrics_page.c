@@ -3,7 +3,6 @@
 // histograms.
 #include "cli/metrics.h"
 
-#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,9 +40,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
         after.taken_s = before.taken_s + 1;
         volatile double used = tc_page_value(&after, "a{b=\"c\"}") + tc_page_sum(&after, "a", "b") +
                                tc_page_rate(&after, &before, "a", "");
-        double q = tc_page_quantile(&after, &before, "a", "", 0.5);
+        used += tc_page_quantile(&after, &before, "a", "", 0.5); // of a page that lies: any number
         (void)used;
-        if (!isnan(q) && q < 0) abort();
         if (after.count > TC_SERIES_MAX) abort();
         tc_page_free(&after);
     }
