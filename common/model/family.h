@@ -19,6 +19,35 @@ typedef struct tc_family {
     tc_status (*read)(const tc_json_object *config, tc_model_desc *desc);
 } tc_family;
 
+// Names that most families share, for their tables: initialisers by role, to which the rest is added.
+#define TC_NAMES_BODY                                                                                        \
+    [TC_EMBED] = "model.embed_tokens", [TC_FINAL_NORM] = "model.norm", [TC_HEAD] = "lm_head",                \
+    [TC_INPUT_NORM] = "model.layers.{L}.input_layernorm",                                                    \
+    [TC_POST_NORM] = "model.layers.{L}.post_attention_layernorm"
+#define TC_NAMES_ATTENTION                                                                                   \
+    [TC_Q] = "model.layers.{L}.self_attn.q_proj", [TC_K] = "model.layers.{L}.self_attn.k_proj",              \
+    [TC_V] = "model.layers.{L}.self_attn.v_proj", [TC_O] = "model.layers.{L}.self_attn.o_proj"
+#define TC_NAMES_QK_NORMS                                                                                    \
+    [TC_Q_NORM] = "model.layers.{L}.self_attn.q_norm", [TC_K_NORM] = "model.layers.{L}.self_attn.k_norm"
+#define TC_NAMES_DELTA                                                                                       \
+    [TC_DN_CONV] = "model.layers.{L}.linear_attn.conv1d",                                                    \
+    [TC_DN_NORM] = "model.layers.{L}.linear_attn.norm",                                                      \
+    [TC_DN_A_LOG] = "model.layers.{L}.linear_attn.A_log",                                                    \
+    [TC_DN_DT_BIAS] = "model.layers.{L}.linear_attn.dt_bias",                                                \
+    [TC_DN_OUT] = "model.layers.{L}.linear_attn.out_proj"
+#define TC_NAMES_EXPERTS                                                                                     \
+    [TC_EXPERT_GATE] = "model.layers.{L}.mlp.experts.{E}.gate_proj",                                         \
+    [TC_EXPERT_UP] = "model.layers.{L}.mlp.experts.{E}.up_proj",                                             \
+    [TC_EXPERT_DOWN] = "model.layers.{L}.mlp.experts.{E}.down_proj"
+#define TC_NAMES_MLP                                                                                         \
+    [TC_MLP_GATE] = "model.layers.{L}.mlp.gate_proj", [TC_MLP_UP] = "model.layers.{L}.mlp.up_proj",          \
+    [TC_MLP_DOWN] = "model.layers.{L}.mlp.down_proj"
+// of: what the family calls its shared expert
+#define TC_NAMES_SHARED(of)                                                                                  \
+    [TC_SHARED_GATE] = "model.layers.{L}.mlp." of ".gate_proj",                                              \
+    [TC_SHARED_UP] = "model.layers.{L}.mlp." of ".up_proj",                                                  \
+    [TC_SHARED_DOWN] = "model.layers.{L}.mlp." of ".down_proj"
+
 extern const tc_family tc_family_qwen3_next, tc_family_qwen3_moe, tc_family_qwen3_5_moe,
     tc_family_qwen3_5_moe_text, tc_family_mixtral, tc_family_olmoe, tc_family_glm4_moe, tc_family_gpt_oss,
     tc_family_deepseek_v3;

@@ -34,28 +34,14 @@ static tc_status read_config(const tc_json_object *config, tc_model_desc *desc)
 }
 
 static const char *const names[TC_ROLES] = {
-    [TC_EMBED] = "model.embed_tokens",
-    [TC_FINAL_NORM] = "model.norm",
-    [TC_HEAD] = "lm_head",
-    [TC_INPUT_NORM] = "model.layers.{L}.input_layernorm",
-    [TC_POST_NORM] = "model.layers.{L}.post_attention_layernorm",
-    [TC_Q] = "model.layers.{L}.self_attn.q_proj",
-    [TC_K] = "model.layers.{L}.self_attn.k_proj",
-    [TC_V] = "model.layers.{L}.self_attn.v_proj",
-    [TC_O] = "model.layers.{L}.self_attn.o_proj",
-    [TC_Q_NORM] = "model.layers.{L}.self_attn.q_norm",
-    [TC_K_NORM] = "model.layers.{L}.self_attn.k_norm",
+    TC_NAMES_BODY,
+    TC_NAMES_ATTENTION,
+    TC_NAMES_QK_NORMS,
     [TC_ROUTER] = "model.layers.{L}.mlp.gate",
-    [TC_EXPERT_GATE] = "model.layers.{L}.mlp.experts.{E}.gate_proj",
-    [TC_EXPERT_UP] = "model.layers.{L}.mlp.experts.{E}.up_proj",
-    [TC_EXPERT_DOWN] = "model.layers.{L}.mlp.experts.{E}.down_proj",
+    TC_NAMES_EXPERTS,
     [TC_ROUTER_CORRECTION] = "model.layers.{L}.mlp.gate.e_score_correction_bias",
-    [TC_SHARED_GATE] = "model.layers.{L}.mlp.shared_experts.gate_proj",
-    [TC_SHARED_UP] = "model.layers.{L}.mlp.shared_experts.up_proj",
-    [TC_SHARED_DOWN] = "model.layers.{L}.mlp.shared_experts.down_proj",
-    [TC_MLP_GATE] = "model.layers.{L}.mlp.gate_proj",
-    [TC_MLP_UP] = "model.layers.{L}.mlp.up_proj",
-    [TC_MLP_DOWN] = "model.layers.{L}.mlp.down_proj",
+    TC_NAMES_SHARED("shared_experts"),
+    TC_NAMES_MLP,
 };
 
 const tc_family tc_family_glm4_moe = {.model_type = "glm4_moe", .read = read_config, .names = names};

@@ -65,20 +65,11 @@ static tc_status read_config(const tc_json_object *config, tc_model_desc *desc)
 }
 
 static const char *const names[TC_ROLES] = {
-    [TC_EMBED] = "model.embed_tokens",
-    [TC_FINAL_NORM] = "model.norm",
-    [TC_HEAD] = "lm_head",
-    [TC_INPUT_NORM] = "model.layers.{L}.input_layernorm",
-    [TC_POST_NORM] = "model.layers.{L}.post_attention_layernorm",
-    [TC_Q] = "model.layers.{L}.self_attn.q_proj",
-    [TC_K] = "model.layers.{L}.self_attn.k_proj",
-    [TC_V] = "model.layers.{L}.self_attn.v_proj",
-    [TC_O] = "model.layers.{L}.self_attn.o_proj",
+    TC_NAMES_BODY,
+    TC_NAMES_ATTENTION,
     [TC_SINKS] = "model.layers.{L}.self_attn.sinks",
     [TC_ROUTER] = "model.layers.{L}.mlp.router",
-    [TC_EXPERT_GATE] = "model.layers.{L}.mlp.experts.{E}.gate_proj", // where each is by itself
-    [TC_EXPERT_UP] = "model.layers.{L}.mlp.experts.{E}.up_proj",
-    [TC_EXPERT_DOWN] = "model.layers.{L}.mlp.experts.{E}.down_proj",
+    TC_NAMES_EXPERTS, // where each is by itself
 };
 
 const tc_family tc_family_gpt_oss = {

@@ -32,15 +32,8 @@ static tc_status read_config(const tc_json_object *config, tc_model_desc *desc)
 }
 
 static const char *const names[TC_ROLES] = {
-    [TC_EMBED] = "model.embed_tokens",
-    [TC_FINAL_NORM] = "model.norm",
-    [TC_HEAD] = "lm_head",
-    [TC_INPUT_NORM] = "model.layers.{L}.input_layernorm",
-    [TC_POST_NORM] = "model.layers.{L}.post_attention_layernorm",
-    [TC_Q] = "model.layers.{L}.self_attn.q_proj",
-    [TC_K] = "model.layers.{L}.self_attn.k_proj",
-    [TC_V] = "model.layers.{L}.self_attn.v_proj",
-    [TC_O] = "model.layers.{L}.self_attn.o_proj",
+    TC_NAMES_BODY,
+    TC_NAMES_ATTENTION,
     [TC_ROUTER] = "model.layers.{L}.block_sparse_moe.gate",
     [TC_EXPERT_GATE] = "model.layers.{L}.block_sparse_moe.experts.{E}.w1",
     [TC_EXPERT_UP] = "model.layers.{L}.block_sparse_moe.experts.{E}.w3",
