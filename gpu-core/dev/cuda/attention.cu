@@ -295,6 +295,40 @@ static __device__ __forceinline__ void store_part(const tc_gpu_attention &a, con
     }
 }
 
+// Of the chunks met so far, by row.
+struct attend_total {
+    float max[2], sum[2];
+};
+
+// Folds a chunk into the rows' outputs, at their places among [tokens][heads]; the last one finishes them.
+template <int DP>
+static __device__ __forceinline__ void fold_rows(const tc_gpu_attention &a, const attend_state<DP> &w,
+                                                 const uint32_t row[2], uint32_t rows, const size_t at[2],
+                                                 bool first, bool last, attend_total &total)
+{
+    const uint32_t t2 = (threadIdx.x & 3) * 2;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        if (row[i] >= rows) continue;
+        const fold_factors f = fold_of(total.max[i], w.max[i]);
+        total.max[i] = f.max;
+        total.sum[i] = fold(total.sum[i], w.sum[i], f);
+        float *to = a.out + at[i] * a.value_dim;
+        const float *gate = a.q + at[i] * a.q_stride + a.dim;
+        const float *sink = a.sinks ? a.sinks + at[i] % a.heads : NULL;
+#pragma unroll
+        for (int d = 0; d < DP / 8; d++)
+#pragma unroll
+            for (int c = 0; c < 2; c++) {
+                uint32_t column = d * 8 + t2 + c;
+                if (column >= a.value_dim) continue;
+                float v = fold(first ? 0.0f : to[column], w.o[d][2 * i + c], f);
+                to[column] =
+                    last ? finish(v, total.max[i], total.sum[i], sink, a.gated ? gate + column : NULL) : v;
+            }
+    }
+}
+
 // Block: 64 rows of one segment and KV head. SPLIT: blockIdx.x is the chunk, blockIdx.z the segment; else
 // blockIdx.x is the row block and all chunks are met.
 template <int DP, bool SPLIT>
@@ -337,7 +371,7 @@ __global__ void __launch_bounds__(ATTEND_THREADS)
                             : 0;
         }
     const bool idle = row0 + warp * 16 >= rows; // it still helps to stage
-    float total_max[2] = {-CUDART_INF_F, -CUDART_INF_F}, total_sum[2] = {0, 0};
+    attend_total total = {{-CUDART_INF_F, -CUDART_INF_F}, {0, 0}};
     const uint32_t steps_end = (min(chunk_end * TC_GPU_CHUNK, end) + KEYS - 1) / KEYS;
     uint32_t i_step = chunk * TC_GPU_CHUNK / KEYS;
     stage<DP>(memory, i_step & 1, batch, a, s, head, i_step * KEYS, end);
@@ -359,29 +393,7 @@ __global__ void __launch_bounds__(ATTEND_THREADS)
             store_part<DP>(a, w, part, row, rows);
             continue;
         }
-        const bool last = chunk + 1 == chunk_end;
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            if (row[i] >= rows) continue;
-            const fold_factors f = fold_of(total_max[i], w.max[i]);
-            const bool first = chunk == first_chunk;
-            total_max[i] = f.max;
-            total_sum[i] = fold(total_sum[i], w.sum[i], f);
-            float *to = a.out + at[i] * a.value_dim;
-            const float *gate = a.q + at[i] * a.q_stride + a.dim;
-            const float *sink = a.sinks ? a.sinks + at[i] % a.heads : NULL;
-#pragma unroll
-            for (int d = 0; d < DP / 8; d++)
-#pragma unroll
-                for (int c = 0; c < 2; c++) {
-                    uint32_t column = d * 8 + t2 + c;
-                    if (column >= a.value_dim) continue;
-                    float v = fold(first ? 0.0f : to[column], w.o[d][2 * i + c], f);
-                    to[column] =
-                        last ? finish(v, total_max[i], total_sum[i], sink, a.gated ? gate + column : NULL)
-                             : v;
-                }
-        }
+        fold_rows<DP>(a, w, row, rows, at, chunk == first_chunk, chunk + 1 == chunk_end, total);
     }
 }
 
@@ -414,10 +426,6 @@ template <int DP>
 static int attend(tc_gpu_stream stream, const tc_gpu_batch *batch, const tc_gpu_attention *a)
 {
     const int bytes = (int)sizeof(attend_memory<DP>);
-    const void *kernel =
-        a->split ? (const void *)attend_kernel<DP, true> : (const void *)attend_kernel<DP, false>;
-    cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    if (e != cudaSuccess) return (int)e;
     if (a->split) {
         dim3 grid(a->chunks_max, a->kv_heads, batch->segment_count);
         int code = launch_chained(attend_kernel<DP, true>, grid, ATTEND_THREADS, bytes, stream, *batch, *a);

@@ -18,65 +18,6 @@
 
 enum { TURN_US = 1000 };
 
-// ---- sessions' state ----
-
-static size_t slot_bytes(const tc_dev *dev)
-{
-    return (size_t)tc_dev_slot_bytes(&dev->geometry);
-}
-
-static char *slot_at(tc_dev *dev, uint32_t slot)
-{
-    return (char *)cuda_of(dev)->states + slot_bytes(dev) * slot;
-}
-
-static size_t page_bytes(const tc_dev *dev)
-{
-    return (size_t)tc_dev_page_bytes(&dev->geometry);
-}
-
-static char *page_at(tc_dev *dev, uint32_t page)
-{
-    return (char *)cuda_of(dev)->kv + page_bytes(dev) * page;
-}
-
-static void cuda_slot_reset(tc_dev *dev, uint32_t slot)
-{
-    tc_dev_cuda *c = cuda_of(dev);
-    if (slot_bytes(dev)) CHECK(c, cudaMemsetAsync(slot_at(dev, slot), 0, slot_bytes(dev), c->stream));
-}
-
-static void copy_inside(tc_dev *dev, void *to, const void *from, size_t bytes)
-{
-    tc_dev_cuda *c = cuda_of(dev);
-    if (bytes) CHECK(c, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, c->stream));
-}
-
-static void cuda_page_copy(tc_dev *dev, uint32_t from, uint32_t to)
-{
-    copy_inside(dev, page_at(dev, to), page_at(dev, from), page_bytes(dev));
-}
-static void cuda_page_save(tc_dev *dev, uint32_t page, void *host)
-{
-    tc_cuda_download(dev, host, page_at(dev, page), page_bytes(dev));
-}
-static void cuda_page_load(tc_dev *dev, uint32_t page, const void *host)
-{
-    tc_cuda_upload(dev, page_at(dev, page), host, page_bytes(dev));
-}
-static void cuda_slot_copy(tc_dev *dev, uint32_t from, uint32_t to)
-{
-    copy_inside(dev, slot_at(dev, to), slot_at(dev, from), slot_bytes(dev));
-}
-static void cuda_slot_save(tc_dev *dev, uint32_t slot, void *host)
-{
-    if (slot_bytes(dev)) tc_cuda_download(dev, host, slot_at(dev, slot), slot_bytes(dev));
-}
-static void cuda_slot_load(tc_dev *dev, uint32_t slot, const void *host)
-{
-    if (slot_bytes(dev)) tc_cuda_upload(dev, slot_at(dev, slot), host, slot_bytes(dev));
-}
-
 // ---- the batch ----
 
 static uint32_t group_of(const tc_dev_geometry *g)
@@ -442,7 +383,7 @@ static void cuda_delta(tc_dev *dev, const tc_delta_args *a)
         .norm = a->norm,
         .out = a->out,
         .states = c->states,
-        .slot_floats = slot_bytes(dev) / sizeof(float),
+        .slot_floats = tc_dev_slot_bytes(g) / sizeof(float),
         .layer_at = a->dn_layer * tc_dev_state_floats(g),
         .key_heads = g->dn_key_heads,
         .value_heads = g->dn_value_heads,
@@ -579,13 +520,13 @@ static const tc_dev_ops cuda_ops = {
     .table = tc_cuda_table,
     .upload = tc_cuda_upload,
     .download = tc_cuda_download,
-    .slot_reset = cuda_slot_reset,
-    .page_copy = cuda_page_copy,
-    .page_save = cuda_page_save,
-    .page_load = cuda_page_load,
-    .slot_copy = cuda_slot_copy,
-    .slot_save = cuda_slot_save,
-    .slot_load = cuda_slot_load,
+    .slot_reset = tc_cuda_slot_reset,
+    .page_copy = tc_cuda_page_copy,
+    .page_save = tc_cuda_page_save,
+    .page_load = tc_cuda_page_load,
+    .slot_copy = tc_cuda_slot_copy,
+    .slot_save = tc_cuda_slot_save,
+    .slot_load = tc_cuda_slot_load,
     .batch_begin = cuda_batch_begin,
     .embed = cuda_embed,
     .rmsnorm = cuda_rmsnorm,

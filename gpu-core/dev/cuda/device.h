@@ -131,6 +131,13 @@ void tc_cuda_download(tc_dev *dev, void *host, const void *from, size_t bytes);
 tc_status tc_cuda_matrix(tc_dev *dev, const tc_weight *weight, const tc_matrix_form *wanted, tc_matrix *ret,
                          tc_error *e);
 tc_status tc_cuda_table(tc_dev *dev, const tc_weight *weight, tc_matrix *ret, tc_error *e);
+void tc_cuda_slot_reset(tc_dev *dev, uint32_t slot);
+void tc_cuda_page_copy(tc_dev *dev, uint32_t from, uint32_t to);
+void tc_cuda_page_save(tc_dev *dev, uint32_t page, void *host);
+void tc_cuda_page_load(tc_dev *dev, uint32_t page, const void *host);
+void tc_cuda_slot_copy(tc_dev *dev, uint32_t from, uint32_t to);
+void tc_cuda_slot_save(tc_dev *dev, uint32_t slot, void *host);
+void tc_cuda_slot_load(tc_dev *dev, uint32_t slot, const void *host);
 // Gives back everything.
 void tc_cuda_give_all(tc_dev_cuda *c);
 void tc_cuda_drop_graphs(tc_dev_cuda *c);

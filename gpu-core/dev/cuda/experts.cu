@@ -204,11 +204,6 @@ int tc_gpu_hot_run(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_g
     const tc_gpu_expert_layout *l = &args->layout;
     uint32_t spans = l->hidden / 64, pairs = args->n * l->top_k;
     size_t bytes = (size_t)spans * (TC_GPU_ROW_BYTES + 4 + 2 * 8 * 16 * 4) + 128 * 4;
-    if (bytes > 48 << 10) {
-        cudaError_t e =
-            cudaFuncSetAttribute(unit_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-        if (e != cudaSuccess) return (int)e;
-    }
     int code = launch_chained(unit_kernel, pairs * l->units, UNIT_WARPS * 32, bytes, stream, *tables, *args);
     if (code) return code;
     return launch_chained(down_kernel, dim3((l->hidden + 15) / 16, args->n), DOWN_WARPS * 32, 0, stream,

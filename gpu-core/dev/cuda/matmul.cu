@@ -117,18 +117,9 @@ template <int PANELS>
 static int one(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_jobs *jobs, const float *x,
                const float *up)
 {
-    tc_gpu_jobs cut = *jobs;
-    cut.blocks = 0;
-    for (uint32_t i = 0; i < cut.count; i++) {
-        cut.job[i].first_block = cut.blocks;
-        cut.blocks += ((cut.job[i].q4.rows + 15) / 16 + PANELS - 1) / PANELS;
-    }
+    const tc_gpu_jobs dealt = deal_panels(jobs, PANELS);
     const size_t bytes = one_bytes(jobs->job[0].q4.spans, PANELS);
-    cudaError_t e = cudaSuccess;
-    if (bytes > 48 << 10)
-        e = cudaFuncSetAttribute(one_kernel<PANELS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-    if (e != cudaSuccess) return (int)e;
-    return launch_chained(one_kernel<PANELS>, cut.blocks, WARPS * 32, bytes, stream, *tables, cut, x, up);
+    return launch_chained(one_kernel<PANELS>, dealt.blocks, WARPS * 32, bytes, stream, *tables, dealt, x, up);
 }
 
 int tc_gpu_matmul_one(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_jobs *jobs,
@@ -252,15 +243,10 @@ __global__ void __launch_bounds__(FLOAT_WARPS * 32)
 int tc_gpu_matmul_float(tc_gpu_stream stream, const tc_gpu_jobs *jobs, const float *x, uint32_t ldx,
                         uint32_t n)
 {
-    tc_gpu_jobs cut = *jobs;
-    cut.blocks = 0;
-    for (uint32_t i = 0; i < cut.count; i++) {
-        cut.job[i].first_block = cut.blocks;
-        cut.blocks += (cut.job[i].rows + 15) / 16;
-    }
+    const tc_gpu_jobs dealt = deal_panels(jobs, 1);
 #define FLOAT(tokens)                                                                                        \
-    launch_chained(float_kernel<tokens>, dim3(cut.blocks, (n + tokens - 1) / tokens), FLOAT_WARPS * 32, 0,   \
-                   stream, cut, x, ldx, n)
+    launch_chained(float_kernel<tokens>, dim3(dealt.blocks, (n + tokens - 1) / tokens), FLOAT_WARPS * 32, 0, \
+                   stream, dealt, x, ldx, n)
     return n == 1 ? FLOAT(1) : n <= 4 ? FLOAT(4) : FLOAT(8);
 #undef FLOAT
 }

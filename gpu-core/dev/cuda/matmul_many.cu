@@ -120,19 +120,9 @@ static int some(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_
 {
     const uint32_t spans = jobs->job[0].q4.spans;
     const size_t bytes = (size_t)spans * (16 * SOME_STRIDE + 16 + SOME) * sizeof(float);
-    tc_gpu_jobs cut = *jobs;
-    cut.blocks = 0;
-    for (uint32_t i = 0; i < cut.count; i++) {
-        cut.job[i].first_block = cut.blocks;
-        cut.blocks += (cut.job[i].q4.rows + 15) / 16;
-    }
-    if (bytes > 48 << 10) {
-        cudaError_t e =
-            cudaFuncSetAttribute(some_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-        if (e != cudaSuccess) return (int)e;
-    }
-    return launch_chained(some_kernel, dim3(cut.blocks, (n + SOME - 1) / SOME), SOME_WARPS * 32, bytes,
-                          stream, *tables, cut, rounded, scale, n);
+    const tc_gpu_jobs dealt = deal_panels(jobs, 1);
+    return launch_chained(some_kernel, dim3(dealt.blocks, (n + SOME - 1) / SOME), SOME_WARPS * 32, bytes,
+                          stream, *tables, dealt, rounded, scale, n);
 }
 
 // ---- many tokens ----

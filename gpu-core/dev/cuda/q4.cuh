@@ -16,7 +16,8 @@
 
 static constexpr float ROUNDED_MAX = 1015.0f;
 static constexpr float FIXED_ONE = 4294967296.0f, FIXED_PART_MAX = 524288.0f;
-static constexpr uint32_t SPAN_BYTES = 512; // tiles of a panel and span
+static constexpr uint32_t SPAN_BYTES = 512;              // tiles of a panel and span
+static constexpr size_t SHARED_BYTES_UNASKED = 48 << 10; // of a block, dynamic; more has to be asked for
 
 // Where column c of a tile's eight stands in a rounded row.
 static __device__ __forceinline__ uint32_t place_of(uint32_t c)
@@ -186,6 +187,18 @@ static __device__ __forceinline__ bool to_fixed(float part, long long *ret)
     return true;
 }
 
+// The jobs with their blocks, of `panels` panels each, one job after another.
+static inline tc_gpu_jobs deal_panels(const tc_gpu_jobs *jobs, uint32_t panels)
+{
+    tc_gpu_jobs dealt = *jobs;
+    dealt.blocks = 0;
+    for (uint32_t i = 0; i < dealt.count; i++) {
+        dealt.job[i].first_block = dealt.blocks;
+        dealt.blocks += ((dealt.job[i].rows + 15) / 16 + panels - 1) / panels;
+    }
+    return dealt;
+}
+
 static inline int launched(void)
 {
     return (int)cudaPeekAtLastError();
@@ -223,6 +236,11 @@ static int launch_chained(void (*kernel)(P...), dim3 grid, dim3 block, size_t sh
         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
         chains = major >= 9 && cudaFuncGetAttributes(&code, (const void *)kernel) == cudaSuccess &&
                  code.ptxVersion >= 90;
+    }
+    if (shared_bytes > SHARED_BYTES_UNASKED) {
+        cudaError_t e =
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+        if (e != cudaSuccess) return (int)e;
     }
     cudaLaunchAttribute attribute[1];
     attribute[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
