@@ -4,6 +4,7 @@
 // what it saw.
 #include "cli/bench.h"
 #include "cli/cli.h"
+#include "cli/report.h"
 
 #include <string.h>
 
@@ -98,6 +99,8 @@ int tc_cli_bench(int argc, char **argv)
         tc_options_parse(table, "bench " FIGURE_NAMES " MODEL [options]", 1, 2, argc, argv, &arguments);
     if (code >= 0) return code;
     b.figure = arguments.positional[0];
+    if (arguments.count == 2 && !strcmp(b.figure, "report"))
+        return tc_report_write(arguments.positional[1], &e) == TC_OK ? 0 : tc_cli_fail(&e);
     if (arguments.count == 2) b.model = arguments.positional[1];
     for (int i = 0; i < FIGURES && b.model; i++)
         if (!strcmp(b.figure, figures[i].name)) return measure(&b, i, &e) == TC_OK ? 0 : tc_cli_fail(&e);
