@@ -53,8 +53,8 @@ tc_status tc_ffn_create(const tc_store *store, tc_team *team, uint32_t tokens_ma
     f->x_rounded = tc_alloc(TC_MEM_SCRATCH, f->pairs_max, sizeof *f->x_rounded);
     f->member_rounded = tc_alloc(TC_MEM_SCRATCH, (size_t)f->members * tokens_max, sizeof *f->member_rounded);
     if (!f->groups || !f->x || !f->weight || !f->act || !f->member_act || !f->member_sum || !f->touched ||
-        !f->rows || !f->sums || !f->x_rounded_memory || !f->act_rounded_memory || !f->x_rounded ||
-        !f->member_rounded)
+        !f->run_begin || !f->rows || !f->sums || !f->x_rounded_memory || !f->act_rounded_memory ||
+        !f->x_rounded || !f->member_rounded)
         TC_GOTO(tc_fail(e, TC_NOMEM, "out of memory for expert calls of %u tokens", tokens_max));
     *ret = f;
     return TC_OK;

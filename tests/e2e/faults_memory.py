@@ -118,7 +118,8 @@ class Allocations(unittest.TestCase):
                 text = server.log(program)[said:]
                 if process.poll() is None:
                     survived += 1
-                    answer = eventually(lambda: server.ask("plain", False)[0], 30)
+                    answer = eventually(lambda: process.poll() is not None or server.ask("plain", False)[0], 30)
+                    self.assertIsNone(process.poll(), f"allocation {k} of {program}: dead after it said that it serves: {text}")
                     self.assertEqual(answer, want, f"allocation {k} of {program}: {text}")
                     continue
                 refused += 1
