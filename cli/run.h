@@ -25,6 +25,7 @@ typedef struct tc_run_options {
     uint64_t hot_budget, hot_link_percent, group_steps;
     uint64_t prefix_cache, queue_requests, queue_tokens, chunk_ms;
     uint64_t gpu, vram, hot_experts, chunk_tokens, force_hits;
+    const char *device_fault;
     bool hot_experts_given;
     bool prefix_cache_given;
     bool workers_given; // workers 0: the core computes experts itself (the oracle)
@@ -62,6 +63,7 @@ typedef struct tc_run_options {
         {.setting = TC_OPT_HOT_EXPERTS, .target = &(o).hot_experts, .given = &(o).hot_experts_given},        \
         {.setting = TC_OPT_CHUNK_TOKENS, .target = &(o).chunk_tokens},                                       \
         {.setting = TC_OPT_FORCE_HITS, .target = &(o).force_hits},                                           \
+        {.setting = TC_OPT_DEVICE_FAULT, .target = &(o).device_fault},                                       \
         {.setting = TC_OPT_LOG_LEVEL, .target = &(o).log_level},                                             \
         {.setting = TC_OPT_LOG_FORMAT, .target = &(o).log_format},                                           \
         {.setting = TC_OPT_TRACE, .target = &(o).trace},                                                     \

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: what the gateway loads from the model's folder, and its signals.
+// Owns: what the gateway loads from the model's folder, its signals, and its exit code:
+//   0 told to stop · 1 could not start or go on · 2 wrong command line or configuration
 #include "common/base/clock.h"
 #include "common/base/config.h"
 #include "common/base/process.h"
@@ -22,6 +23,7 @@
 
 typedef tc_gateway_settings options;
 
+enum { EXIT_TOLD = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 enum { SOON_MS = 1000 }; // how often the service manager is told how things are
 
 typedef struct program {
@@ -33,6 +35,7 @@ typedef struct program {
     tc_chat_template *chat_template;
     tc_api_keys *keys;
     uint32_t drain_s;
+    int exit_code; // where it ends with an error
     int argc;
     char **argv;
     tc_arguments_full full; // what runs; its texts are borrowed by the options
@@ -310,10 +313,12 @@ static void show(tc_setting_id what)
 static tc_status run(program *p, tc_error *e)
 {
     options o = {0};
+    p->exit_code = EXIT_USAGE;
     TC_TRY(tc_config_expand(TC_FOR_GATEWAY, p->argc, p->argv, environ, &p->full, e));
     tc_status status = tc_gateway_settings_read(p->full.argc, p->full.argv, &o, e);
     if (status == TC_CANCELLED) show(o.program.show);
     if (status != TC_OK) return status;
+    p->exit_code = EXIT_FAILED;
     tc_log_init("gateway", o.program.log_level, o.program.journald);
     tc_log_set(o.program.log_level, o.program.log_format);
     if (!o.program.core_dumps) tc_process_forbid_dumps();
@@ -335,9 +340,11 @@ int main(int argc, char **argv)
     tc_log_init("gateway", TC_LOG_INFO, false);
     if (p) p->argc = argc, p->argv = argv;
     tc_status status = p ? run(p, &e) : tc_fail(&e, TC_NOMEM, "out of memory");
+    int code = EXIT_TOLD;
     if (status != TC_OK && status != TC_CANCELLED) {
         tc_error_log("%s", e.text);
         tc_notify_status("%s", e.text);
+        code = p ? p->exit_code : EXIT_FAILED;
     }
     if (p) {
         tc_api_keys_free(p->keys);
@@ -347,5 +354,5 @@ int main(int argc, char **argv)
         tc_config_expand_free(&p->live);
     }
     free(p);
-    return status == TC_OK || status == TC_CANCELLED ? 0 : 1;
+    return code;
 }

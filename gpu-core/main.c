@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: the life of the core process: open the model, check the budget, place the weights, then loop:
 // commands, arrivals, one step. One thread owns all inference state; signals arrive as a file descriptor.
+//   0 told to stop · 1 could not start · 2 wrong command line · 4 the device failed
 #include "common/base/clock.h"
 #include "common/base/config.h"
 #include "common/base/mem.h"
@@ -26,6 +27,8 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+enum { EXIT_TOLD = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_DEVICE_FAILED = 4 };
+#define EXIT_GO_ON (-1)
 #define TC_KV_BUDGET_DEFAULT_MAX (2ull << 30)
 #define TC_CACHE_DEFAULT_MAX (4ull << 30)
 
@@ -410,6 +413,7 @@ static tc_status start(core *c, tc_error *e)
     TC_TRY(tc_weights_load(c->checkpoint, c->dev, c->team, (tc_output)c->o.head, log_progress, &last_line,
                            &c->weights, e));
     TC_TRY(tc_forward_create(c->weights, c->dev, c->source, c->o.precision, &c->forward, e));
+    tc_forward_break(c->forward, c->o.device_fault_after, c->o.device_fault_in_head);
     TC_TRY(open_hot(c, e));
     if (c->cuda) TC_TRY(open_placed(c, e));
     TC_TRY(tc_session_pool_create(c->dev, c->o.context, &c->pool, e));
@@ -550,8 +554,20 @@ static bool wait_for_work(core *c, bool idle)
     return !(fds[0].revents & POLLIN) || take_signal(c);
 }
 
+// A device that failed computes nothing any more; a new process may find it well. False: time to leave.
+static bool device_works(core *c)
+{
+    tc_error error;
+    if (tc_forward_check(c->forward, &error) == TC_OK) return true;
+    tc_error_log("the device failed: %s", error.text);
+    tc_notify_status("the device failed: %s", error.text);
+    tc_sched_fail_all(c->sched, TC_CLOSED, TC_FORWARD_DEVICE_FAILED);
+    return false;
+}
+
 // The manager's watchdog is fed here and nowhere else: a step that does not end is a service that hangs.
-static void serve(core *c)
+// False: the device failed.
+static bool serve(core *c)
 {
     bool idle = true;
     tc_command command;
@@ -562,22 +578,33 @@ static void serve(core *c)
         tell_manager(c);
         if (c->hot) tc_gpu_tier_poll(c->hot);
         idle = !tc_sched_step(c->sched);
+        if (!device_works(c)) return false;
         if (idle && tc_trace_on) tc_trace_flush();
         if (idle && c->hot && tc_gpu_tier_idle(c->hot)) idle = false;
         tc_notify_alive(tc_now_us());
     }
+    return true;
 }
 
-// 0: go on. Else the exit code + 1.
+// Nothing of a failed device is freed: that could wait for it for ever. What clients were told goes out.
+static _Noreturn void leave_failed(core *c)
+{
+    tc_probe_ready(false);
+    tc_engine_server_close(c->server);
+    tc_trace_close();
+    _exit(EXIT_DEVICE_FAILED);
+}
+
+// EXIT_GO_ON: go on; else the exit code.
 static int read_options(core *c, tc_error *e)
 {
     tc_log_init("core", TC_LOG_INFO, false);
     tc_status status = tc_config_expand(TC_FOR_CORE, c->argc, c->argv, environ, &c->full, e);
     if (status == TC_OK) status = tc_core_options_read(c->full.argc, c->full.argv, &c->o, e);
-    if (status == TC_OK) return 0;
+    if (status == TC_OK) return EXIT_GO_ON;
     if (status != TC_CANCELLED) {
         tc_error_log("%s", e->text);
-        return 3;
+        return EXIT_USAGE;
     }
     if (c->o.program.show == TC_OPT_VERSION) {
         puts("thermocline-core " TC_VERSION);
@@ -585,7 +612,7 @@ static int read_options(core *c, tc_error *e)
         puts("usage: thermocline-core --model DIR --engine URL --experts URL [options]");
         tc_settings_help(TC_FOR_CORE, stdout);
     }
-    return 1;
+    return EXIT_TOLD;
 }
 
 int main(int argc, char **argv)
@@ -593,9 +620,9 @@ int main(int argc, char **argv)
     core c = {.argc = argc, .argv = argv, .signals = -1};
     tc_error error;
     int code = read_options(&c, &error);
-    if (code) {
+    if (code != EXIT_GO_ON) {
         tc_config_expand_free(&c.full);
-        return code - 1;
+        return code;
     }
     tc_log_init("core", c.o.program.log_level, c.o.program.journald);
     tc_log_set(c.o.program.log_level, c.o.program.log_format);
@@ -603,7 +630,7 @@ int main(int argc, char **argv)
     tc_notify_init(getenv("NOTIFY_SOCKET"), getenv("WATCHDOG_USEC"), getenv("WATCHDOG_PID"));
     if (c.o.program.probe_dir && tc_probe_init(c.o.program.probe_dir, &error) != TC_OK) {
         tc_error_log("%s", error.text);
-        return 1;
+        return EXIT_FAILED;
     }
     sigset_t set;
     sigemptyset(&set);
@@ -612,16 +639,16 @@ int main(int argc, char **argv)
     sigaddset(&set, SIGHUP);
     sigprocmask(SIG_BLOCK, &set, NULL); // before any thread: all of them inherit it
     signal(SIGPIPE, SIG_IGN);
-    if (!tc_process_follow_parent(c.o.program.parent_pid)) return 1;
+    if (!tc_process_follow_parent(c.o.program.parent_pid)) return EXIT_FAILED;
     c.signals = signalfd(-1, &set, SFD_CLOEXEC);
     tc_status status = c.signals < 0 ? tc_fail_errno(&error, TC_IO, "signalfd") : start(&c, &error);
     if (status == TC_OK) {
-        serve(&c);
+        if (!serve(&c)) leave_failed(&c);
     } else {
         tc_error_log("%s", error.text);
         tc_notify_status("%s", error.text);
     }
     stop(&c);
     tc_config_expand_free(&c.full);
-    return status == TC_OK ? 0 : 1;
+    return status == TC_OK ? EXIT_TOLD : EXIT_FAILED;
 }

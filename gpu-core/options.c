@@ -6,6 +6,7 @@
 #include "gpu-core/sched/sched.h"
 #include "proto/expert.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -122,6 +123,18 @@ static bool apply_choice(tc_setting_id id, int choice, tc_core_options *o)
     }
 }
 
+static tc_status device_fault(const char *text, tc_core_options *o, tc_error *e)
+{
+    int end = 0;
+    bool in_head = strncmp(text, "head-after=", 11) == 0,
+         known = in_head || !strncmp(text, "layers-after=", 13);
+    if (!known || sscanf(strchr(text, '=') + 1, "%" SCNu64 "%n", &o->device_fault_after, &end) != 1 ||
+        strchr(text, '=')[1 + end] || !o->device_fault_after)
+        return tc_fail(e, TC_ARGUMENT, "--device-fault %s: not layers- or head-after=N", text);
+    o->device_fault_in_head = in_head;
+    return TC_OK;
+}
+
 static bool apply_text(tc_setting_id id, const char *text, tc_core_options *o)
 {
     const struct {
@@ -159,6 +172,7 @@ static tc_status apply(void *arg, const tc_setting *s, const tc_setting_value *v
         if (tc_cpu_list_parse(value->text, o->cpus, TC_CPU_NUMBERS, &o->cpu_count, e) == TC_OK) return TC_OK;
         return tc_error_prefix(e, "--cpus %s", value->text);
     }
+    if (s->id == TC_OPT_DEVICE_FAULT) return device_fault(value->text, o, e);
     if (apply_text(s->id, value->text, o) ||
         (s->kind == TC_SET_CHOICE && apply_choice(s->id, value->choice, o)) ||
         apply_number(s->id, value->number, o))

@@ -52,7 +52,9 @@ typedef struct tc_core_options {
     int device;                              // tc_device_kind
     uint32_t gpu, hot_experts, chunk_tokens; // chunk_tokens 0: as the device's memory allows
     uint32_t force_hits;                     // percent plus one; 0: the router decides
-    uint64_t vram_bytes;                     // 0: what the GPU has
+    uint64_t device_fault_after;             // passes until the device fails, for fault tests; 0: never
+    bool device_fault_in_head;
+    uint64_t vram_bytes; // 0: what the GPU has
 } tc_core_options;
 
 // TC_CANCELLED: help or version was asked for (`show`). Texts borrow from argv.

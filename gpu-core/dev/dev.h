@@ -146,6 +146,8 @@ typedef struct tc_dev_ops {
     void (*upload)(tc_dev *dev, void *to, const void *host, size_t bytes);
     void (*download)(tc_dev *dev, void *host, const void *from, size_t bytes);
     void (*slot_reset)(tc_dev *dev, uint32_t slot);
+    // Fails for good once the device has failed: nothing it computed since can be believed. NULL: it cannot.
+    tc_status (*check)(tc_dev *dev, tc_error *e);
 
     // What is kept of a session: whole KV pages (tc_dev_page_bytes) and recurrent states (tc_dev_slot_bytes),
     // copied inside the device or to and from host memory, bit for bit. Between batches only.

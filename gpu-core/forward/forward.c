@@ -130,15 +130,37 @@ static tc_status run_layer(tc_forward *f, uint32_t index, uint32_t n, int32_t *c
     return tc_forward_mlp(f, &f->weights->layer[index], index, n, chosen, e);
 }
 
-tc_status tc_forward_run(tc_forward *f, const tc_batch *batch, int32_t *chosen, tc_error *e)
+tc_status tc_forward_check(tc_forward *f, tc_error *e)
 {
-    f->source->step = batch->step;
+    if (f->broken) return tc_fail(e, TC_CLOSED, "%s: a fault test broke it", f->dev->ops->name);
+    return f->dev->ops->check ? f->dev->ops->check(f->dev, e) : TC_OK;
+}
+
+void tc_forward_break(tc_forward *f, uint64_t passes, bool in_head)
+{
+    f->break_in = passes;
+    f->break_in_head = in_head;
+}
+
+static tc_status run_pass(tc_forward *f, const tc_batch *batch, int32_t *chosen, tc_error *e)
+{
     if (f->dev->queue) return tc_forward_run_queued(f, batch, chosen, e);
     f->dev->ops->batch_begin(f->dev, batch);
     f->dev->ops->embed(f->dev, &f->weights->embed, f->x, f->desc->hidden);
     for (uint32_t i = 0; i < f->desc->layers; i++)
         TC_TRY(run_layer(f, i, batch->tokens, chosen ? chosen + (size_t)i * f->desc->top_k : NULL, e));
     return TC_OK;
+}
+
+tc_status tc_forward_run(tc_forward *f, const tc_batch *batch, int32_t *chosen, tc_error *e)
+{
+    bool breaks = f->break_in && --f->break_in == 0;
+    f->source->step = batch->step;
+    tc_status status = run_pass(f, batch, chosen, e);
+    if (breaks && !f->break_in_head) f->broken = true;
+    if (tc_forward_check(f, NULL) != TC_OK) status = tc_fail(e, TC_CLOSED, TC_FORWARD_DEVICE_FAILED);
+    f->broken |= breaks;
+    return status;
 }
 
 const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t rows)
@@ -154,6 +176,7 @@ const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t r
         f->dev->ops->download(f->dev, f->host_logits, f->logits,
                               (size_t)rows * f->desc->vocab * sizeof(float));
     f->times.head_us += tc_now_us() - start;
+    if (tc_forward_check(f, NULL) != TC_OK) return NULL;
     return f->host_logits ? f->host_logits : f->logits;
 }
 

@@ -32,10 +32,16 @@ uint64_t tc_forward_scratch_bytes(const tc_model_desc *desc, uint32_t tokens);
 // none.
 tc_status tc_forward_run(tc_forward *forward, const tc_batch *batch, int32_t *chosen, tc_error *e);
 // Logits of `rows` tokens of the batch last run (their indices in it), rows <= TC_LOGIT_ROWS_MAX.
-// Returns [rows][vocab], valid until the next call.
+// Returns [rows][vocab], valid until the next call. NULL: the device failed.
 const float *tc_forward_logits(tc_forward *forward, const uint32_t *tokens, uint32_t rows);
 // Benchmarks, on such a device: before each pass `fill` says which experts every token is routed to, whatever
 // the router says: [layers][tokens][top_k], distinct in a token. NULL: the router decides.
 typedef void tc_forward_force_fn(void *arg, uint32_t *experts, uint32_t tokens);
 void tc_forward_force(tc_forward *forward, tc_forward_force_fn *fill, void *arg);
+// Whether the device still works (tc_dev_ops.check). Once it does not, passes fail with TC_CLOSED and this
+// text, and only a new process helps.
+#define TC_FORWARD_DEVICE_FAILED "the device failed while it was generating; try again"
+tc_status tc_forward_check(tc_forward *forward, tc_error *e);
+// Fault tests: the device fails in its passes-th pass, or behind the layers of that one, in the head.
+void tc_forward_break(tc_forward *forward, uint64_t passes, bool in_head);
 const tc_forward_times *tc_forward_get_times(const tc_forward *forward);

@@ -38,6 +38,8 @@ struct tc_forward {
     int64_t *host_sum;
     tc_forward_force_fn *force;
     void *force_arg;
+    uint64_t break_in; // fault tests: passes until the device is taken for failed; 0: never
+    bool break_in_head, broken;
 };
 
 // Experts of a layer: of the pass's own place where they are looked at after the pass only.

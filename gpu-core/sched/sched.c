@@ -149,6 +149,7 @@ static void report_evaluation(tc_sched *s, const request *r)
         for (uint32_t i = 0; i < n; i++) rows[i] = r->batch_first + done + i;
         bool prompt = s->position[rows[0]] < r->ask.prompt_count;
         const float *logits = r->ask.want_logits && prompt ? tc_forward_logits(s->o.forward, rows, n) : NULL;
+        if (r->ask.want_logits && prompt && !logits) return; // the answer's own will not be there either
         const int32_t *chosen = r->ask.want_experts ? s->chosen + (size_t)rows[0] * stride : NULL;
         tc_engine_server_evaluated(s->o.server, r->ask.id, s->position[rows[0]], n, vocab, logits,
                                    desc->layers, desc->top_k, chosen);
@@ -167,6 +168,7 @@ static void report_prompt_logprobs(tc_sched *s, const request *r)
         uint32_t rows[TC_LOGIT_ROWS_MAX], n = end - at < TC_LOGIT_ROWS_MAX ? end - at : TC_LOGIT_ROWS_MAX;
         for (uint32_t i = 0; i < n; i++) rows[i] = r->batch_first + at + i - s->position[r->batch_first];
         const float *logits = tc_forward_logits(s->o.forward, rows, n);
+        if (!logits) return; // the answer's own will not be there either
         for (uint32_t i = 0; i < n; i++)
             tc_logprobs(logits + (size_t)i * vocab, vocab, r->session->tokens[at + i + 1], top,
                         values + i * (1 + top));
@@ -305,6 +307,14 @@ static void count_pairs(tc_sched *s, request *r)
     s->total.expert_misses += pairs - hot;
 }
 
+static void fail_batch(tc_sched *s, tc_status status, const char *reason)
+{
+    request *failed[TC_BATCH_SEGMENTS_MAX];
+    uint32_t n = s->batch.segments;
+    memcpy(failed, s->owner, n * sizeof *failed);
+    for (uint32_t i = 0; i < n; i++) tc_sched_fail(s, failed[i], status, reason);
+}
+
 static void after_step(tc_sched *s)
 {
     uint32_t rows[TC_BATCH_SEGMENTS_MAX], n = 0;
@@ -327,6 +337,10 @@ static void after_step(tc_sched *s)
     uint64_t start_ns = tc_now_ns();
     const uint32_t vocab = s->o.desc->vocab;
     const float *logits = tc_forward_logits(s->o.forward, rows, n);
+    if (!logits) {
+        fail_batch(s, TC_CLOSED, TC_FORWARD_DEVICE_FAILED);
+        return;
+    }
     for (uint32_t i = 0; i < n; i++) s->drawn[i] = draw(s, sampled[i], logits + (size_t)i * vocab);
     s->outside_ns += tc_now_ns() - start_ns;
     for (uint32_t i = 0; i < n; i++) {
@@ -334,14 +348,6 @@ static void after_step(tc_sched *s)
         if (sampled[i]->state == REQUEST_PREFILL) begin_choices(s, sampled[i], row);
         take_token(s, sampled[i], row, &s->drawn[i]);
     }
-}
-
-static void fail_batch(tc_sched *s, tc_status status, const char *reason)
-{
-    request *failed[TC_BATCH_SEGMENTS_MAX];
-    uint32_t n = s->batch.segments;
-    memcpy(failed, s->owner, n * sizeof *failed);
-    for (uint32_t i = 0; i < n; i++) tc_sched_fail(s, failed[i], status, reason);
 }
 
 static void run_batch(tc_sched *s)

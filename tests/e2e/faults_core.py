@@ -65,6 +65,56 @@ class Core(unittest.TestCase):
 
 
 @unittest.skipUnless(DEMO.exists(), "demo/model is not there")
+class Device(unittest.TestCase):
+    """The core's device reports an error in the middle of requests, in a pass's layers or behind them: by a hook, so that no GPU is needed."""
+
+    PASSES = 24
+
+    def test_in_error_amid_streams_of_every_dialect(self):
+        with Server(DEMO, 0) as alone:
+            want = {path: Stream(alone, path, body).read().text for path, body in dialects("In the beginning", self.PASSES).items()}
+        for where in ("layers", "head"):
+            with self.subTest(where), Server(DEMO, 2, "--device-fault", f"{where}-after={self.PASSES}", "--device", "cpu") as server:
+                core = server.pids("thermocline-cor")[0]
+                asked = dialects("In the beginning", FOREVER)
+                streams = {path: Stream(server, path, body) for path, body in asked.items()}
+                for path, s in streams.items():
+                    s.read()
+                    ended = time.monotonic()
+                    self.assertFalse(s.done, path)
+                    self.assertIsNone(s.cut, path)  # an event, not a cut connection
+                    self.assertIn("the device failed while it was generating", s.error["message"], path)
+                    self.assertTrue(s.text and want[path].startswith(s.text), (path, s.text))
+                gateway = server.pids("thermocline-gat")
+                self.assertTrue(within(lambda: server.get("/api/v1/health")[0] == 503 or server.pids("thermocline-cor") not in ([], [core]), 1))
+                self.assertTrue(eventually(lambda: server.ready() and server.pids("thermocline-cor") not in ([], [core]), 20), server.text())
+                print(f"    {where}: serving again {time.monotonic() - ended:.2f} s after the last stream's error", flush=True)
+                self.assertIn("the device failed: cpu: a fault test broke it", server.text())
+                self.assertRegex(server.text(), r"core ended with exit code 4; starting it again")
+                again = Stream(server, "/v1/completions", dialects("In the beginning", self.PASSES // 2)["/v1/completions"]).read()
+                self.assertTrue(again.done and want["/v1/completions"].startswith(again.text) and again.text)
+                self.assertEqual(server.pids("thermocline-gat"), gateway)  # it lived through it
+
+    def test_health_is_bad_while_it_is_gone(self):
+        """Nobody starts the core again here: 503 within a second, and it stays."""
+        with Pieces(1, core=["--device-fault", f"layers-after={self.PASSES}", "--device", "cpu"], shard="partition") as server:
+            stream = Stream(server, "/api/v1/generate", {**ASK, "max_tokens": FOREVER}).read()
+            began = time.monotonic()
+            self.assertIn("the device failed", stream.error["message"])
+            down = within(lambda: server.get("/api/v1/health")[0] == 503, 5)
+            self.assertEqual(server.running["core", 0].wait(10), 4)
+            self.assertLess(down, 1)
+            print(f"    health 503 {down * 1e3:.0f} ms after the stream's error, exit {time.monotonic() - began:.2f} s after it", flush=True)
+            status, answer = server.post("/api/v1/generate", ASK)
+            self.assertEqual((status, answer["error"]["code"]), (503, "unavailable"))
+            self.assertIsNone(server.running["worker", 0].poll())
+            server.options["core"] = []
+            server.start("core")
+            self.assertTrue(eventually(server.ready, 20))
+            self.assertEqual(server.post("/api/v1/generate", ASK)[0], 200)
+
+
+@unittest.skipUnless(DEMO.exists(), "demo/model is not there")
 class Gateway(unittest.TestCase):
     def test_killed_and_the_port_is_kept(self):
         """The test holds the socket, as a service manager does: who connects meanwhile waits and is answered."""

@@ -7,7 +7,7 @@
 #include "common/model/store.h"
 #include "gpu-core/dev/dev.h"
 
-enum { TC_CUDA_ABI = 2, TC_CUDA_TOKENS_SMALL = 4096 };
+enum { TC_CUDA_ABI = 3, TC_CUDA_TOKENS_SMALL = 4096 };
 #define TC_CUDA_BUDGET_SMALL (12ull << 30)
 #define TC_CUDA_SYMBOL "tc_cuda_library_get" // const tc_cuda_library *(void)
 

@@ -158,6 +158,12 @@ static void cuda_record_end(tc_dev *dev)
     CHECK(c, cudaGraphDestroy(graph));
 }
 
+static tc_status cuda_check(tc_dev *dev, tc_error *e)
+{
+    const tc_dev_cuda *c = cuda_of(dev);
+    return *c->error ? tc_fail(e, TC_CLOSED, "cuda: %s", c->error) : TC_OK;
+}
+
 static void signal_end(void *arg)
 {
     sem_post(arg);
@@ -521,6 +527,7 @@ static const tc_dev_ops cuda_ops = {
     .upload = tc_cuda_upload,
     .download = tc_cuda_download,
     .slot_reset = tc_cuda_slot_reset,
+    .check = cuda_check,
     .page_copy = tc_cuda_page_copy,
     .page_save = tc_cuda_page_save,
     .page_load = tc_cuda_page_load,

@@ -72,6 +72,7 @@ static const char *good_value(const tc_setting *s)
     static char text[64];
     if (s->kind == TC_SET_FLAG) return "yes";
     if (s->id == TC_OPT_FAULT) return "crash-after=3";
+    if (s->id == TC_OPT_DEVICE_FAULT) return "head-after=3";
     if (s->id == TC_OPT_CPUS) return "0";
     if (s->kind == TC_SET_TEXT) return "text";
     if (s->kind == TC_SET_CHOICE) {

@@ -59,10 +59,13 @@ tc_status tc_forward_run(tc_forward *f, const tc_batch *b, int32_t *chosen, tc_e
     return TC_OK;
 }
 
+static uint32_t logits_left; // calls until the device fails; 0: it does not
+
 const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t rows)
 {
     (void)f;
     assert_true(rows <= TC_LOGIT_ROWS_MAX);
+    if (logits_left && --logits_left == 0) return NULL; // the device failed
     for (uint32_t r = 0; r < rows; r++)
         for (uint32_t v = 0; v < VOCAB; v++)
             logits_out[r * VOCAB + v] = (float)(mix(token_hash[tokens[r]], v) % 1000) / 100.0f;
@@ -412,6 +415,45 @@ static void test_failed_step_fails_its_requests_only(void **state)
     tear_down(&b);
 }
 
+// The device fails in the head, at each of its calls in turn: whoever is in that step hears it, and no number
+// that was computed then goes out.
+static void test_a_device_that_fails_in_the_head(void **state)
+{
+    (void)state;
+    static plan plans[3];
+    static transcript alone[3];
+    uint32_t failed_at = 0;
+    srand(5);
+    for (uint32_t i = 0; i < 3; i++) {
+        make_plan(&plans[i], i + 1, false);
+        plans[i].ask.want_logits = false;
+        plans[i].ask.max_tokens = 20;
+        plans[i].ask.ignore_eos = true;
+        plans[i].ask.want_prompt_logprobs = i == 1;
+        run_alone(&plans[i], &alone[i]);
+    }
+    for (uint32_t at = 1; at < 20; at++) {
+        bench b;
+        set_up(&b);
+        for (uint32_t i = 0; i < 3; i++) submit(&b, &plans[i]);
+        logits_left = at;
+        while (logits_left && tc_sched_step(b.sched)) {
+        }
+        for (uint32_t i = 0; i < 3; i++) {
+            const transcript *t = of(i + 1);
+            assert_memory_equal(t->tokens, alone[i].tokens, t->count * sizeof(uint32_t));
+            if (!t->failed) continue;
+            assert_int_equal(t->status, TC_CLOSED);
+            failed_at += 1;
+        }
+        tc_sched_fail_all(b.sched, TC_CLOSED, TC_FORWARD_DEVICE_FAILED); // as the core does then
+        for (uint32_t i = 0; i < 3; i++) assert_true(of(i + 1)->ended);
+        tear_down(&b);
+    }
+    assert_true(failed_at > 20); // not only where a prompt's log-probabilities were made
+    logits_left = 0;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -421,6 +463,7 @@ int main(void)
         cmocka_unit_test(test_logprobs_and_routes),
         cmocka_unit_test(test_min_tokens_and_stop_tokens),
         cmocka_unit_test(test_failed_step_fails_its_requests_only),
+        cmocka_unit_test(test_a_device_that_fails_in_the_head),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
