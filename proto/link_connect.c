@@ -230,6 +230,7 @@ static tc_status open_endpoint(link_endpoint *p, const char *url, const tc_tls *
     p->network = p->tls || strncmp(url, "tcp://", 6) == 0;
     int rv = nng_aio_alloc(&p->connect_aio, connect_done, p);
     if (rv == 0) rv = nng_aio_alloc(&p->retry_aio, retry_now, p);
+    if (rv == 0 && p->tls) rv = tc_tls_engine();
     if (rv == 0) rv = listens ? make_listener(p, url, &config) : make_dialer(p, url, &config);
     if (rv == 0 && config) {
         tc_status status = tc_tls_configure(config, tls, listens, e);

@@ -98,6 +98,10 @@ void tc_link_stop_connecting(tc_link *link); // no further connection, nothing o
 void tc_link_free_endpoints(tc_link *link);
 void tc_link_free_aio(nng_aio *aio);
 
+// ---- tls_engine.c ----
+// Before the first endpoint with TLS, after nng's first use. 0, or nng's code of why OpenSSL cannot be used.
+int tc_tls_engine(void);
+
 // ---- tls.c ----
 // Fills nng's configuration for a listener or a dialler.
 tc_status tc_tls_configure(nng_tls_config *config, const tc_tls *tls, bool listens, tc_error *e);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: reading the files of a tc_tls into nng's TLS configuration (Mbed TLS underneath: TLS 1.2 with
-// ephemeral keys). What nng would do by itself is replaced, not added to: a listener asks for certificates,
-// always.
+// Owns: reading the files of a tc_tls into nng's TLS configuration (OpenSSL underneath: tls_engine.c). What
+// nng would do by itself is replaced, not added to: a listener asks for certificates, always.
 #include "proto/link_impl.h"
 
 #include <errno.h>

@@ -307,6 +307,36 @@ static void keys_of_others(void **state)
     }
 }
 
+// Keys of any kind are let in, a key that is not the certificate's is refused; TLS 1.3 is spoken, and 1.2.
+static void kinds_of_keys(void **state)
+{
+    (void)state;
+    static const char *const kinds[] = {"ED25519", "RSA -pkeyopt rsa_keygen_bits:2048",
+                                        "EC -pkeyopt ec_paramgen_curve:P-384"};
+    tc_tls core = files_of("ours", "core", NULL), worker = files_of("ours", "kind", NULL),
+           mixed = files_of("ours", "w", NULL);
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        shell("cd %s/ours && umask 077 && echo extendedKeyUsage=clientAuth >extensions && "
+              "openssl genpkey -algorithm %s -out kind.key 2>log && openssl req -new -key kind.key -subj "
+              "/CN=kind "
+              "2>>log | openssl x509 -req -CA ca.pem -CAkey ca.key -extfile extensions -out kind.pem 2>>log",
+              folder, kinds[i]);
+        tc_expert_hub *hub = open_hub("tls+tcp", &core);
+        tc_expert_peer *peer = open_peer("tls+tcp", BOTH, &worker);
+        outcome o = run_both(hub, peer, 5000, met);
+        if (!met(&o)) fail_msg("%s: %s / %s", kinds[i], o.peer_reason, o.hub_reason);
+        for (int version = 2; version <= 3 && i == 0; version++)
+            shell("echo | timeout 5 openssl s_client -connect " BOTH
+                  ":%u -CAfile %s/ours/ca.pem -cert %s/ours/w.pem "
+                  "-key %s/ours/w.key -tls1_%d 2>&1 | grep -q 'New, TLSv1.%d, Cipher is .*AES.*GCM'",
+                  port, folder, folder, folder, version, version);
+        tc_expert_peer_close(peer);
+        tc_expert_hub_close(hub);
+    }
+    mixed.key = worker.key;
+    refused("tls+tcp://127.0.0.1:1", &mixed, TC_FORMAT, "not a certificate and a key");
+}
+
 // The largest call there is, both ways, byte for byte; then many small ones.
 static void what_is_carried(void **state)
 {
@@ -485,19 +515,13 @@ static void two_addresses(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(let_in),
-        cmocka_unit_test(name_of_the_core),
-        cmocka_unit_test(workers_kept_out),
-        cmocka_unit_test(cores_not_believed),
-        cmocka_unit_test(never_plain),
-        cmocka_unit_test(files_that_will_not_do),
-        cmocka_unit_test(keys_of_others),
-        cmocka_unit_test(what_is_carried),
-        cmocka_unit_test(coming_and_going),
-        cmocka_unit_test(silence_ends_it),
-        cmocka_unit_test(idle_connections_stay),
-        cmocka_unit_test(another_store),
-        cmocka_unit_test(two_addresses),
+        cmocka_unit_test(let_in),           cmocka_unit_test(name_of_the_core),
+        cmocka_unit_test(workers_kept_out), cmocka_unit_test(cores_not_believed),
+        cmocka_unit_test(never_plain),      cmocka_unit_test(files_that_will_not_do),
+        cmocka_unit_test(keys_of_others),   cmocka_unit_test(kinds_of_keys),
+        cmocka_unit_test(what_is_carried),  cmocka_unit_test(coming_and_going),
+        cmocka_unit_test(silence_ends_it),  cmocka_unit_test(idle_connections_stay),
+        cmocka_unit_test(another_store),    cmocka_unit_test(two_addresses),
     };
     return cmocka_run_group_tests(tests, make_certificates, remove_certificates);
 }
