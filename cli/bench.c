@@ -4,6 +4,7 @@
 // what it saw.
 #include "cli/bench.h"
 #include "cli/cli.h"
+#include "cli/compare.h"
 #include "cli/report.h"
 
 #include <string.h>
@@ -49,8 +50,22 @@ static int bad_figure(const char *name)
     return TC_EXIT_USAGE;
 }
 
+// What works on results that are there: report, compare, baseline. -1: another figure.
+static int of_results(const tc_arguments *a, const tc_compare_options *compare)
+{
+    tc_error e;
+    const char *verb = a->positional[0], *first = a->count > 1 ? a->positional[1] : NULL;
+    if (!strcmp(verb, "report") && a->count == 2)
+        return tc_report_write(first, &e) == TC_OK ? 0 : tc_cli_fail(&e);
+    if (!strcmp(verb, "compare") && first)
+        return tc_cli_compare(first, a->count > 2 ? a->positional[2] : NULL, compare);
+    if (!strcmp(verb, "baseline") && a->count == 2) return tc_cli_baseline(first, compare);
+    return -1;
+}
+
 int tc_cli_bench(int argc, char **argv)
 {
+    tc_compare_options compare = {.baselines = "benchmarks/baselines", .threshold = 3};
     static tc_bench b; // large
     tc_arguments arguments;
     tc_error e;
@@ -92,17 +107,38 @@ int tc_cli_bench(int argc, char **argv)
          .max = TC_BENCH_REPETITIONS_MAX - 1,
          .help = "of each measurement (5; prompt, users, context 3; load 1)"},
         {.name = "--json", .kind = TC_OPTION_FLAG, .target = &b.json, .help = "one JSON object a line"},
+        {.name = "--threshold",
+         .kind = TC_OPTION_REAL,
+         .target = &compare.threshold,
+         .choices = "PERCENT",
+         .min = 0,
+         .max = 1000,
+         .help = "compare: least change of a median that is told (3)"},
+        {.name = "--fail-on-regression",
+         .kind = TC_OPTION_FLAG,
+         .target = &compare.fail_on_regression,
+         .help = "compare: exit status 1 when a figure is worse beyond noise"},
+        {.name = "--all",
+         .kind = TC_OPTION_FLAG,
+         .target = &compare.all,
+         .help = "compare: also what is within noise"},
+        {.name = "--baselines",
+         .kind = TC_OPTION_TEXT,
+         .target = &compare.baselines,
+         .choices = "DIR",
+         .help = "compare with one argument, baseline: where MACHINE.jsonl lies (benchmarks/baselines)"},
         TC_RUN_OPTIONS(b.o),
         {0},
     };
-    int code =
-        tc_options_parse(table, "bench " FIGURE_NAMES " MODEL [options]", 1, 2, argc, argv, &arguments);
+    int code = tc_options_parse(
+        table, "bench " FIGURE_NAMES " MODEL | report DIR | compare A [B] | baseline DIR [options]", 1, 3,
+        argc, argv, &arguments);
     if (code >= 0) return code;
     b.figure = arguments.positional[0];
-    if (arguments.count == 2 && !strcmp(b.figure, "report"))
-        return tc_report_write(arguments.positional[1], &e) == TC_OK ? 0 : tc_cli_fail(&e);
-    if (arguments.count == 2) b.model = arguments.positional[1];
-    for (int i = 0; i < FIGURES && b.model; i++)
+    code = of_results(&arguments, &compare);
+    if (code >= 0) return code;
+    if (arguments.count > 1) b.model = arguments.positional[1];
+    for (int i = 0; i < FIGURES && b.model && arguments.count < 3; i++)
         if (!strcmp(b.figure, figures[i].name)) return measure(&b, i, &e) == TC_OK ? 0 : tc_cli_fail(&e);
     return bad_figure(b.figure);
 }

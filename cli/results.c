@@ -66,6 +66,16 @@ double tc_median(const double *values, uint32_t count)
     return count % 2 ? v[count / 2] : v[count / 2 - 1] / 2 + v[count / 2] / 2;
 }
 
+void tc_result_spread(tc_result *item)
+{
+    item->median = tc_median(item->values, item->value_count);
+    item->low = item->high = item->values[0];
+    for (uint32_t i = 1; i < item->value_count; i++) {
+        item->low = item->values[i] < item->low ? item->values[i] : item->low;
+        item->high = item->values[i] > item->high ? item->values[i] : item->high;
+    }
+}
+
 const tc_result_part *tc_results_part(const tc_results *r, const char *id)
 {
     for (uint32_t i = 0; i < r->part_count; i++)
@@ -91,7 +101,7 @@ static tc_status part_of(tc_results *r, const tc_record *record, const char *id,
     return TC_OK;
 }
 
-static tc_status add_run(tc_results *r, const tc_record *record)
+static tc_status add_run(tc_results *r, const tc_record *record, uint32_t line)
 {
     const char **planned;
     uint32_t count;
@@ -99,6 +109,7 @@ static tc_status add_run(tc_results *r, const tc_record *record)
     if (r->run_count == TC_RESULTS_RUNS_MAX)
         return tc_fail(record->object.e, TC_LIMIT, "%s: more than %d runs", record->object.what,
                        TC_RESULTS_RUNS_MAX);
+    r->runs[r->run_count].line = line;
     TC_TRY(tc_record_run(record, &r->runs[r->run_count++], &planned, &count));
     for (uint32_t i = 0; i < count; i++) TC_TRY(part_of(r, record, planned[i], &part));
     return TC_OK;
@@ -138,11 +149,14 @@ static tc_status add(tc_results *r, const tc_record *record, uint32_t line)
     const char *name = "";
     TC_TRY(tc_json_require(&record->object, "record"));
     TC_TRY(tc_json_string(&record->object, "record", &name));
-    if (!strcmp(name, "run")) return add_run(r, record);
+    if (!strcmp(name, "run")) return add_run(r, record, line);
     if (!strcmp(name, "part")) return add_part(r, record, line);
     for (unsigned i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (!strcmp(name, kinds[i])) return add_item(r, record, (tc_result_kind)i, line);
-    r->unknown++;
+    if (!strcmp(name, "baseline"))
+        r->baseline = true;
+    else
+        r->unknown++;
     return TC_OK;
 }
 
@@ -197,18 +211,36 @@ static int by_place(const void *a, const void *b)
     return (x->line > y->line) - (x->line < y->line);
 }
 
+// The repetitions of both in the later one; the oldest give way.
+static tc_status pool(tc_results *r, const tc_result *earlier, tc_result *later, tc_error *e)
+{
+    uint32_t old = earlier->value_count, room = TC_RESULTS_VALUES_MAX - later->value_count;
+    if (old > room) old = room;
+    double *values = tc_results_alloc(r->memory, old + later->value_count, sizeof *values);
+    if (!values) return tc_fail(e, TC_NOMEM, "out of memory");
+    memcpy(values, earlier->values + earlier->value_count - old, old * sizeof *values);
+    memcpy(values + old, later->values, later->value_count * sizeof *values);
+    later->values = values;
+    later->value_count += old;
+    tc_result_spread(later);
+    return TC_OK;
+}
+
 // The later of two of one id stays; then parts' order, then lines'.
-static void settle(tc_results *r)
+static tc_status settle(tc_results *r, tc_error *e)
 {
     uint32_t kept = 0;
     qsort(r->items, r->count, sizeof *r->items, by_id);
     for (uint32_t i = 0; i < r->count; i++) {
-        const tc_result *item = &r->items[i];
+        tc_result *item = &r->items[i];
         bool replaced = i + 1 < r->count && item->kind == item[1].kind && !strcmp(item->id, item[1].id);
+        if (replaced && r->baseline && item->kind == TC_RESULT_FIGURE && item->run != item[1].run)
+            TC_TRY(pool(r, item, &item[1], e));
         if (!replaced) r->items[kept++] = *item;
     }
     r->count = kept;
     qsort(r->items, r->count, sizeof *r->items, by_place);
+    return TC_OK;
 }
 
 tc_status tc_results_parse(const char *what, const char *text, size_t bytes, tc_results **ret, tc_error *e)
@@ -224,7 +256,7 @@ tc_status tc_results_parse(const char *what, const char *text, size_t bytes, tc_
     r->items = calloc(FIRST_ITEMS, sizeof *r->items);
     if (!r->runs || !r->parts || !r->items) TC_GOTO(tc_fail(e, TC_NOMEM, "%s: out of memory", what));
     TC_GOTO(read_lines(r, what, text, bytes, e));
-    settle(r);
+    TC_GOTO(settle(r, e));
     *ret = r;
     r = NULL;
 out:
@@ -232,18 +264,29 @@ out:
     return status;
 }
 
+// The file that `path` means: itself, or the one in that folder.
+static tc_status file_of(const char *path, char ret[PATH_MAX], tc_error *e)
+{
+    struct stat st;
+    bool folder = stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+    int n = snprintf(ret, PATH_MAX, folder ? "%s/" TC_RESULTS_FILE : "%s", path);
+    return n >= 0 && n < PATH_MAX ? TC_OK : tc_fail(e, TC_ARGUMENT, "%s: too long a path", path);
+}
+
+tc_status tc_results_read(const char *path, char **ret, size_t *ret_bytes, tc_error *e)
+{
+    char file[PATH_MAX];
+    TC_TRY(file_of(path, file, e));
+    return tc_read_file(file, TC_RESULTS_BYTES_MAX, ret, ret_bytes, e);
+}
+
 tc_status tc_results_load(const char *path, tc_results **ret, tc_error *e)
 {
-    char inside[PATH_MAX], *text = NULL;
-    struct stat st;
+    char file[PATH_MAX], *text = NULL;
     size_t bytes;
-    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) {
-        int n = snprintf(inside, sizeof inside, "%s/" TC_RESULTS_FILE, path);
-        if (n < 0 || (size_t)n >= sizeof inside) return tc_fail(e, TC_ARGUMENT, "%s: too long a path", path);
-        path = inside;
-    }
-    TC_TRY(tc_read_file(path, TC_RESULTS_BYTES_MAX, &text, &bytes, e));
-    tc_status status = tc_results_parse(path, text, bytes, ret, e);
+    TC_TRY(file_of(path, file, e));
+    TC_TRY(tc_read_file(file, TC_RESULTS_BYTES_MAX, &text, &bytes, e));
+    tc_status status = tc_results_parse(file, text, bytes, ret, e);
     free(text);
     return status;
 }

@@ -72,6 +72,7 @@ typedef struct tc_result_part {
 } tc_result_part;
 
 typedef struct tc_result_run {
+    uint32_t line;
     const char *suite, *started, *commit, *version;
     bool dirty;
     const char *machine, *cpu, *gpu, *kernel, *features; // features: with spaces between
@@ -90,6 +91,7 @@ typedef struct tc_results {
     uint32_t count;
     uint32_t unknown;  // records of other kinds
     uint32_t cut_line; // the line that was cut off, or 0
+    bool baseline;     // several runs' figures: those of one id are one figure with all their repetitions
     struct tc_results_memory *memory;
 } tc_results;
 
@@ -98,6 +100,8 @@ tc_status tc_results_parse(const char *what, const char *text, size_t bytes, tc_
 // path: the file, or a folder with a results.jsonl.
 tc_status tc_results_load(const char *path, tc_results **ret, tc_error *e);
 void tc_results_free(tc_results *r);
+// The bytes that tc_results_load reads. Owner: the caller, free().
+tc_status tc_results_read(const char *path, char **ret, size_t *ret_bytes, tc_error *e);
 
 // NULL: no part of that id.
 const tc_result_part *tc_results_part(const tc_results *r, const char *id);

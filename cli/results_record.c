@@ -236,12 +236,7 @@ static tc_status item_values(const tc_record *r, tc_result *ret)
     if (!ret->values) return tc_fail(r->object.e, TC_NOMEM, "%s: out of memory", r->object.what);
     yyjson_arr_foreach(all, i, n, item) if (!real(item, -REAL_MAX, &ret->values[i])) return not_a(
         r, "values", i, "a number");
-    ret->median = tc_median(ret->values, ret->value_count);
-    ret->low = ret->high = ret->values[0];
-    for (uint32_t v = 1; v < ret->value_count; v++) {
-        ret->low = fmin(ret->low, ret->values[v]);
-        ret->high = fmax(ret->high, ret->values[v]);
-    }
+    tc_result_spread(ret);
     TC_TRY(tc_json_double(&r->object, "roofline", 0, REAL_MAX, &ret->roofline));
     if (!(ret->roofline > 0)) ret->roofline = NAN;
     return item_labels(r, "lines", false, -REAL_MAX, ret);

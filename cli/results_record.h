@@ -13,6 +13,8 @@ typedef struct tc_results_memory {
 // Zeroed memory until the results are freed; NULL when there is none. count * each must not overflow.
 void *tc_results_alloc(tc_results_memory *memory, size_t count, size_t each);
 
+void tc_result_spread(tc_result *item); // median, low and high of its values
+
 // One object of the file with the errors that name its line.
 typedef struct tc_record {
     tc_json_object object;
