@@ -355,3 +355,12 @@ bool tc_checkpoint_has(const tc_checkpoint *c, const char *tensor)
     if (c->gguf) return tc_gguf_has(c, tensor);
     return tc_names_find(&c->table.names, tensor, strlen(tensor)) != TC_NAME_NONE;
 }
+
+tc_dtype tc_checkpoint_dtype(const tc_checkpoint *c, const char *tensor)
+{
+    if (c->gguf) return tc_gguf_dtype(c, tensor);
+    uint32_t id = tc_names_find(&c->table.names, tensor, strlen(tensor));
+    if (id == TC_NAME_NONE) return TC_OTHER;
+    tc_dtype dtype = tc_safetensors_dtype(c->table.entries[id].dtype);
+    return tc_dtype_is_float(dtype) ? dtype : TC_OTHER;
+}

@@ -61,6 +61,8 @@ const char *tc_checkpoint_hash(const tc_checkpoint *checkpoint);
 
 // All tensors are asked for by the names of the family (tc_model_tensor_name), whatever the files call them.
 bool tc_checkpoint_has(const tc_checkpoint *checkpoint, const char *tensor);
+// F32, F16 or BF16 as the tensor is stored; TC_OTHER: in another type, or there is none.
+tc_dtype tc_checkpoint_dtype(const tc_checkpoint *checkpoint, const char *tensor);
 // Vectors are as they are used: norms with their 1 added where the family adds it, and -exp(A_log).
 bool tc_checkpoint_ready(const tc_checkpoint *checkpoint);
 
@@ -75,11 +77,11 @@ tc_status tc_checkpoint_expert(const tc_checkpoint *checkpoint, tc_role role, ui
 // Whether it is kept as 4-bit codes: packing quantises nothing then.
 bool tc_checkpoint_expert_is_4bit(const tc_checkpoint *checkpoint, tc_role role, uint32_t layer,
                                   uint32_t expert);
-// Whether the layer's are in one tensor, and have no names of their own.
-bool tc_checkpoint_expert_is_stacked(const tc_checkpoint *checkpoint, tc_role role, uint32_t layer);
-// Its bias, float32, as many as it has rows.
+// Its bias, float32, as many as it has rows; and the type that is stored in.
 tc_status tc_checkpoint_expert_bias(const tc_checkpoint *checkpoint, tc_role role, uint32_t layer,
                                     uint32_t expert, float *ret, tc_error *e);
+tc_dtype tc_checkpoint_expert_bias_dtype(const tc_checkpoint *checkpoint, tc_role role, uint32_t layer,
+                                         uint32_t expert);
 // A small tensor of exactly `count` elements (any shape, f32/f16/bf16), converted to float32; owner: caller,
 // tc_free.
 tc_status tc_checkpoint_vector(const tc_checkpoint *checkpoint, const char *tensor, uint64_t count,

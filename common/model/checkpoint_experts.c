@@ -172,15 +172,6 @@ tc_status tc_checkpoint_expert(const tc_checkpoint *c, tc_role role, uint32_t la
     return tc_checkpoint_weight(c, base, p.rows, p.cols, ret, e);
 }
 
-bool tc_checkpoint_expert_is_stacked(const tc_checkpoint *c, tc_role role, uint32_t layer)
-{
-    part p;
-    tc_found f;
-    if (!part_of(c, role, layer, 0, &p) || c->gguf) return false;
-    return (tc_tensor_find(c, p.name, "_blocks", &f, NULL) == TC_OK && f.entry) ||
-           (tc_tensor_find(c, p.name, "", &f, NULL) == TC_OK && f.entry);
-}
-
 bool tc_checkpoint_expert_is_4bit(const tc_checkpoint *c, tc_role role, uint32_t layer, uint32_t expert)
 {
     char base[TC_TENSOR_NAME_BYTES];
@@ -234,4 +225,18 @@ tc_status tc_checkpoint_expert_bias(const tc_checkpoint *c, tc_role role, uint32
 out:
     tc_weight_free(&raw);
     return status;
+}
+
+tc_dtype tc_checkpoint_expert_bias_dtype(const tc_checkpoint *c, tc_role role, uint32_t layer,
+                                         uint32_t expert)
+{
+    char name[TC_TENSOR_BYTES];
+    part p;
+    tc_found f;
+    if (part_of(c, role, layer, expert, &p) && !c->gguf &&
+        tc_tensor_find(c, p.name, "_bias", &f, NULL) == TC_OK && f.entry)
+        return tc_checkpoint_dtype(c, f.name);
+    tc_model_tensor_name(&c->desc, role, layer, expert, name);
+    strcat(name, ".bias");
+    return tc_checkpoint_dtype(c, name);
 }

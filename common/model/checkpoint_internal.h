@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: what the files of the checkpoint share: the open directory. For checkpoint*.c only.
+// Owns: what the files of the checkpoint share: the open directory. For checkpoint*.c and convert*.c only.
 #pragma once
 
 #include "common/model/safetensors.h"

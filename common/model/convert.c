@@ -1,33 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the plan of a converted model (which tensors, how long, in which shard) and writing it. All sizes are
+// Owns: the plan of a converted model (which tensors, how long, in which shard) and its files. All sizes are
 // known before the first weight is read, so headers come first; a quantisation state is padded to one length
-// for that.
-#include "common/model/convert.h"
-
+// for that. What the tensors hold: convert_data.c.
 #include "common/base/json.h"
-#include "common/base/mem.h"
+#include "common/model/convert_internal.h"
 #include "common/model/dtype.h"
 #include "common/model/source.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum {
-    STATE_BYTES = 256,
-    BLOCK = 64,
-    NESTED = 256,
-    PATH_BYTES = TC_MODEL_PATH_BYTES + 64,
-    FILE_BYTES_MAX = 128 << 20,
-    CHUNK = 1 << 16
-};
-enum { PART_CODES, PART_ABSMAX, PART_NESTED, PART_NESTED_MAP, PART_MAP, PART_STATE, NF4_PARTS };
+enum { PATH_BYTES = TC_MODEL_PATH_BYTES + 64, FILE_BYTES_MAX = 128 << 20 };
 
 static const char *const suffixes[NF4_PARTS] = {".weight",
                                                 ".weight.absmax",
@@ -35,28 +24,6 @@ static const char *const suffixes[NF4_PARTS] = {".weight",
                                                 ".weight.nested_quant_map",
                                                 ".weight.quant_map",
                                                 ".weight.quant_state.bitsandbytes__nf4"};
-
-typedef enum item_kind { ITEM_NF4, ITEM_MATRIX, ITEM_VECTOR } item_kind;
-
-typedef struct item {
-    item_kind kind;
-    tc_role role;
-    uint32_t layer, expert, rows, cols, shard;
-    bool bias;
-} item;
-
-typedef struct converter {
-    const tc_checkpoint *c;
-    const tc_model_desc *d;
-    const tc_convert_options *o;
-    const char *model, *folder;
-    item *items;
-    uint32_t count, room, shards;
-    tc_dtype dtype; // of what is not quantised, and what the rest dequantises to
-    int fd;
-    uint64_t done, total;
-    tc_error *e;
-} converter;
 
 // ---- the plan ----
 
@@ -85,26 +52,61 @@ static tc_status add_item(converter *v, const item *add)
     return TC_OK;
 }
 
-static tc_status add_role(converter *v, tc_role role, uint32_t layer, uint32_t expert)
+// The type that a tensor which is not made NF4 is written in: its own, or what it dequantises to.
+// Embeddings and head of 32 bits become 16.
+static tc_status choose_item_dtype(converter *v, item *i, const char *base, const char *full)
+{
+    tc_weight w = {0};
+    i->dtype = tc_checkpoint_dtype(v->c, full);
+    if (i->dtype == TC_OTHER && i->kind == ITEM_MATRIX) {
+        TC_TRY(tc_checkpoint_weight(v->c, base, i->rows, i->cols, &w, v->e));
+        i->dtype = w.dtype;
+        tc_weight_free(&w);
+    }
+    bool large = i->role == TC_EMBED || i->role == TC_HEAD;
+    if (i->dtype == TC_OTHER || (large && i->dtype == TC_F32)) i->dtype = v->dtype;
+    return TC_OK;
+}
+
+static tc_status add_role(converter *v, tc_role role, uint32_t layer)
 {
     char base[TC_TENSOR_NAME_BYTES], full[TC_TENSOR_NAME_BYTES + 16];
-    item i = {.role = role, .layer = layer, .expert = expert};
+    item i = {.role = role, .layer = layer};
+    bool whole = tc_convert_whole(role);
     name_of(v, &i, base);
     if (!*base) return TC_OK;
     tc_model_tensor_shape(v->d, role, layer, &i.rows, &i.cols);
-    snprintf(full, sizeof full, "%s.weight", base);
-    bool whole = !tc_checkpoint_has(v->c, full) && tc_checkpoint_has(v->c, base); // A_log and its like
-    if (!whole && !tc_checkpoint_has(v->c, full)) return TC_OK;
-    i.kind = i.cols == 1 || whole || role == TC_DN_CONV ? ITEM_VECTOR
-             : stays(role) || i.cols % BLOCK            ? ITEM_MATRIX
-                                                        : ITEM_NF4;
+    snprintf(full, sizeof full, "%s%s", base, whole ? "" : ".weight");
+    if (!tc_checkpoint_has(v->c, full)) return TC_OK;
+    i.kind = i.cols == 1 || role == TC_DN_CONV ? ITEM_VECTOR : stays(role) ? ITEM_MATRIX : ITEM_NF4;
+    if (i.kind != ITEM_NF4) TC_TRY(choose_item_dtype(v, &i, base, full));
     TC_TRY(add_item(v, &i));
     snprintf(full, sizeof full, "%s.bias", base);
     if (whole || !tc_checkpoint_has(v->c, full)) return TC_OK;
     i.kind = ITEM_VECTOR;
     i.bias = true;
     i.cols = 1;
+    TC_TRY(choose_item_dtype(v, &i, base, full));
     return add_item(v, &i);
+}
+
+// One by one under names of their own, however they are stored.
+static tc_status add_experts(converter *v, tc_role role, uint32_t layer)
+{
+    item i = {.kind = ITEM_NF4, .role = role, .layer = layer, .of_expert = true};
+    tc_model_tensor_shape(v->d, role, layer, &i.rows, &i.cols);
+    for (i.expert = 0; i.expert < v->d->experts; i.expert++) {
+        TC_TRY(add_item(v, &i));
+        if (!v->d->expert_bias) continue;
+        item bias = i;
+        bias.kind = ITEM_VECTOR;
+        bias.bias = true;
+        bias.cols = 1;
+        bias.dtype = tc_checkpoint_expert_bias_dtype(v->c, role, layer, i.expert);
+        if (bias.dtype == TC_OTHER) bias.dtype = v->dtype;
+        TC_TRY(add_item(v, &bias));
+    }
+    return TC_OK;
 }
 
 static tc_status add_layer(converter *v, uint32_t layer)
@@ -113,38 +115,30 @@ static tc_status add_layer(converter *v, uint32_t layer)
         if (role == TC_EMBED || role == TC_FINAL_NORM || role == TC_HEAD) continue;
         bool expert = role >= TC_EXPERT_GATE && role <= TC_EXPERT_DOWN;
         if (expert && !v->d->layer[layer].moe) continue;
-        if (expert && tc_checkpoint_expert_is_stacked(v->c, (tc_role)role, layer))
-            return tc_fail(
-                v->e, TC_UNSUPPORTED,
-                "layer %u: experts that are one tensor are not converted, only those that are linears each",
-                layer);
-        for (uint32_t x = 0; x < (expert ? v->d->experts : 1); x++)
-            TC_TRY(add_role(v, (tc_role)role, layer, x));
+        TC_TRY(expert ? add_experts(v, (tc_role)role, layer) : add_role(v, (tc_role)role, layer));
     }
     return TC_OK;
 }
 
-static uint32_t element_bytes(const converter *v, const item *i)
+// Parts beside the text model (model.visual.*) stay with it. Layers for speculation do not: what they are
+// quantised as the new folder could not tell.
+static tc_status add_others(converter *v)
 {
-    return i->role == TC_DN_A_LOG ? 4 : (uint32_t)tc_dtype_bytes(v->dtype);
-}
-
-static void part_sizes(const item *i, uint64_t ret[NF4_PARTS])
-{
-    uint64_t n = (uint64_t)i->rows * i->cols, blocks = (n + BLOCK - 1) / BLOCK;
-    ret[PART_CODES] = (n + 1) / 2;
-    ret[PART_ABSMAX] = blocks;
-    ret[PART_NESTED] = (blocks + NESTED - 1) / NESTED * 4;
-    ret[PART_NESTED_MAP] = 256 * 4;
-    ret[PART_MAP] = 16 * 4;
-    ret[PART_STATE] = STATE_BYTES;
+    static const char visual[] = "model.visual.";
+    for (uint32_t id = 0; !v->c->gguf && id < v->c->table.names.count; id++) {
+        if (strncmp(tc_names_text(&v->c->table.names, id), visual, sizeof visual - 1) != 0) continue;
+        TC_TRY(add_item(v, &(item){.kind = ITEM_COPY, .copied = id}));
+        v->others = true;
+    }
+    return TC_OK;
 }
 
 static uint64_t item_bytes(const converter *v, const item *i)
 {
     uint64_t parts[NF4_PARTS], sum = 0;
-    if (i->kind != ITEM_NF4) return (uint64_t)i->rows * i->cols * element_bytes(v, i);
-    part_sizes(i, parts);
+    if (i->kind == ITEM_COPY) return v->c->table.entries[i->copied].bytes;
+    if (i->kind != ITEM_NF4) return (uint64_t)i->rows * i->cols * tc_dtype_bytes(i->dtype);
+    tc_convert_part_sizes(i, parts);
     for (int p = 0; p < NF4_PARTS; p++) sum += parts[p];
     return sum;
 }
@@ -152,10 +146,11 @@ static uint64_t item_bytes(const converter *v, const item *i)
 static tc_status plan(converter *v)
 {
     uint64_t most = v->o->shard_bytes ? v->o->shard_bytes : 4ull << 30, shard = 0;
-    TC_TRY(add_role(v, TC_EMBED, 0, 0));
+    TC_TRY(add_role(v, TC_EMBED, 0));
     for (uint32_t l = 0; l < v->d->layers; l++) TC_TRY(add_layer(v, l));
-    TC_TRY(add_role(v, TC_FINAL_NORM, 0, 0));
-    if (!v->d->tied_embeddings) TC_TRY(add_role(v, TC_HEAD, 0, 0));
+    TC_TRY(add_role(v, TC_FINAL_NORM, 0));
+    if (!v->d->tied_embeddings) TC_TRY(add_role(v, TC_HEAD, 0));
+    TC_TRY(add_others(v));
     for (uint32_t i = 0; i < v->count; i++) {
         uint64_t bytes = item_bytes(v, &v->items[i]);
         if (shard && shard + bytes > most) {
@@ -191,160 +186,49 @@ static const char *dtype_name(tc_dtype dtype)
     return dtype == TC_F32 ? "F32" : dtype == TC_F16 ? "F16" : "BF16";
 }
 
+static void header_nf4(const item *i, const char *base, yyjson_mut_doc *doc, yyjson_mut_val *root,
+                       uint64_t *at)
+{
+    char name[TC_TENSOR_NAME_BYTES + 64];
+    uint64_t bytes[NF4_PARTS];
+    tc_convert_part_sizes(i, bytes);
+    for (int p = 0; p < NF4_PARTS; p++) {
+        bool floats = p == PART_NESTED || p == PART_NESTED_MAP || p == PART_MAP;
+        uint64_t shape[2] = {floats ? bytes[p] / 4 : bytes[p], 1};
+        snprintf(name, sizeof name, "%s%s", base, suffixes[p]);
+        add_entry(doc, root, name, floats ? "F32" : "U8", shape, p == PART_CODES ? 2 : 1, at, bytes[p]);
+    }
+}
+
+static void header_copy(const converter *v, const item *i, yyjson_mut_doc *doc, yyjson_mut_val *root,
+                        uint64_t *at)
+{
+    const tc_tensor_entry *t = &v->c->table.entries[i->copied];
+    add_entry(doc, root, tc_names_text(&v->c->table.names, i->copied), tc_safetensors_dtype_name(t->dtype),
+              v->c->table.shapes + t->shape_at, t->dims, at, t->bytes);
+}
+
 static void header_item(const converter *v, const item *i, yyjson_mut_doc *doc, yyjson_mut_val *root,
                         uint64_t *at)
 {
     char base[TC_TENSOR_NAME_BYTES], name[TC_TENSOR_NAME_BYTES + 64];
+    if (i->kind == ITEM_COPY) {
+        header_copy(v, i, doc, root, at);
+        return;
+    }
     name_of(v, i, base);
     if (i->kind == ITEM_NF4) {
-        uint64_t bytes[NF4_PARTS];
-        part_sizes(i, bytes);
-        for (int p = 0; p < NF4_PARTS; p++) {
-            bool floats = p == PART_NESTED || p == PART_NESTED_MAP || p == PART_MAP;
-            uint64_t shape[2] = {floats ? bytes[p] / 4 : bytes[p], 1};
-            snprintf(name, sizeof name, "%s%s", base, suffixes[p]);
-            add_entry(doc, root, name, floats ? "F32" : "U8", shape, p == PART_CODES ? 2 : 1, at, bytes[p]);
-        }
+        header_nf4(i, base, doc, root, at);
         return;
     }
     bool conv = i->role == TC_DN_CONV;
     uint64_t shape[3] = {i->rows, conv ? 1 : i->cols, i->cols};
-    bool whole = i->role == TC_DN_A_LOG || i->role == TC_DN_DT_BIAS;
-    snprintf(name, sizeof name, "%s%s", base, i->bias ? ".bias" : whole ? "" : ".weight");
-    add_entry(doc, root, name, dtype_name(element_bytes(v, i) == 4 ? TC_F32 : v->dtype), shape,
+    snprintf(name, sizeof name, "%s%s", base, i->bias ? ".bias" : tc_convert_whole(i->role) ? "" : ".weight");
+    add_entry(doc, root, name, dtype_name(i->dtype), shape,
               conv                     ? 3
               : i->kind == ITEM_VECTOR ? 1
                                        : 2,
               at, item_bytes(v, i));
-}
-
-// ---- data ----
-
-static tc_status put(converter *v, const void *data, uint64_t bytes)
-{
-    const char *from = data;
-    for (uint64_t left = bytes; left;) {
-        ssize_t n = write(v->fd, from, left < (1u << 30) ? left : 1u << 30);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return tc_fail_errno(v->e, TC_IO, "%s: cannot write", v->folder);
-        from += n;
-        left -= (uint64_t)n;
-    }
-    v->done += bytes;
-    if (v->o->progress && !v->o->progress(v->o->arg, v->done < v->total ? v->done : v->total, v->total))
-        return tc_fail(v->e, TC_CANCELLED, "converting was stopped");
-    return TC_OK;
-}
-
-static tc_status put_floats(converter *v, const float *x, uint64_t count, uint32_t bytes_each)
-{
-    uint16_t narrow[CHUNK / 2];
-    if (bytes_each == 4) return put(v, x, count * 4);
-    for (uint64_t at = 0; at < count;) {
-        uint64_t some = count - at < CHUNK / 2 ? count - at : CHUNK / 2;
-        for (uint64_t k = 0; k < some; k++)
-            narrow[k] = v->dtype == TC_F16 ? tc_float_to_f16(x[at + k]) : tc_float_to_bf16(x[at + k]);
-        TC_TRY(put(v, narrow, some * 2));
-        at += some;
-    }
-    return TC_OK;
-}
-
-// Any weight as float32 and dense, then NF4; what is NF4 as we write it stays.
-static tc_status to_nf4(converter *v, tc_weight *w)
-{
-    bool same = w->quantised && !w->fp4 && w->block == BLOCK && w->scale_codes && w->nested_block == NESTED &&
-                memcmp(w->levels, tc_nf4_levels, sizeof w->levels) == 0;
-    if (same) return TC_OK;
-    tc_dtype dtype = w->dtype == TC_F16 ? TC_F16 : TC_BF16; // what it dequantises to
-    if (w->quantised) {
-        uint64_t n = (uint64_t)w->rows * w->cols;
-        float *x = tc_alloc(TC_MEM_OTHER, n, sizeof *x);
-        if (!x) return tc_fail(v->e, TC_NOMEM, "no memory to dequantise %" PRIu64 " weights", n);
-        tc_weight_dequantise(w, 0, n, x);
-        uint32_t rows = w->rows, cols = w->cols;
-        tc_weight_free(w);
-        *w = (tc_weight){.rows = rows, .cols = cols, .dtype = TC_F32, .data = x};
-    }
-    TC_TRY(tc_weight_quantise_nf4(w, v->e));
-    w->dtype = dtype;
-    return TC_OK;
-}
-
-static tc_status put_nf4(converter *v, const item *i, const tc_weight *w)
-{
-    static const char *const dtypes[] = {[TC_F32] = "float32", [TC_F16] = "float16", [TC_BF16] = "bfloat16"};
-    char state[STATE_BYTES + 1];
-    uint64_t bytes[NF4_PARTS];
-    part_sizes(i, bytes);
-    TC_TRY(put(v, w->data, bytes[PART_CODES]));
-    TC_TRY(put(v, w->scale_codes, bytes[PART_ABSMAX]));
-    TC_TRY(put(v, w->nested, bytes[PART_NESTED]));
-    TC_TRY(put(v, tc_nested_levels(), bytes[PART_NESTED_MAP]));
-    TC_TRY(put(v, tc_nf4_levels, bytes[PART_MAP]));
-    int n = snprintf(state, sizeof state,
-                     "{\"quant_type\": \"nf4\", \"blocksize\": %d, \"dtype\": \"%s\", \"shape\": [%u, %u], "
-                     "\"nested_blocksize\": %d, "
-                     "\"nested_dtype\": \"float32\", \"nested_offset\": %.17g}",
-                     BLOCK, dtypes[w->dtype], i->rows, i->cols, NESTED, (double)w->nested_offset);
-    memset(state + n, ' ', sizeof state - (size_t)n); // blanks behind JSON are JSON
-    return put(v, state, STATE_BYTES);
-}
-
-static tc_status put_matrix(converter *v, const item *i, const char *base)
-{
-    tc_weight w = {0};
-    float *x = NULL;
-    tc_status status;
-    TC_GOTO(tc_checkpoint_weight(v->c, base, i->rows, i->cols, &w, v->e));
-    if (i->kind == ITEM_NF4) {
-        TC_GOTO(to_nf4(v, &w));
-        TC_GOTO(put_nf4(v, i, &w));
-        goto out;
-    }
-    x = tc_alloc(TC_MEM_OTHER, CHUNK, sizeof *x);
-    if (!x) TC_GOTO(tc_fail(v->e, TC_NOMEM, "%s: out of memory", base));
-    for (uint64_t at = 0, n = (uint64_t)i->rows * i->cols; at < n; at += CHUNK) {
-        uint64_t some = n - at < CHUNK ? n - at : CHUNK;
-        tc_weight_dequantise(&w, at, some, x);
-        TC_GOTO(put_floats(v, x, some, element_bytes(v, i)));
-    }
-out:
-    tc_free(x);
-    tc_weight_free(&w);
-    return status;
-}
-
-static bool zero_centred(const converter *v, tc_role role)
-{
-    return v->d->norm_zero_centred && (role == TC_INPUT_NORM || role == TC_POST_NORM ||
-                                       role == TC_FINAL_NORM || role == TC_Q_NORM || role == TC_K_NORM);
-}
-
-static tc_status put_vector(converter *v, const item *i, const char *base)
-{
-    char name[TC_TENSOR_NAME_BYTES + 16];
-    float *x = NULL;
-    uint64_t count = (uint64_t)i->rows * i->cols;
-    bool whole = i->role == TC_DN_A_LOG || i->role == TC_DN_DT_BIAS;
-    snprintf(name, sizeof name, "%s%s", base, i->bias ? ".bias" : whole ? "" : ".weight");
-    TC_TRY(tc_checkpoint_vector(v->c, name, count, &x, v->e));
-    bool ready = tc_checkpoint_ready(v->c);
-    for (uint64_t k = 0; ready && k < count; k++) { // back to what Hugging Face keeps
-        if (zero_centred(v, i->role)) x[k] -= 1.0f;
-        if (i->role == TC_DN_A_LOG) x[k] = logf(-x[k]);
-    }
-    tc_status status = put_floats(v, x, count, element_bytes(v, i));
-    tc_free(x);
-    return status;
-}
-
-static tc_status put_item(converter *v, const item *i)
-{
-    char base[TC_TENSOR_NAME_BYTES];
-    name_of(v, i, base);
-    tc_status status = i->kind == ITEM_VECTOR ? put_vector(v, i, base) : put_matrix(v, i, base);
-    return status == TC_OK || status == TC_CANCELLED ? status : tc_error_prefix(v->e, "%s", base);
 }
 
 // ---- files ----
@@ -373,9 +257,9 @@ static tc_status put_header(converter *v, uint32_t shard)
     text = yyjson_mut_write(doc, YYJSON_WRITE_NOFLAG, &bytes);
     if (!text) TC_GOTO(tc_fail(v->e, TC_NOMEM, "%s: out of memory", v->folder));
     uint64_t padded = (bytes + 7) & ~7ull;
-    TC_GOTO(put(v, &padded, sizeof padded)); // little-endian, as all of this project
-    TC_GOTO(put(v, text, bytes));
-    TC_GOTO(put(v, "       ", padded - bytes));
+    TC_GOTO(tc_convert_put(v, &padded, sizeof padded)); // little-endian, as all of this project
+    TC_GOTO(tc_convert_put(v, text, bytes));
+    TC_GOTO(tc_convert_put(v, "       ", padded - bytes));
     v->done = counted;
 out:
     free(text);
@@ -407,7 +291,7 @@ static tc_status write_shard(converter *v, uint32_t shard)
     TC_TRY(begin_file(v, name, temporary, path));
     TC_GOTO(put_header(v, shard));
     for (uint32_t i = 0; i < v->count; i++)
-        if (v->items[i].shard == shard) TC_GOTO(put_item(v, &v->items[i]));
+        if (v->items[i].shard == shard) TC_GOTO(tc_convert_put_item(v, &v->items[i]));
     TC_GOTO(finish_file(v, temporary, path));
 out:
     if (status != TC_OK) unlink(temporary);
@@ -420,7 +304,7 @@ static tc_status write_text(converter *v, const char *name, const char *text, si
     uint64_t counted = v->done;
     tc_status status;
     TC_TRY(begin_file(v, name, temporary, path));
-    TC_GOTO(put(v, text, bytes));
+    TC_GOTO(tc_convert_put(v, text, bytes));
     TC_GOTO(finish_file(v, temporary, path));
 out:
     v->done = counted;
@@ -460,9 +344,10 @@ out:
     return status;
 }
 
-static void add_quantisation(yyjson_mut_doc *doc, yyjson_mut_val *root, const char *dtype)
+static void add_quantisation(const converter *v, yyjson_mut_doc *doc, yyjson_mut_val *root, const char *dtype)
 {
-    static const char *const skipped[] = {"lm_head", "embed_tokens", "gate", "shared_expert_gate", "conv1d"};
+    static const char *const skipped[] = {"lm_head", "embed_tokens",       "gate",
+                                          "router",  "shared_expert_gate", "conv1d"};
     yyjson_mut_obj_remove_key(root, "quantization_config");
     yyjson_mut_val *q = yyjson_mut_obj_add_obj(doc, root, "quantization_config");
     yyjson_mut_obj_add_str(doc, q, "quant_method", "bitsandbytes");
@@ -475,6 +360,15 @@ static void add_quantisation(yyjson_mut_doc *doc, yyjson_mut_val *root, const ch
     yyjson_mut_val *list = yyjson_mut_obj_add_arr(doc, q, "llm_int8_skip_modules");
     for (size_t i = 0; i < sizeof skipped / sizeof *skipped; i++)
         yyjson_mut_arr_add_str(doc, list, skipped[i]);
+    if (v->others) yyjson_mut_arr_add_str(doc, list, "model.visual");
+}
+
+// The dtype of a configuration, under the name that all versions of transformers read.
+static void set_dtype(yyjson_mut_doc *doc, yyjson_mut_val *config, const char *dtype)
+{
+    yyjson_mut_obj_remove_key(config, "torch_dtype");
+    yyjson_mut_obj_remove_key(config, "dtype");
+    yyjson_mut_obj_add_str(doc, config, "torch_dtype", dtype);
 }
 
 static tc_status write_config(converter *v)
@@ -490,10 +384,10 @@ static tc_status write_config(converter *v)
     if (!doc) TC_GOTO(tc_fail(v->e, TC_NOMEM, "%s: out of memory", what));
     yyjson_mut_val *root = yyjson_mut_doc_get_root(doc);
     const char *dtype = v->dtype == TC_F16 ? "float16" : "bfloat16";
-    yyjson_mut_obj_remove_key(root, "torch_dtype");
-    yyjson_mut_obj_remove_key(root, "dtype");
-    yyjson_mut_obj_add_str(doc, root, "torch_dtype", dtype);
-    add_quantisation(doc, root, dtype);
+    set_dtype(doc, root, dtype);
+    if (yyjson_mut_is_obj(yyjson_mut_obj_get(root, "text_config")))
+        set_dtype(doc, yyjson_mut_obj_get(root, "text_config"), dtype);
+    add_quantisation(v, doc, root, dtype);
     made = yyjson_mut_write(doc, YYJSON_WRITE_PRETTY_TWO_SPACES, &bytes);
     if (!made) TC_GOTO(tc_fail(v->e, TC_NOMEM, "%s: out of memory", what));
     status = write_text(v, "config.json", made, bytes);

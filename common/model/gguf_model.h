@@ -27,6 +27,7 @@ void tc_gguf_config_blame(tc_error *e);
 
 // Reading by the names of the family (checkpoint.h); `c->gguf` is set.
 bool tc_gguf_has(const tc_checkpoint *c, const char *tensor);
+tc_dtype tc_gguf_dtype(const tc_checkpoint *c, const char *tensor);
 bool tc_gguf_is_4bit(const tc_checkpoint *c, const char *base);
 tc_status tc_gguf_weight(const tc_checkpoint *c, const char *base, uint32_t rows, uint32_t cols,
                          tc_weight *ret, tc_error *e);

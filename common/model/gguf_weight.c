@@ -181,6 +181,23 @@ bool tc_gguf_is_4bit(const tc_checkpoint *c, const char *base)
     return p.entry[0] && p.order == ORDER_KEPT && tc_block_levels(p.entry[0]->dtype);
 }
 
+tc_dtype tc_gguf_dtype(const tc_checkpoint *c, const char *tensor)
+{
+    place p;
+    locate(c, tensor, "", &p);
+    if (!p.entry[0]) return TC_OTHER;
+    switch (p.entry[0]->dtype) {
+    case TC_BLOCK_F32:
+        return TC_F32;
+    case TC_BLOCK_F16:
+        return TC_F16;
+    case TC_BLOCK_BF16:
+        return TC_BF16;
+    default:
+        return TC_OTHER;
+    }
+}
+
 // ---- weights ----
 
 static uint64_t row_bytes(const tc_tensor_entry *t, uint32_t cols)

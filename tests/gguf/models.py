@@ -26,7 +26,7 @@ LAYER = {
 }
 POST_NORM = {"qwen3moe": "ffn_norm", "qwen3next": "post_attention_norm", "llama": "ffn_norm", "gpt-oss": "post_attention_norm"}
 W = {"w1": "gate", "w2": "down", "w3": "up"}
-DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "U8": np.uint8}
+DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "U8": np.uint8, "F8_E4M3": np.uint8}
 
 
 # ---- safetensors ----
@@ -62,13 +62,44 @@ def as_float(dtype, array):
     return (array.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else array.astype(np.float32)
 
 
+def as_bf16(values):
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return ((bits + 0x7fff + (bits >> 16 & 1)) & np.uint32(0xffff0000)).view(np.float32)
+
+
+def e4m3(code):
+    exponent, mantissa = code >> 3 & 15, code & 7
+    value = (8 + mantissa) * 2.0 ** (exponent - 10) if exponent else mantissa * 2.0 ** -9
+    return np.nan if code & 127 == 127 else -value if code & 128 else value
+
+
+E4M3 = np.array([e4m3(code) for code in range(256)], np.float32)
+
+
+def each_expert(config, tensors):
+    """Stacked experts under the names of linears of their own; everything else as it is."""
+    turned = config["model_type"] == "gpt_oss"
+    for name, array in tensors.items():
+        at = re.fullmatch(r"(.*\.experts\.)(gate_up|down)_proj(_bias)?", name)
+        for i, expert in enumerate(array if at else ()):
+            rows, end = expert.T if turned and not at[3] else expert, ".bias" if at[3] else ".weight"
+            if at[2] == "down":
+                yield f"{at[1]}{i}.down_proj{end}", rows
+            else:
+                half = len(rows) // 2
+                yield f"{at[1]}{i}.gate_proj{end}", rows[0::2] if turned else rows[:half]
+                yield f"{at[1]}{i}.up_proj{end}", rows[1::2] if turned else rows[half:]
+        if not at:
+            yield name, array
+
+
 def dequantised(raw):
-    """read_safetensors' tensors as float32 by the names of their weights: bitsandbytes' 4 bits with their rounding to the stored
-    dtype, MXFP4 as it is."""
+    """read_safetensors' tensors as float32 by the names of their weights: bitsandbytes' 4 bits and FP8 with their rounding to the
+    stored dtype, MXFP4 as it is."""
     out = {}
     for name, (dtype, array) in raw.items():
         state = next((n for n in raw if n.startswith(name + ".quant_state.")), None)
-        if ".weight." in name or name.startswith("mtp.") or name.endswith("_scales"):
+        if ".weight." in name or name.startswith("mtp.") or name.endswith(("_scales", "_scale_inv")):
             continue
         if name.endswith("_blocks"):
             scales = raw[name.removesuffix("_blocks") + "_scales"][1]
@@ -76,6 +107,10 @@ def dequantised(raw):
             codes = np.stack([array & 15, array >> 4], -1).reshape(*array.shape[:-1], 32)
             values = levels[codes] * np.exp2(scales[..., None].astype(np.float32) - 127)
             out[name.removesuffix("_blocks")] = values.reshape(*array.shape[:2], -1).swapaxes(1, 2)
+        elif name + "_scale_inv" in raw:
+            scale = raw[name + "_scale_inv"][1]
+            down, across = (s // b for s, b in zip(array.shape, scale.shape))
+            out[name] = as_bf16(E4M3[array] * scale.repeat(down, 0).repeat(across, 1))
         elif state:
             entry = json.loads(raw[state][1].tobytes())
             absmax = raw[name + ".absmax"][1]
@@ -85,8 +120,7 @@ def dequantised(raw):
             codes = np.stack([array.ravel() >> 4, array.ravel() & 15], 1).ravel()
             values = raw[name + ".quant_map"][1][codes] * np.repeat(absmax, entry["blocksize"])[:codes.size]
             if entry["dtype"] == "bfloat16":
-                bits = values.view(np.uint32)
-                values = ((bits + 0x7fff + (bits >> 16 & 1)) & np.uint32(0xffff0000)).view(np.float32)
+                values = as_bf16(values)
             elif entry["dtype"] == "float16":
                 values = values.astype(np.float16).astype(np.float32)
             out[name] = values[:int(np.prod(entry["shape"]))].reshape(entry["shape"])

@@ -25,6 +25,7 @@ import models
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "golden"))
 import check as golden  # noqa: E402  (its rules, here too)
+import nf4_reference  # noqa: E402
 
 TYPES = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
          "MXFP4"]
@@ -57,20 +58,25 @@ def test_blocks(o, scratch):
         yield f"{len(TYPES)} types, {got.size} elements, " + ("any scale" if deviation is None else "usual scales")
 
 
+def fixture_gguf(name, folder, **how):
+    """A golden fixture's model as a GGUF file in a new folder."""
+    stored_as, raw = models.read_safetensors(ROOT / "tests/golden/fixtures" / name / "model"), {}
+    for base in [n.removesuffix("_blocks") for n in stored_as if n.endswith("_blocks")]:
+        blocks, at = models.mxfp4_blocks(stored_as, base), f"blk.{base.split('.')[2]}.ffn_"
+        for part, rows in (("gate", blocks[:, 0::2]), ("up", blocks[:, 1::2])) if "gate_up" in base else (("down", blocks),):
+            raw[f"{at}{part}_exps.weight"] = gguf.GGMLQuantizationType.MXFP4, np.ascontiguousarray(rows)
+    folder.mkdir(parents=True)
+    config = golden.load_fixture(ROOT / "tests/golden/fixtures" / name)["config"]
+    models.write_gguf(folder / "m.gguf", config, models.dequantised(stored_as), raw=raw, **how)
+
+
 def test_golden(o, scratch):
     """The reference implementation's logits through GGUF files: tensors kept as they are, fused, in parts; MXFP4 as blocks."""
     for name, how in (("moe-f16", {}), ("next-bf16", {}), ("next-bf16", {"fused": True}), ("next-bf16", {"split_max_tensors": 7}),
                       ("moe-nf4", {}), ("next-nf4", {}), ("mixtral-nf4", {}), ("gptoss-bf16", {}), ("gptoss-mxfp4", {})):
         fixture = golden.load_fixture(ROOT / "tests/golden/fixtures" / name)
-        stored_as = models.read_safetensors(ROOT / "tests/golden/fixtures" / name / "model")
-        tensors, raw = models.dequantised(stored_as), {}
-        for base in [n.removesuffix("_blocks") for n in stored_as if n.endswith("_blocks")]:
-            blocks, at = models.mxfp4_blocks(stored_as, base), f"blk.{base.split('.')[2]}.ffn_"
-            for part, rows in (("gate", blocks[:, 0::2]), ("up", blocks[:, 1::2])) if "gate_up" in base else (("down", blocks),):
-                raw[f"{at}{part}_exps.weight"] = gguf.GGMLQuantizationType.MXFP4, np.ascontiguousarray(rows)
         folder = scratch / f"{name}-{'-'.join(how)}"
-        (folder / "model").mkdir(parents=True)
-        models.write_gguf(folder / "model" / "m.gguf", fixture["config"], tensors, raw=raw, **how)
+        fixture_gguf(name, folder / "model", **how)
         request = {"prompts": [p["ids"] for p in fixture["prompts"]]}
         answer = golden.run(o.thermocline, folder, request, scratch, "exact", 2, "partition")
         wrong = [c for p, got in zip(fixture["prompts"], golden.cut(fixture, *answer)) for c in golden.compare(p, got, "exact")[1]]
@@ -264,6 +270,55 @@ def test_convert(o, scratch):
     off = float(np.median(np.abs(pair[0][1] - logits).max(1)) / np.abs(logits).max())
     assert pair[0][0] and off < 0.5, off
     yield f"GGUF and safetensors: the same NF4; off by {off:.2f} of the largest logit on a random model"
+
+
+def check_codes(out, config, values):
+    """Every linear that is NF4 holds what bitsandbytes makes of the values, by its recipe in numpy."""
+    raw, values, count = models.read_safetensors(out), dict(models.each_expert(config, values)), 0
+    for name in [n.removesuffix(".absmax") for n in raw if n.endswith(".weight.absmax")]:
+        want = nf4_reference.quantize(values[name], "nf4", 64, True)
+        state = json.loads(raw[name + ".quant_state.bitsandbytes__nf4"][1].tobytes())
+        assert state["shape"] == list(values[name].shape), name
+        assert (raw[name][1].ravel() == want["packed"]).all() and (raw[name + ".absmax"][1] == want["absmax"]).all(), name
+        assert (raw[name + ".nested_absmax"][1] == want["nested_absmax"]).all(), name
+        assert np.float32(state["nested_offset"]) == want["offset"], name
+        count += 1
+    for name, array in values.items():
+        if name.endswith(("norm.weight", ".bias", "sinks", "e_score_correction_bias", "gate.weight")) and array.ndim < 2:
+            assert (models.as_float(*raw[name]) == array).all(), name
+    experts = config.get("num_experts") or config.get("num_local_experts") or config["n_routed_experts"]
+    assert count >= 3 * experts, count
+    return count
+
+
+def test_convert_families(o, scratch):
+    """Every family and stored form as NF4: the tensors that the reference implementation has loaded back
+    (tests/golden/load_back.py), and its logits; codes as bitsandbytes makes them. The same out of GGUF files."""
+    reference = json.loads((ROOT / "tests/golden/converted.json").read_text())["models"]
+    logits = np.load(ROOT / "tests/golden/converted.npz")
+    for name, entry in reference.items():
+        source, out = ROOT / "tests/golden/fixtures" / name, scratch / name / "model"
+        out.parent.mkdir()
+        said = subprocess.run([o.thermocline, "convert", source / "model", out], capture_output=True, text=True)
+        assert said.returncode == 0, said.stderr
+        assert nf4_reference.digest(out) == entry["sha256"], f"{name}: not the tensors that the reference loaded"
+        _, have, _ = golden.run(o.thermocline, out.parent, {"ids": entry["ids"]}, scratch, "exact", 1, None)
+        off = float(np.abs(have - logits[name]).max() / np.abs(logits[name]).max())
+        assert off < golden.EXACT, f"{name}: off by {off:.1e}"
+        codes = 0
+        if "nf4" not in name and "f32" not in name:  # those stay as they were
+            config = golden.load_fixture(source)["config"]
+            values = models.dequantised(models.read_safetensors(source / "model"))
+            codes = check_codes(out, config, values)
+        yield f"{name}: logits off by {off:.1e}, {codes} linears quantised"
+    for name in ("moe-f16", "next-bf16", "gptoss-bf16", "gptoss-mxfp4", "mixtral-nf4"):
+        fixture_gguf(name, scratch / f"{name}-gguf")
+        out = scratch / f"{name}-gguf-nf4"
+        said = subprocess.run([o.thermocline, "convert", scratch / f"{name}-gguf", out], capture_output=True, text=True)
+        assert said.returncode == 0, said.stderr
+        config = golden.load_fixture(ROOT / "tests/golden/fixtures" / name)["config"]
+        values = models.dequantised(models.read_safetensors(ROOT / "tests/golden/fixtures" / name / "model"))
+        yield f"{name} as GGUF: {check_codes(out, config, values)} linears quantised"
 
 
 def main():

@@ -44,17 +44,23 @@ def split_experts(name, tensor, spec):
 
 def fuse_experts(tensors):
     """The reverse of split_experts and published over a whole state dict."""
-    out, groups = {}, {}
+    out, groups, biases = {}, {}, {}
     roles = {"w1": "gate", "w3": "up", "w2": "down", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
     for name, tensor in tensors.items():
         name = name.replace(".block_sparse_moe.", ".mlp.").replace("model.language_model.", "model.")
-        at = re.match(r"(.*\.mlp\.experts\.)(\d+)\.(w[123]|(?:gate|up|down)_proj)\.weight$", name)
+        at = re.match(r"(.*\.mlp\.experts\.)(\d+)\.(w[123]|(?:gate|up|down)_proj)\.(weight|bias)$", name)
         if at:
-            groups.setdefault(at[1], {})[int(at[2]), roles[at[3]]] = tensor
+            (groups if at[4] == "weight" else biases).setdefault(at[1], {})[int(at[2]), roles[at[3]]] = tensor
         else:
             out[name] = tensor
     for prefix, parts in groups.items():
         experts = range(len(parts) // 3)
+        if bias := biases.get(prefix):                               # gpt_oss: transposed, gate and up by turns
+            out[prefix + "gate_up_proj"] = torch.stack([torch.stack([parts[e, "gate"], parts[e, "up"]], 1).flatten(0, 1).T for e in experts])
+            out[prefix + "down_proj"] = torch.stack([parts[e, "down"].T for e in experts])
+            out[prefix + "gate_up_proj_bias"] = torch.stack([torch.stack([bias[e, "gate"], bias[e, "up"]], 1).flatten() for e in experts])
+            out[prefix + "down_proj_bias"] = torch.stack([bias[e, "down"] for e in experts])
+            continue
         out[prefix + "gate_up_proj"] = torch.stack([torch.cat([parts[e, "gate"], parts[e, "up"]]) for e in experts])
         out[prefix + "down_proj"] = torch.stack([parts[e, "down"] for e in experts])
     return out

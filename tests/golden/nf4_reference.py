@@ -6,6 +6,7 @@ same bits. It uses no torch. Run as a script it checks the stored cases of fixtu
 with --tensors N (where torch and bitsandbytes are installed) also N random tensors against bitsandbytes itself.
 """
 import argparse
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -225,6 +226,27 @@ def prove(tensors):
         done, elements = done + 1, elements + w.numel()
     print(f"{done} tensors, {elements} elements: quantised and dequantised bit for bit as bitsandbytes does "
           f"(torch on {torch.backends.cpu.get_cpu_capability()})")
+
+
+def read_raw(folder):
+    """name -> (dtype, shape, bytes) of all tensors of a folder, as its files have them."""
+    out = {}
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        raw = file.read_bytes()
+        length = int.from_bytes(raw[:8], "little")
+        for name, entry in json.loads(raw[8:8 + length]).items():
+            if name != "__metadata__":
+                begin, end = (8 + length + o for o in entry["data_offsets"])
+                out[name] = entry["dtype"], entry["shape"], raw[begin:end]
+    return out
+
+
+def digest(folder):
+    """One hash of all tensors of a folder: names, types, shapes, bytes."""
+    h = hashlib.sha256()
+    for name, (dtype, shape, data) in sorted(read_raw(folder).items()):
+        h.update(f"{name} {dtype} {shape} {len(data)}\n".encode() + data)
+    return h.hexdigest()
 
 
 def read_safetensors(path):
