@@ -228,6 +228,48 @@ def test_text(o, scratch):
     yield "a text generated"
 
 
+def write_tokenizer(path, kind, data):
+    """A file of metadata alone: a vocabulary as llama.cpp's converter writes that of mixtral, or of gpt_oss."""
+    w = gguf.GGUFWriter(path, "llama" if kind == "llama" else "gpt-oss")
+    if kind == "llama":
+        w.add_tokenizer_model("llama")
+        w.add_token_list([t for t, _, _ in data])
+        w.add_token_scores([s for _, s, _ in data])
+        w.add_token_types([k for _, _, k in data])
+        w.add_add_bos_token(False)
+        w.add_unk_token_id(0)
+    else:
+        special = {t["id"]: t["content"] for t in data["added_tokens"]}
+        texts = {i: t for t, i in data["model"]["vocab"].items()} | special
+        w.add_tokenizer_model("gpt2")
+        w.add_tokenizer_pre(kind)
+        w.add_token_list([texts[i] for i in range(len(texts))])
+        w.add_token_types([gguf.TokenType.CONTROL if i in special else gguf.TokenType.NORMAL for i in range(len(texts))])
+        w.add_token_merges([" ".join(m) for m in data["model"]["merges"]])
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
+def test_tokenizers(o, scratch):
+    """Scores with bytes as a fallback, and GPT-4o's splits: as `sentencepiece` and `tokenizers` have it (make_tokenizers.py)."""
+    data = ROOT / "tests/gguf/data"
+    lines = [json.loads(line) for line in (data / "tokenizers.jsonl").read_text().splitlines()]
+    for kind, vocabulary in json.loads((data / "tokenizers.json").read_text()).items():
+        path = scratch / f"{kind}.gguf"
+        write_tokenizer(path, kind, vocabulary)
+        for way, options, key in ((False, ["--no-special"] if kind == "llama" else [], "ids"), (True, ["--decode"], "text")):
+            mine = [x for x in lines if x["kind"] == kind and x.get("decode", False) == way]
+            text = "".join(json.dumps({k: v for k, v in x.items() if k != key}) + "\n" for x in mine)
+            out = subprocess.run([o.thermocline, "tokenize", *options, path], input=text, capture_output=True, text=True)
+            assert out.returncode == 0, out.stderr
+            have = [json.loads(line)[key] for line in out.stdout.splitlines()]
+            wrong = [(x, h) for x, h in zip(mine, have) if x[key] != h]
+            assert len(have) == len(mine) and not wrong, f"{kind}: {len(wrong)} of {len(mine)} differ, first {wrong[:3]}"
+            yield f"{kind}: {len(mine)} {'decoded' if way else 'texts'}"
+
+
 def stored(folder):
     """name -> (dtype, shape, bytes); states as JSON values."""
     out = {}
