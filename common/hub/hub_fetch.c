@@ -29,7 +29,9 @@ enum {
     JOBS_DEFAULT = 4,
     WAIT_MS_DEFAULT = 500,
     LOOK_MS = 100,
-    NOTE_BYTES = 256
+    NOTE_BYTES = 256,
+    ETAG_BYTES = 96,
+    HEADER_BYTES = 256 // of a header's value that is looked at
 };
 
 typedef struct fetcher {
@@ -57,7 +59,11 @@ typedef struct request {
     uint64_t at, whole;  // where the next byte belongs, and the file's announced size
     uint64_t range_from; // of Content-Range
     bool began, overflow, io_failed;
-    fetcher *f; // NULL for a description
+    char error_code[32];                       // X-Error-Code: why a hub refuses
+    char linked[ETAG_BYTES], etag[ETAG_BYTES]; // X-Linked-ETag and ETag, without quotes; "": none
+    uint64_t linked_bytes;                     // X-Linked-Size; UINT64_MAX: none
+    long reset_s;                              // RateLimit: seconds until more is answered; 0: not told
+    fetcher *f;                                // NULL for a description
     char problem[CURL_ERROR_SIZE];
 } request;
 
@@ -119,14 +125,43 @@ static size_t take_bytes(char *data, size_t one, size_t bytes, void *arg)
     return bytes;
 }
 
+// The value of a header line, where it has that name: without blanks around it, cut at `bytes`.
+static bool value_of(const char *line, size_t line_bytes, const char *name, char *ret, size_t bytes)
+{
+    size_t n = strlen(name);
+    if (line_bytes <= n || strncasecmp(line, name, n) != 0 || line[n] != ':') return false;
+    const char *from = line + n + 1, *end = line + line_bytes;
+    while (from < end && (*from == ' ' || *from == '\t')) from++;
+    while (end > from && (end[-1] == '\r' || end[-1] == '\n' || end[-1] == ' ')) end--;
+    snprintf(ret, bytes, "%.*s", (int)(end - from < HEADER_BYTES ? end - from : HEADER_BYTES), from);
+    return true;
+}
+
+// An ETag is a text in quotes, perhaps behind W/.
+static void take_etag(const char *value, char ret[ETAG_BYTES])
+{
+    if (strncmp(value, "W/", 2) == 0) value += 2;
+    if (*value == '"') value++;
+    snprintf(ret, ETAG_BYTES, "%.*s", (int)strcspn(value, "\""), value);
+}
+
 static size_t take_header(char *data, size_t one, size_t bytes, void *arg)
 {
     request *r = arg;
-    char line[128];
-    unsigned long long from;
-    snprintf(line, sizeof line, "%.*s", (int)(bytes < sizeof line ? bytes : sizeof line - 1), data);
-    if (strncasecmp(line, "content-range:", 14) == 0)
-        r->range_from = sscanf(line + 14, " bytes %llu-", &from) == 1 ? from : UINT64_MAX;
+    char value[HEADER_BYTES + 1], *seconds;
+    unsigned long long number;
+    if (value_of(data, bytes, "content-range", value, sizeof value))
+        r->range_from = sscanf(value, "bytes %llu-", &number) == 1 ? number : UINT64_MAX;
+    else if (value_of(data, bytes, "x-linked-etag", value, sizeof value))
+        take_etag(value, r->linked);
+    else if (value_of(data, bytes, "etag", value, sizeof value))
+        take_etag(value, r->etag);
+    else if (value_of(data, bytes, "x-linked-size", value, sizeof value))
+        r->linked_bytes = sscanf(value, "%19llu", &number) == 1 ? number : UINT64_MAX;
+    else if (value_of(data, bytes, "x-error-code", value, sizeof value))
+        snprintf(r->error_code, sizeof r->error_code, "%.31s", value);
+    else if (value_of(data, bytes, "ratelimit", value, sizeof value) && (seconds = strstr(value, "t=")))
+        r->reset_s = strtol(seconds + 2, NULL, 10);
     return one * bytes;
 }
 
@@ -179,25 +214,45 @@ static void close_request(request *r)
     free(r->text);
 }
 
+// Hubs answer 401 for models that are not there, too, so that nobody learns which are.
+static tc_status refused(const request *r, long http, const char *what, tc_error *e)
+{
+    const char *why = "it wants a token that may read this, in HF_TOKEN";
+    if (strcmp(r->error_code, "GatedRepo") == 0)
+        why =
+            "the model is gated: accept its terms on its page, and give a token that may read it in HF_TOKEN";
+    else if (strcmp(r->error_code, "RepoNotFound") == 0)
+        why = "there is no such model, or it is private and wants a token that may read it, in HF_TOKEN";
+    else if (r->headers)
+        why = "the token that was sent (HF_TOKEN, or the file of HF_TOKEN_PATH) may not read this";
+    return tc_fail(e, TC_UNSUPPORTED, "%s: the hub answers %ld: %s", what, http, why);
+}
+
+static tc_status missing(const request *r, const char *what, tc_error *e)
+{
+    const char *why = "there is no such model, revision or file";
+    if (strcmp(r->error_code, "RepoNotFound") == 0) why = "there is no such model";
+    if (strcmp(r->error_code, "RevisionNotFound") == 0) why = "the model has no such revision";
+    if (strcmp(r->error_code, "EntryNotFound") == 0) why = "the revision has no such file";
+    return tc_fail(e, TC_NOT_FOUND, "%s: the hub answers 404: %s", what, why);
+}
+
 // What an attempt means. BUSY: may be tried again after *ret_wait_s (0: as we like).
 static tc_status judge(request *r, CURLcode code, const char *what, long *ret_wait_s, tc_error *e)
 {
     long http = 0;
     curl_off_t wait = 0;
     curl_easy_getinfo(r->curl, CURLINFO_RESPONSE_CODE, &http);
-    curl_easy_getinfo(r->curl, CURLINFO_RETRY_AFTER, &wait);
+    curl_easy_getinfo(r->curl, CURLINFO_RETRY_AFTER, &wait); // seconds, or a date
+    if (wait == 0 && http == 429) wait = r->reset_s;
     *ret_wait_s = wait < 0 ? 0 : wait > TC_HUB_WAIT_S_MAX ? TC_HUB_WAIT_S_MAX : (long)wait;
     if (r->io_failed) return tc_fail_errno(e, TC_IO, "%s: cannot write", what);
     if (r->overflow)
         return tc_fail(e, TC_BUSY,
                        "%s: the hub sends more than it announced, or other bytes than were asked for", what);
     if (code == CURLE_OK) return TC_OK;
-    if (http == 401 || http == 403)
-        return tc_fail(e, TC_UNSUPPORTED,
-                       "%s: the hub answers %ld: it wants a token (HF_TOKEN) that may read this", what, http);
-    if (http == 404)
-        return tc_fail(e, TC_NOT_FOUND, "%s: the hub answers 404: there is no such model, revision or file",
-                       what);
+    if (http == 401 || http == 403) return refused(r, http, what, e);
+    if (http == 404) return missing(r, what, e);
     bool again =
         http == 0 || http == 200 || http == 206 || http == 408 || http == 416 || http == 429 || http >= 500;
     const char *why = *r->problem ? r->problem : curl_easy_strerror(code);
@@ -238,7 +293,8 @@ static tc_status ask_once(const tc_hub_options *o, const char *url, request *r, 
     return judge(r, curl_easy_perform(r->curl), url, wait_s, e);
 }
 
-tc_status tc_hub_ask(const tc_hub_name *name, const tc_hub_options *o, tc_hub_files *ret, tc_error *e)
+static tc_status ask_description(const tc_hub_name *name, const tc_hub_options *o, tc_hub_files *ret,
+                                 tc_error *e)
 {
     char url[TC_HUB_PATH_BYTES], *revision = curl_easy_escape(NULL, name->revision, 0);
     tc_status status = TC_BUSY;
@@ -263,6 +319,106 @@ tc_status tc_hub_ask(const tc_hub_name *name, const tc_hub_options *o, tc_hub_fi
     return status;
 }
 
+// ---- a file that the description only names ----
+
+static tc_status address_of(const tc_hub_name *name, const tc_hub_options *o, const char *commit,
+                            const char *file, char ret[TC_HUB_PATH_BYTES], tc_error *e)
+{
+    char *path = curl_easy_escape(NULL, file, 0);
+    if (!path) return tc_fail(e, TC_NOMEM, "out of memory");
+    int n = snprintf(ret, TC_HUB_PATH_BYTES, "%s/%s/%s/resolve/%s/%s", o->endpoint, name->owner, name->name,
+                     commit, path);
+    curl_free(path);
+    return n < TC_HUB_PATH_BYTES ? TC_OK : tc_fail(e, TC_LIMIT, "%s: its address is too long", file);
+}
+
+// What the answer says of the file: the hub's own word for what lies elsewhere, else that of the bytes.
+static tc_status take_word(const request *r, tc_hub_file *file, tc_error *e)
+{
+    curl_off_t length = -1;
+    long http = 0;
+    const char *sum = *r->linked ? r->linked : r->etag;
+    size_t digits = strlen(sum);
+    curl_easy_getinfo(r->curl, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
+    curl_easy_getinfo(r->curl, CURLINFO_RESPONSE_CODE, &http);
+    bool own = http == 200 && length >= 0; // of a redirect it would be the redirect's
+    uint64_t bytes = *r->linked && r->linked_bytes != UINT64_MAX ? r->linked_bytes
+                     : own                                       ? (uint64_t)length
+                                                                 : UINT64_MAX;
+    if ((digits != 40 && digits != 64) || strspn(sum, "0123456789abcdef") != digits)
+        return tc_fail(e, TC_FORMAT,
+                       "%s: the hub tells no checksum (neither X-Linked-ETag nor ETag is one: \"%.40s\")",
+                       file->path, sum);
+    if (bytes > INT64_MAX)
+        return tc_fail(e, TC_FORMAT, "%s: the hub tells no size (X-Linked-Size, Content-Length)", file->path);
+    snprintf(file->checksum, sizeof file->checksum, "%.64s", sum);
+    file->bytes = bytes;
+    return TC_OK;
+}
+
+// One answer. *ret_next: the address on the same host that it sends to before anything is told; "": none.
+static tc_status ask_head(const tc_hub_options *o, const char *url, tc_hub_file *file,
+                          char ret_next[TC_HUB_PATH_BYTES], long *wait_s, tc_error *e)
+{
+    request r = {.fd = -1, .linked_bytes = UINT64_MAX};
+    const char *next = NULL;
+    tc_status status;
+    *ret_next = 0;
+    TC_GOTO(open_request(&r, o, url, e));
+    curl_easy_setopt(r.curl, CURLOPT_NOBODY, 1L);
+    curl_easy_setopt(r.curl, CURLOPT_FOLLOWLOCATION, 0L);
+    TC_GOTO(judge(&r, curl_easy_perform(r.curl), file->path, wait_s, e));
+    curl_easy_getinfo(r.curl, CURLINFO_REDIRECT_URL, &next);
+    size_t origin = strlen(o->endpoint);
+    bool told = *r.linked && r.linked_bytes != UINT64_MAX;
+    if (!told && next && strncmp(next, o->endpoint, origin) == 0 && (next[origin] == '/' || !next[origin]) &&
+        snprintf(ret_next, TC_HUB_PATH_BYTES, "%s", next) < TC_HUB_PATH_BYTES)
+        goto out;
+    *ret_next = 0;
+    status = take_word(&r, file, e);
+out:
+    close_request(&r);
+    return status;
+}
+
+// Size and checksum of a file out of the headers of its address: hubs that are no more than a mirror
+// describe no blobs.
+static tc_status ask_file(const tc_hub_name *name, const tc_hub_options *o, const char *commit,
+                          tc_hub_file *file, tc_error *e)
+{
+    char url[TC_HUB_PATH_BYTES], next[TC_HUB_PATH_BYTES];
+    uint32_t hops = 0, attempt = 0;
+    TC_TRY(address_of(name, o, commit, file->path, url, e));
+    for (;;) {
+        long wait_s = 0;
+        tc_status status = ask_head(o, url, file, next, &wait_s, e);
+        if (status == TC_OK && !*next) return TC_OK;
+        if (status == TC_OK && hops++ < REDIRECTS_MAX) {
+            memcpy(url, next, sizeof url);
+            continue;
+        }
+        if (status == TC_OK)
+            return tc_fail(e, TC_IO, "%s: more than %d redirects", file->path, REDIRECTS_MAX);
+        if (status != TC_BUSY || ++attempt == TC_HUB_ATTEMPTS / 2) return status;
+        if (o->progress && !o->progress(o->arg, 0, 0, 0, 0, e->text))
+            return tc_fail(e, TC_CANCELLED, "stopped");
+        usleep((useconds_t)pause_of(o, attempt - 1, wait_s) * 1000);
+    }
+}
+
+tc_status tc_hub_ask(const tc_hub_name *name, const tc_hub_options *o, tc_hub_files *ret, tc_error *e)
+{
+    tc_status status;
+    TC_TRY(ask_description(name, o, ret, e));
+    for (uint32_t i = 0; i < ret->count; i++)
+        if (!*ret->items[i].checksum) TC_GOTO(ask_file(name, o, ret->commit, &ret->items[i], e));
+    return TC_OK;
+out:
+    free(ret->items);
+    *ret = (tc_hub_files){0};
+    return status;
+}
+
 // ---- one file ----
 
 static tc_status attempt_file(fetcher *f, const tc_hub_file *file, int fd, uint64_t *at, long *wait_s,
@@ -270,13 +426,8 @@ static tc_status attempt_file(fetcher *f, const tc_hub_file *file, int fd, uint6
 {
     char url[TC_HUB_PATH_BYTES];
     request r = {.fd = fd, .at = *at, .whole = file->bytes, .f = f};
-    char *path = curl_easy_escape(NULL, file->path, 0);
     tc_status status = TC_OK;
-    if (!path) return tc_fail(e, TC_NOMEM, "out of memory");
-    int n = snprintf(url, sizeof url, "%s/%s/%s/resolve/%s/%s", f->o->endpoint, f->name->owner, f->name->name,
-                     f->files->commit, path);
-    curl_free(path);
-    if (n >= (int)sizeof url) return tc_fail(e, TC_LIMIT, "%s: its address is too long", file->path);
+    TC_TRY(address_of(f->name, f->o, f->files->commit, file->path, url, e));
     TC_GOTO(open_request(&r, f->o, url, e));
     if (*at) curl_easy_setopt(r.curl, CURLOPT_RESUME_FROM_LARGE, (curl_off_t)*at);
     status = judge(&r, curl_easy_perform(r.curl), file->path, wait_s, e);

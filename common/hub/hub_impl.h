@@ -6,7 +6,9 @@
 
 typedef struct tc_hub_file {
     char path[TC_HUB_FILE_BYTES_MAX + 1];
-    char checksum[65]; // hex: sha256 of the bytes (64), or git's sha1 of the blob (40)
+    // hex: sha256 of the bytes (64), or git's sha1 of the blob (40); "": the description tells neither
+    // this nor the size
+    char checksum[65];
     uint64_t bytes;
 } tc_hub_file;
 

@@ -11,12 +11,13 @@
 
 static bool plain(const char *text, size_t bytes, const char *also)
 {
-    if (bytes == 0 || text[0] == '.' || text[0] == '-') return false;
+    if (bytes == 0 || strchr("./-", text[0])) return false;
     for (size_t i = 0; i < bytes; i++) {
         char c = text[i];
         bool fine =
             (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || strchr(also, c);
-        if (!c || !fine || (c == '.' && text[i + 1] == '.') ||
+        bool border = c == '/' && (i + 1 == bytes || text[i + 1] == '/' || text[i + 1] == '.');
+        if (!c || !fine || border || (c == '.' && text[i + 1] == '.') ||
             (c == '-' && i + 1 < bytes && text[i + 1] == '-'))
             return false;
     }
@@ -101,9 +102,11 @@ static tc_status one_file(const char *what, yyjson_val *entry, const char *inclu
                        yyjson_is_str(path) ? yyjson_get_str(path) : "");
     const char *name = yyjson_get_str(path);
     if (!wanted(name, include)) return TC_OK;
-    if (!yyjson_is_uint(size) || yyjson_get_uint(size) > INT64_MAX)
+    bool told = size || sum; // neither: the file itself is asked
+    if (told && (!yyjson_is_uint(size) || yyjson_get_uint(size) > INT64_MAX))
         return tc_fail(e, TC_FORMAT, "%s: %.200s: size is missing or no size", what, name);
-    if (!yyjson_is_str(sum) || yyjson_get_len(sum) != digits || !is_hex(yyjson_get_str(sum), digits))
+    if (told &&
+        (!yyjson_is_str(sum) || yyjson_get_len(sum) != digits || !is_hex(yyjson_get_str(sum), digits)))
         return tc_fail(e, TC_FORMAT, "%s: %.200s: %s is missing or no checksum", what, name,
                        is_lfs ? "lfs.sha256" : "blobId");
     if (ret->count == TC_HUB_FILES_MAX)
@@ -113,8 +116,9 @@ static tc_status one_file(const char *what, yyjson_val *entry, const char *inclu
         if (strcmp(ret->items[i].path, name) == 0)
             return tc_fail(e, TC_FORMAT, "%s: %.200s: is there twice", what, name);
     snprintf(f->path, sizeof f->path, "%s", name);
-    snprintf(f->checksum, sizeof f->checksum, "%s", yyjson_get_str(sum));
-    f->bytes = yyjson_get_uint(size);
+    const char *checksum = told ? yyjson_get_str(sum) : NULL;
+    snprintf(f->checksum, sizeof f->checksum, "%s", checksum ? checksum : "");
+    f->bytes = told ? yyjson_get_uint(size) : 0;
     ret->count++;
     return TC_OK;
 }

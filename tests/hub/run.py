@@ -5,7 +5,7 @@
   run.py --build DIR [--only NAME]      ends with "N passed, N failed"
 
 Owns: a small hub (description, ranges, redirects, checksums) and the ways in which it lies: connections dropped, lengths
-that are wrong, ranges ignored, 429 with Retry-After, bytes changed; and what must hold in the cache after each.
+that are wrong, ranges ignored, 429 with Retry-After, bytes changed, files that are only named; and what must hold in the cache after each.
 Standard library only.
 """
 import argparse
@@ -20,8 +20,9 @@ import sys
 import tempfile
 import threading
 import time
+from email.utils import formatdate
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -51,7 +52,7 @@ class Hub(http.server.ThreadingHTTPServer):
             entry = {"rfilename": path, "size": len(data), "blobId": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()}
             if path.endswith((".safetensors", ".gguf")):
                 entry |= {"blobId": "ab" * 20, "lfs": {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}}
-            entries.append(entry)
+            entries.append({"rfilename": path} if self.how.get("bare") else entry)
         return {"id": "owner/name", "sha": COMMIT, "siblings": self.how.get("siblings", entries)}
 
 
@@ -76,12 +77,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         for name, value in {"Content-Length": len(body), **headers}.items():
             self.send_header(name.replace("_", "-"), str(value))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_HEAD(self):
+        self.do_GET()
 
     def do_GET(self):
         hub, path = self.server, unquote(urlsplit(self.path).path)
         with hub.lock:
-            hub.requests.append((self.path, self.headers.get("Range"), self.headers.get("Authorization"), time.monotonic()))
+            if self.command != "HEAD":
+                hub.requests.append((self.path, self.headers.get("Range"), self.headers.get("Authorization"), time.monotonic()))
             hub.now += 1
             hub.most = max(hub.most, hub.now)
         try:
@@ -92,23 +98,30 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self, hub, path):
         if "token" in hub.how and self.headers.get("Authorization") != f"Bearer {hub.how['token']}":
-            return self.reply(401)
+            return self.reply(*hub.how.get("refusal", (401,)))
+        if "always" in hub.how:
+            return self.reply(*hub.how["always"][:1], **hub.how["always"][1])
         if path.startswith("/api/models/"):
             if self.once("429 description"):
                 return self.reply(429, Retry_After=1)
-            if not path.startswith("/api/models/owner/name/revision/"):
+            if not path.startswith("/api/models/owner/name/revision/" + hub.how.get("revision", "")):
                 return self.reply(404)
             return self.reply(200, hub.how.get("raw") or json.dumps(hub.description()).encode())
-        name = path.split(f"/resolve/{COMMIT}/")[-1] if "/resolve/" in path else path.removeprefix("/cdn/")
+        name = path.split(f"/resolve/{COMMIT}/")[-1] if "/resolve/" in path else path.removeprefix("/cdn/").removeprefix("/api/resolve-cache/")
         data = hub.files.get(name)
         if data is None:
             return self.reply(404)
-        if not name.endswith((".safetensors", ".gguf")):
-            return self.reply(200, data)
+        if not name.endswith((".safetensors", ".gguf")):    # the hub's own small files: their git sums, behind a cache of its own
+            if "/resolve/" in path and hub.how.get("cache"):
+                return self.reply(307, b"see there", Location="/api/resolve-cache/" + name)
+            etag = hub.how.get("etag", 'W/"%s"') % hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+            return self.reply(200, data, ETag=etag)
         if "redirect" in hub.how and "/resolve/" in path:
-            return self.reply(302, Location=hub.how["redirect"] + "/cdn/" + name)
+            linked = {"X_Linked_Size": len(data), "X_Linked_ETag": f'"{hashlib.sha256(data).hexdigest()}"'} | hub.how.get("linked", {})
+            return self.reply(302, b"Found. Redirecting", Location=hub.how["redirect"] + "/cdn/" + name, **{k: v for k, v in linked.items() if v})
         if self.once("429"):
-            return self.reply(429, Retry_After=hub.how.get("retry_after", 1))
+            wait = hub.how.get("wait", {"Retry_After": 1})
+            return self.reply(429, **(wait() if callable(wait) else wait))
         if self.once("503"):
             return self.reply(503)
         self.file(hub, data)
@@ -128,7 +141,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             body += b"more" * 1000
         length = len(body) + (5000 if self.once("promises more") else 0)
         self.send_header("Content-Length", str(length))
+        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
         self.end_headers()
+        if self.command == "HEAD":
+            return
         if self.once("drop"):
             body = body[:hub.how.get("drop_after", 100000)]
         for at in range(0, len(body), 65536):
@@ -267,6 +283,76 @@ def test_busy(call):
     said = call.pull(hub)
     assert said.returncode == 1 and "503" in said.stderr and "attempts" in said.stderr, said.stderr
     assert len(weights(hub)) <= 3 * 7
+
+
+def test_rate_limit(call):
+    """429 says when: as a date, and as the hub's own RateLimit header."""
+    files = files_of(5000)
+    date = lambda: {"Retry_After": formatdate(time.time() + 2.5, usegmt=True)}
+    for wait, least in ((date, 1), ({"RateLimit": '"resolvers";r=0;t=2'}, 2)):
+        hub = Hub(files, faults={"429"}, times={"429": 1}, wait=wait)
+        started = time.monotonic()
+        check_cache(call, files, call.pull(hub, "--jobs", "1"))
+        assert time.monotonic() - started >= least, wait
+        shutil.rmtree(call.cache)
+
+
+def test_headers(call):
+    """A hub whose description only names files: sizes and checksums come from the files' own answers, X-Linked-ETag of what
+    lies elsewhere, ETag else, through redirects within the hub and not beyond."""
+    files = files_of(20_000)
+    cdn = Hub(files)
+    there = f"http://localhost:{cdn.server_port}"
+    for how in ({}, {"etag": '"%s"'}, {"cache": True}, {"redirect": there}, {"redirect": there, "cache": True, "token": "secret"}):
+        hub = Hub(files, bare=True, **how)
+        check_cache(call, files, call.pull(hub, HF_TOKEN="secret"))
+        shutil.rmtree(call.cache)
+    assert all(r[2] is None for r in cdn.requests), "the token went to another host"
+    for how, text in (({"etag": '"md5-%.8s"'}, "tells no checksum"), ({"redirect": there, "linked": {"X_Linked_ETag": None}}, "tells no checksum"),
+                      ({"redirect": there, "linked": {"X_Linked_Size": None}}, "tells no size"),
+                      ({"redirect": there, "linked": {"X_Linked_Size": 19_000}}, "more than it announced"),
+                      ({"redirect": there, "linked": {"X_Linked_ETag": '"%s"' % ("ab" * 32)}}, "checksum that the hub tells")):
+        said = call.pull(Hub(files, bare=True, **how))
+        assert said.returncode == 1 and text in said.stderr, (how, said.stderr)
+        assert not list(call.cache.glob("*/snapshots/*/*.safetensors")), how
+
+
+def test_redirected(call):
+    """Another host has the bytes, and drops: each attempt goes by the hub again, and on where the last one stopped."""
+    files = files_of()
+    cdn = Hub(files, faults={"drop"}, drop_after=150_000)
+    hub = Hub(files, redirect=f"http://localhost:{cdn.server_port}")
+    check_cache(call, files, call.pull(hub))
+    ranges = [r[1] for r in weights(cdn) if r[1]]
+    assert len(ranges) >= 8 and len(weights(hub)) == len(weights(cdn)), (ranges, len(weights(hub)))
+    assert cdn.sent < 1.3 * sum(len(d) for p, d in files.items() if p.startswith("model")), f"{cdn.sent} bytes were sent"
+
+
+def test_revisions(call):
+    """Names with slashes, as pull requests have; and none that is a path out of the cache."""
+    files = files_of(1000)
+    for revision in ("refs/pr/1", "feature/a.b-c", COMMIT):
+        hub = Hub(files, revision=revision)
+        said = call(hub, "pull", f"owner/name:{revision}")
+        assert said.returncode == 0 and said.stdout == f"{call.model()}/snapshots/{COMMIT}\n", said
+        assert f"/revision/{quote(revision, safe='')}?" in hub.requests[0][0], hub.requests[0]
+        assert revision == COMMIT or (call.model() / "refs" / revision).read_text() == COMMIT
+        said = call(hub, "pull", f"owner/name:{revision}", "--offline")
+        assert said.returncode == 0, said.stderr
+    for revision in ("a//b", "a/", "/a", "a/../b", "a/.b", "..", ""):
+        assert call(Hub(files), "pull", f"owner/name:{revision}").returncode == 2, revision
+
+
+def test_refusals(call):
+    """What is missing, and which variable would help: one line each."""
+    for code, headers, text in ((401, {"X_Error_Code": "GatedRepo"}, "gated"), (403, {"X_Error_Code": "GatedRepo"}, "HF_TOKEN"), (401, {}, "HF_TOKEN"),
+                                (403, {}, "HF_TOKEN"), (401, {"X_Error_Code": "RepoNotFound"}, "no such model, or it is private"),
+                                (404, {"X_Error_Code": "RevisionNotFound"}, "no such revision"), (404, {"X_Error_Code": "EntryNotFound"}, "no such file"),
+                                (404, {"X_Error_Code": "RepoNotFound"}, "no such model"), (404, {}, "404")):
+        said = call.pull(Hub({}, always=(code, headers)))
+        assert said.returncode == 1 and text in said.stderr and said.stderr.count("\n") == 1, (code, headers, said.stderr)
+    said = call.pull(Hub({}, always=(403, {})), HF_TOKEN="wrong-one")
+    assert "the token that was sent (HF_TOKEN" in said.stderr and "wrong-one" not in said.stderr, said.stderr
 
 
 def test_interrupted(call):
