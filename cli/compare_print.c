@@ -69,7 +69,8 @@ static void row(FILE *f, const tc_change *c, int width)
          change[TC_NUMBER_BYTES] = "";
     const tc_result *item = c->b ? c->b : c->a;
     double size = fabs(item->median), factor;
-    const char *unit = tc_unit_scale(item->unit, size, &factor);
+    char unit[TC_UNIT_BYTES];
+    tc_unit_scale(item->unit, size, &factor, unit);
     if (c->a) tc_number(c->a->median * factor, a);
     if (c->b) tc_number(c->b->median * factor, b);
     if (c->a && c->b)

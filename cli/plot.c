@@ -53,64 +53,11 @@ double tc_text_width(const char *text, double size)
 {
     double units = 0;
     for (; *text; text++)
-        if (((unsigned char)*text & 0xc0) != 0x80) units += strchr("il.,:;|'!()[]jtfr ", *text) ? 0.34 : 0.58;
+        if (((unsigned char)*text & 0xc0) != 0x80) units += strchr("il.,:;|'!()[]jtfr ", *text) ? 0.36 : 0.63;
     return units * size;
 }
 
 // ---- looks ----
-
-static const char *const light[TC_PLOT_LOOKS] = {"#0067a5", "#c8500a", "#00795c", "#a3478a",
-                                                 "#a87400", "#2f8fc4", "#7a3a2a", "#555555"};
-static const char *const dark[TC_PLOT_LOOKS] = {"#63b3ed", "#ff9052", "#3dd6a8", "#e39ad0",
-                                                "#f2c14e", "#a5d8ff", "#d9a08c", "#b8b8b8"};
-static const char *const dashes[TC_PLOT_LOOKS] = {"none", "7 3",  "2 2.5", "9 3 2 3",
-                                                  "4 2",  "12 3", "1 3",   "9 2 2 2 2 2"};
-
-static void colours(FILE *f, const char *const *list, const char *heat)
-{
-    for (int i = 0; i < TC_PLOT_LOOKS; i++) fprintf(f, "--c%d:%s;", i, list[i]);
-    fputs(heat, f);
-}
-
-// Cells go from the page's own ground to its strongest ink: lightness alone tells them apart.
-static const char light_heat[] =
-    "--ground:#fff;--ink:#1c2430;--soft:#5a6472;--grid:#e3e7ec;--h0:#f4f7fa;--h1:#e2edf6;--h2:#cfe2f1;"
-    "--h3:#b7d4ea;--h4:#98c3e1;--h5:#75aed6;--h6:#5498c9;--h7:#3781ba;--h8:#2069a7;"
-    "--h9:#11528d;--h10:#0a3b6c;--h11:#062548;";
-static const char dark_heat[] =
-    "--ground:#14181d;--ink:#e6eaf0;--soft:#9aa6b4;--grid:#2a313a;--h0:#1b2128;--h1:#1d2b3a;--h2:#1f364c;"
-    "--h3:#22425f;--h4:#265074;--h5:#2c608a;--h6:#3572a1;--h7:#4487b8;--h8:#5c9dcb;"
-    "--h9:#7db5dc;--h10:#a6cfea;--h11:#d8ecf8;";
-
-void tc_plot_style(FILE *f)
-{
-    fputs(":root{color-scheme:light dark;", f);
-    colours(f, light, light_heat);
-    fputs("}\n@media screen and (prefers-color-scheme:dark){:root{", f);
-    colours(f, dark, dark_heat);
-    fputs("}}\n", f);
-    for (int i = 0; i < TC_PLOT_LOOKS; i++) fprintf(f, ".c%d{--c:var(--c%d);--d:%s}\n", i, i, dashes[i]);
-    for (int i = 0; i < 12; i++) fprintf(f, ".h%d{fill:var(--h%d)}\n", i, i);
-    fputs("svg text{font:12px system-ui,sans-serif;fill:var(--ink)}svg "
-          ".small{font-size:11px;fill:var(--soft)}\n"
-          "svg .grid{stroke:var(--grid);stroke-width:1}svg .axis{stroke:var(--soft);stroke-width:1}\n"
-          "svg "
-          ".line{fill:none;stroke:var(--c);stroke-width:2;stroke-dasharray:var(--d);stroke-linejoin:round}\n"
-          "svg .band{fill:var(--c);opacity:.13;stroke:none}svg "
-          ".whisker{stroke:var(--c);stroke-width:1.3;fill:none}\n"
-          "svg .mark{fill:var(--c);stroke:var(--ground);stroke-width:1}svg "
-          ".hollow{fill:var(--ground);stroke:var(--c);stroke-width:2}\n"
-          "svg .cross{fill:none;stroke:var(--c);stroke-width:2.4}\n"
-          "svg .roof{fill:none;stroke:var(--c);stroke-width:1.4;stroke-dasharray:10 3 1.5 3}\n"
-          "svg .plan{stroke:var(--ink);stroke-width:1.2;stroke-dasharray:3 3}svg "
-          ".planned{fill:none;stroke:var(--c);stroke-width:1.5;stroke-dasharray:3 3}\n"
-          "svg .bar{stroke:var(--c);stroke-width:1}svg .range{stroke:var(--ink);stroke-width:1.4;fill:none}\n"
-          "svg .rooftick{stroke:var(--ink);stroke-width:2.5}svg "
-          ".inside{font-size:11px;paint-order:stroke;stroke:var(--ground);stroke-width:3px;stroke-linejoin:"
-          "round}\n"
-          "pattern rect{fill:var(--c)}pattern path{stroke:var(--ground);stroke-width:1.6;fill:none}\n",
-          f);
-}
 
 void tc_plot_patterns(FILE *f)
 {
@@ -207,7 +154,9 @@ const char *tc_axis_tick(double value, char ret[TC_NUMBER_BYTES])
             snprintf(ret, TC_NUMBER_BYTES, "%.6g%s", value / (i == 3 ? 1e3 : steps[i].size), steps[i].suffix);
             return ret;
         }
-    snprintf(ret, TC_NUMBER_BYTES, fabs(value) >= 1e-4 || value == 0 ? "%.8g" : "%.3g", value);
+    snprintf(ret, TC_NUMBER_BYTES, value == rint(value) && fabs(value) < 1e9 ? "%.0f" : "%.4g", value);
+    char *zero = strstr(ret, "e-0");
+    if (zero) memmove(zero + 2, zero + 3, strlen(zero + 3) + 1); // 1e-5
     return ret;
 }
 

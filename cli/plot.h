@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: pictures as inline SVG on a stream: lines with their spread, bars, stacked bars, grids of cells.
 // Series are told apart by colour, dash, marker and hatching, so that paper without colours is enough;
-// colours are classes (c0, c1, ... and h0, h1, ... for cells) that tc_plot_style defines for light, dark and
+// colours are classes (c0, c1, ... and h0, h1, ... for cells) that cli/report.css defines for light, dark and
 // print. Every text is escaped. Values come scaled to the unit that the axis names. Refuses: choosing what to
 // show.
 #pragma once
@@ -19,7 +19,6 @@ enum {
     TC_NUMBER_BYTES = 32,
 };
 
-void tc_plot_style(FILE *f);            // rules for a <style>
 void tc_plot_patterns(FILE *f);         // an <svg> of the hatchings, once in a page that has bars
 void tc_xml(FILE *f, const char *text); // escaped for content and for attributes in double quotes
 // Four significant digits, never an exponent within 1e-6..1e9. ret is returned.

@@ -72,7 +72,9 @@ static void bar(FILE *f, const tc_plot_bars *p, const tc_plot_cell *c, uint32_t 
         fprintf(f, "<path class=\"rooftick\" d=\"M%.1f %.1fv%d\"/>", roof, y - 1, BAR + 2);
         if (roof > end - 2 && roof < end + VALUE_WIDTH) end = roof;
     }
-    fprintf(f, "<text class=\"inside value\" x=\"%.1f\" y=\"%.1f\">%s</text></g>\n", end + 7, middle + 4,
+    bool left = c->value < 0; // beside the bar's end
+    fprintf(f, "<text class=\"inside value\" x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\">%s</text></g>\n",
+            left ? fmin(at, low) - 6 : end + 7, middle + 4, left ? "end" : "start",
             tc_number(c->value, text));
 }
 
@@ -88,7 +90,7 @@ static void references(FILE *f, const tc_plot_bars *p, double top, double bottom
                 "x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\">",
                 x, y - 8, bottom, left ? x - 5 : x + 5, y, left ? "end" : "start");
         tc_xml(f, p->lines[i].label);
-        fprintf(f, ": %s</text></g>\n", tc_number(p->lines[i].value, value));
+        fprintf(f, ": %s</text></g>\n", tc_axis_tick(p->lines[i].value, value));
     }
 }
 
@@ -109,6 +111,7 @@ void tc_plot_bars_draw(FILE *f, tc_plot_bars *p)
     tc_plot_begin(f, bottom + BELOW, p->title);
     tc_plot_legend(f, entries, count, 0);
     frame(f, &p->x, top, bottom);
+    references(f, p, top, bottom);
     for (uint32_t c = 0; c < p->category_count; c++) {
         double y = top + c * group + GAP / 2.0;
         name(f, p->categories[c], p->x.from - 8, y + p->series_count * BAR / 2.0 + 4);
@@ -120,7 +123,6 @@ void tc_plot_bars_draw(FILE *f, tc_plot_bars *p)
     if (!p->dots)
         fprintf(f, "<path class=\"axis\" d=\"M%.1f %.1fV%.1f\"/>\n", tc_axis_at(&p->x, fmax(0, p->x.min)),
                 top, bottom);
-    references(f, p, top, bottom);
     fputs("</svg>\n", f);
 }
 

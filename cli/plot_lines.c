@@ -27,16 +27,24 @@ static void tick_x(FILE *f, const tc_plot *p, double value, double *ret_free)
     *ret_free = x + half + 6;
 }
 
-static void frame(FILE *f, const tc_plot *p)
+static void tick_y(FILE *f, const tc_plot *p, double value)
 {
     char text[TC_NUMBER_BYTES];
+    double y = tc_axis_at(&p->y, value);
+    fprintf(f,
+            "<path class=\"grid\" d=\"M%.1f %.1fH%.1f\"/><text class=\"tick y\" x=\"%.1f\" y=\"%.1f\" "
+            "text-anchor=\"end\">%s</text>\n",
+            p->x.from, y, p->x.to, p->x.from - 7, y + 4, tc_axis_tick(value, text));
+}
+
+static void frame(FILE *f, const tc_plot *p)
+{
     double room = 0;
-    for (uint32_t i = 0; i < p->y.tick_count; i++) {
-        double y = tc_axis_at(&p->y, p->y.ticks[i]);
-        fprintf(f,
-                "<path class=\"grid\" d=\"M%.1f %.1fH%.1f\"/><text class=\"tick y\" x=\"%.1f\" y=\"%.1f\" "
-                "text-anchor=\"end\">%s</text>\n",
-                p->x.from, y, p->x.to, p->x.from - 7, y + 4, tc_axis_tick(p->y.ticks[i], text));
+    for (uint32_t i = 0; i < p->y.tick_count; i++) tick_y(f, p, p->y.ticks[i]);
+    if (p->y.has_zero) {
+        double y = p->y.from + (p->y.to - p->y.from) * 0.06;
+        tick_y(f, p, 0);
+        fprintf(f, "<path class=\"axis\" d=\"M%.1f %.1fl10 -6m-10 9l10 -6\"/>", p->x.from - 5, y + 4);
     }
     if (p->x.has_zero) tick_x(f, p, 0, &room);
     for (uint32_t i = 0; i < p->x.tick_count; i++) tick_x(f, p, p->x.ticks[i], &room);
@@ -94,17 +102,33 @@ static void marks(FILE *f, const tc_plot *p, const tc_plot_series *s)
     }
 }
 
+// How near the points of a third of the picture come to a height, in px.
+static double nearest(const tc_plot *p, double y, bool right)
+{
+    double near = 1e9, third = (p->x.to - p->x.from) / 3;
+    for (uint32_t s = 0; s < p->count; s++)
+        for (uint32_t i = 0; i < p->series[s].count; i++) {
+            double x = tc_axis_at(&p->x, p->series[s].marks[i].x);
+            if (right ? x < p->x.to - third : x > p->x.from + third) continue;
+            near = fmin(near, fabs(tc_axis_at(&p->y, p->series[s].marks[i].y) - y));
+        }
+    return near;
+}
+
+// Lines across, named on the side that has more room.
 static void across(FILE *f, const tc_plot *p)
 {
     char value[TC_NUMBER_BYTES];
     for (uint32_t i = 0; i < p->line_count; i++) {
         double y = tc_axis_at(&p->y, p->lines[i].value);
-        fprintf(f,
-                "<g class=\"reference\"><path class=\"plan\" d=\"M%.1f %.1fH%.1f\"/><text x=\"%.1f\" "
-                "y=\"%.1f\" text-anchor=\"end\" class=\"inside\">",
-                p->x.from, y, p->x.to, p->x.to - 4, y - 4);
+        bool right = nearest(p, y - 8, true) >= nearest(p, y - 8, false);
+        fprintf(
+            f,
+            "<g class=\"reference\"><path class=\"plan\" d=\"M%.1f %.1fH%.1f\"/><text x=\"%.1f\" y=\"%.1f\" "
+            "text-anchor=\"%s\" class=\"inside\">",
+            p->x.from, y, p->x.to, right ? p->x.to - 4 : p->x.from + 4, y - 4, right ? "end" : "start");
         tc_xml(f, p->lines[i].label);
-        fprintf(f, ": %s</text></g>\n", tc_number(p->lines[i].value, value));
+        fprintf(f, ": %s</text></g>\n", tc_axis_tick(p->lines[i].value, value));
     }
 }
 

@@ -8,39 +8,8 @@
 #include <math.h>
 #include <string.h>
 
-static const char style[] =
-    "*{box-sizing:border-box}html{background:var(--ground);color:var(--ink);font:15px/1.5 "
-    "system-ui,-apple-system,'Segoe UI',Roboto,'Noto Sans',sans-serif}\n"
-    "body{max-width:1180px;margin:0 auto;padding:28px 24px 60px}h1{font-size:27px;margin:0 0 "
-    "2px;letter-spacing:-.01em}\n"
-    "h2{font-size:21px;margin:44px 0 6px;padding-top:14px;border-top:2px solid "
-    "var(--ink)}h3{font-size:16px;margin:26px 0 6px}\n"
-    "p{margin:6px "
-    "0;max-width:82ch}.sub,.method,.small{color:var(--soft)}.method,.small{font-size:13.5px}a{color:inherit}"
-    "\n"
-    "nav{margin:14px 0 0;font-size:13.5px}nav a{margin-right:14px;white-space:nowrap}\n"
-    "table{border-collapse:collapse;font-size:13.5px;font-variant-numeric:tabular-nums;margin:6px 0}\n"
-    "th,td{padding:3px 12px 3px 0;text-align:left;vertical-align:top;border-bottom:1px solid "
-    "var(--grid)}th{font-weight:600;color:var(--soft);border-bottom-color:var(--soft)}\n"
-    "td.n,th.n{text-align:right;padding:3px 0 3px 14px;white-space:nowrap}.facts "
-    "th{width:1%;white-space:nowrap;font-weight:400}.facts td{max-width:70ch}\n"
-    ".summary{border:1px solid var(--grid);border-radius:8px;padding:12px 18px;margin:20px 0}.summary "
-    "h2{border:0;margin:0 0 4px;padding:0;font-size:17px}\n"
-    ".summary td{font-size:14.5px}.summary td.value{font-weight:650}.summary tr:last-child "
-    "td{border-bottom:0}\n"
-    ".pair{display:flex;flex-wrap:wrap;gap:4px 30px;align-items:flex-start}.picture{flex:1 1 "
-    "560px;max-width:720px;min-width:0}.numbers{flex:1 1 380px;overflow-x:auto}\n"
-    "figure{margin:0}svg.plot{width:100%;height:auto;display:block}.patterns{position:absolute}.gap{border-"
-    "left:4px solid var(--c1);padding-left:10px}\n"
-    "code{font:13px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere}\n"
-    "@media (max-width:700px){body{padding:16px 12px}}\n"
-    "@media "
-    "print{@page{margin:14mm}html{font-size:10pt}body{max-width:none;padding:0}nav{display:none}h2{margin-"
-    "top:0}section{break-before:page}"
-    "h3,.method{break-after:avoid}.pair{display:block}.picture{max-width:150mm}.block,svg,tr{break-inside:"
-    "avoid}.block.long{break-inside:auto}thead{display:table-header-group}"
-    ".summary{break-inside:avoid}table{font-size:8.5pt}*{-webkit-print-color-adjust:exact;print-color-adjust:"
-    "exact}}\n";
+extern const unsigned char tc_embedded_report_css[]; // cli/report.css, by the build
+extern const unsigned long tc_embedded_report_css_bytes;
 
 static void element(FILE *f, const char *tag, const char *class, const char *text)
 {
@@ -63,13 +32,13 @@ static void fact(FILE *f, const char *what, const char *text)
 static void head_machine(FILE *f, const tc_result_run *run)
 {
     char text[1024], a[TC_NUMBER_BYTES], number[TC_NUMBER_BYTES];
-    snprintf(text, sizeof text, "%s%s%s", run->machine, *run->machine && *run->cpu ? ": " : "", run->cpu);
+    bool named = strstr(run->machine, run->cpu) != NULL;
+    snprintf(text, sizeof text, named ? "%s" : "%s: %s", run->machine, run->cpu);
     fact(f, "machine", text);
     snprintf(text, sizeof text,
              "%" PRIu64 " cores, %" PRIu64 " threads, %" PRIu64 " NUMA node%s, %s of memory", run->cores,
              run->threads, run->numa_nodes, run->numa_nodes == 1 ? "" : "s",
              tc_bytes_text(run->ram_bytes, a));
-    fact(f, "", "");
     fact(f, "processor", text);
     fact(f, "instruction sets", run->features);
     snprintf(text, sizeof text, "%s GB/s, measured in the run",
@@ -92,14 +61,12 @@ static void head_model(FILE *f, const tc_result_run *run)
              "%s parameters, %s, %" PRIu64 " layers, %" PRIu64 " experts, %" PRIu64 " a token",
              tc_axis_tick((double)run->parameters, number), tc_bytes_text(run->model_bytes, a), run->layers,
              run->experts, run->top_k);
-    fact(f, "", "");
     fact(f, "its shape", text);
 }
 
 static void head(FILE *f, const tc_results *r)
 {
     const tc_result_run *run = &r->runs[r->run_count - 1];
-    char text[1024];
     fputs("<header><h1>Thermocline: speed and quality</h1>\n<p class=\"sub\">", f);
     tc_xml(f, *run->machine ? run->machine : run->cpu);
     fputs(" · commit <code>", f);
@@ -109,7 +76,6 @@ static void head(FILE *f, const tc_results *r)
     fputs(" · suite ", f);
     tc_xml(f, run->suite);
     fputs("</p></header>\n", f);
-    (void)text;
 }
 
 static void conditions(FILE *f, const tc_results *r)
@@ -179,27 +145,45 @@ static void gap(FILE *f, const tc_result_part *p)
 
 // ---- sections ----
 
+static void caption(const tc_table_writer *w, const char *text)
+{
+    element(w->f, "caption", "", text);
+}
+
+static void cell(FILE *f, const char *tag, const char *class, const char *text)
+{
+    char first[TC_RESULTS_NAME_BYTES_MAX * 2];
+    const char *more = strchr(text, '\n');
+    if (!more) {
+        element(f, tag, class, text);
+        return;
+    }
+    snprintf(first, sizeof first, "%.*s", (int)(more - text), text);
+    fprintf(f, "<%s class=\"%s\">", tag, class);
+    tc_xml(f, first);
+    element(f, "small", "", more + 1);
+    fprintf(f, "</%s>", tag);
+}
+
 static void table_row(const tc_table_writer *w, const char *const *cells, uint32_t count, uint32_t texts,
                       bool head)
 {
     if (head) fputs("<thead>", w->f);
     fputs("<tr>", w->f);
-    for (uint32_t i = 0; i < count; i++) element(w->f, head ? "th" : "td", i < texts ? "" : "n", cells[i]);
+    for (uint32_t i = 0; i < count; i++) cell(w->f, head ? "th" : "td", i < texts ? "" : "n", cells[i]);
     fputs(head ? "</tr></thead><tbody>\n" : "</tr>\n", w->f);
 }
 
-// Method, options and duration of each part that gave records to the group.
-static void methods(FILE *f, const tc_results *r, const tc_group *g)
+// Method, options and duration of each part that gave records to the group, and has not been told of.
+static void methods(FILE *f, const tc_results *r, const tc_groups *all, const tc_group *g)
 {
     for (uint32_t i = 0; i < g->count; i++) {
         const tc_result_part *p = &r->parts[g->items[i]->part_at];
         char number[TC_NUMBER_BYTES];
-        bool told = false;
-        for (uint32_t j = 0; j < i; j++) told = told || g->items[j]->part_at == g->items[i]->part_at;
-        if (told) continue;
+        if (tc_part_told(all, g, i)) continue;
         fputs("<p class=\"method\">", f);
         tc_xml(f, p->method);
-        if (*p->parameters) fputs(" <code>", f), tc_xml(f, p->parameters), fputs("</code>", f);
+        if (*p->parameters) fputs(" [", f), tc_xml(f, p->parameters), fputs("]", f);
         fputs(" (<code>", f);
         tc_xml(f, p->id);
         fputs("</code>", f);
@@ -209,16 +193,20 @@ static void methods(FILE *f, const tc_results *r, const tc_group *g)
     }
 }
 
-static void block(FILE *f, const tc_results *r, const tc_group *g)
+static void block(FILE *f, const tc_results *r, const tc_groups *all, const tc_group *g)
 {
     char title[TC_RESULTS_NAME_BYTES_MAX + 1];
-    const tc_table_writer w = {f, table_row};
+    const tc_table_writer w = {f, caption, table_row};
     tc_title(g, title, sizeof title);
-    fprintf(f, "<div class=\"block%s\"><h3>", g->count > 24 ? " long" : "");
+    fprintf(f, "<div class=\"block%s\"><h3>",
+            g->count > 24                 ? " long"
+            : g->kind == TC_RESULT_MATRIX ? " many"
+                                          : "");
     tc_xml(f, title);
     fputs("</h3>\n", f);
-    methods(f, r, g);
-    fputs("<div class=\"pair\"><figure class=\"picture\" data-figure=\"", f);
+    methods(f, r, all, g);
+    fprintf(f, "<div class=\"pair%s\">", g->kind == TC_RESULT_MATRIX && g->count > 1 ? " maps" : "");
+    fputs("<figure class=\"picture\" data-figure=\"", f);
     tc_xml(f, g->figure);
     fputs("\">\n", f);
     if (!tc_group_draw(f, g)) fputs("<p>No memory for the picture.</p>\n", f);
@@ -239,7 +227,7 @@ static void sections(FILE *f, const tc_results *r, const tc_groups *g)
         for (uint32_t i = 0; i < r->part_count; i++)
             if (!strcmp(r->parts[i].section, name) && r->parts[i].state != TC_PART_DONE) gap(f, &r->parts[i]);
         for (uint32_t i = 0; i < g->count; i++)
-            if (!strcmp(g->groups[i].section, name)) block(f, r, &g->groups[i]);
+            if (!strcmp(g->groups[i].section, name)) block(f, r, g, &g->groups[i]);
         fputs("</section>\n", f);
     }
 }
@@ -269,8 +257,7 @@ void tc_report_html(const tc_results *r, const tc_groups *g, FILE *f)
           f);
     tc_xml(f, r->runs[r->run_count - 1].machine);
     fputs("</title>\n<style>\n", f);
-    tc_plot_style(f);
-    fputs(style, f);
+    fwrite(tc_embedded_report_css, 1, tc_embedded_report_css_bytes, f);
     fputs("</style></head><body>\n", f);
     tc_plot_patterns(f);
     head(f, r);

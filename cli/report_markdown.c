@@ -23,12 +23,33 @@ static void text(FILE *f, const char *s)
     }
 }
 
+static void caption(const tc_table_writer *w, const char *s)
+{
+    text(w->f, s);
+    fputs(":\n\n", w->f);
+}
+
+static void cell(FILE *f, const char *s)
+{
+    char first[TC_RESULTS_NAME_BYTES_MAX * 2];
+    const char *more = strchr(s, '\n');
+    if (!more) {
+        text(f, s);
+        return;
+    }
+    snprintf(first, sizeof first, "%.*s", (int)(more - s), s);
+    text(f, first);
+    fputs(" (", f);
+    text(f, more + 1);
+    fputs(")", f);
+}
+
 static void table_row(const tc_table_writer *w, const char *const *cells, uint32_t count, uint32_t texts,
                       bool head)
 {
     for (uint32_t i = 0; i < count; i++) {
         fputs(i ? " | " : "| ", w->f);
-        text(w->f, cells[i]);
+        cell(w->f, cells[i]);
     }
     fputs(" |\n", w->f);
     if (!head) return;
@@ -97,18 +118,16 @@ static void gap(FILE *f, const tc_result_part *p)
     fputs("\n", f);
 }
 
-static void block(FILE *f, const tc_results *r, const tc_group *g)
+static void block(FILE *f, const tc_results *r, const tc_groups *all, const tc_group *g)
 {
     char title[TC_RESULTS_NAME_BYTES_MAX + 1];
-    const tc_table_writer w = {f, table_row};
+    const tc_table_writer w = {f, caption, table_row};
     tc_title(g, title, sizeof title);
     fputs("\n### ", f);
     text(f, title);
     fputs("\n\n", f);
     for (uint32_t i = 0; i < g->count; i++) {
-        bool told = false;
-        for (uint32_t j = 0; j < i; j++) told = told || g->items[j]->part_at == g->items[i]->part_at;
-        if (told || !*r->parts[g->items[i]->part_at].method) continue;
+        if (tc_part_told(all, g, i) || !*r->parts[g->items[i]->part_at].method) continue;
         text(f, r->parts[g->items[i]->part_at].method);
         fputs("\n\n", f);
     }
@@ -127,6 +146,6 @@ void tc_report_markdown(const tc_results *r, const tc_groups *g, FILE *f)
         for (uint32_t i = 0; i < r->part_count; i++)
             if (!strcmp(r->parts[i].section, name) && r->parts[i].state != TC_PART_DONE) gap(f, &r->parts[i]);
         for (uint32_t i = 0; i < g->count; i++)
-            if (!strcmp(g->groups[i].section, name)) block(f, r, &g->groups[i]);
+            if (!strcmp(g->groups[i].section, name)) block(f, r, g, &g->groups[i]);
     }
 }

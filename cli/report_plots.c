@@ -66,9 +66,12 @@ static bool wants_log(const canvas *c)
     return !c->zero && c->least > 0 && isfinite(c->high) && c->high / c->least > 40;
 }
 
-static void fit_values(canvas *c, tc_axis *a, bool zoomed)
+static void fit_values(canvas *c, tc_axis *a, bool zoomed, bool zero_place)
 {
-    bool log = wants_log(c);
+    // Where an axis can have a place for 0, a few zeros do not keep it from being logarithmic.
+    bool zeros = zero_place && c->zero && c->low == 0 && isfinite(c->least) && c->high / c->least > 100;
+    bool log = wants_log(c) || zeros;
+    a->has_zero = zeros;
     double room = zoomed ? (c->high - c->low) * 0.1 : 0;
     tc_axis_fit(a, log ? c->least : zoomed ? c->low - room : fmin(0, c->low), c->high + room, log);
 }
@@ -135,19 +138,6 @@ static void measured(canvas *c, const tc_group *g, uint32_t look)
     qsort(&c->marks[first], s->count, sizeof *c->marks, by_x);
 }
 
-// One roofline for all when they have the same; else one a series.
-static bool roofs_agree(const tc_group *g)
-{
-    for (uint32_t i = 0; i < g->count; i++)
-        for (uint32_t j = 0; j < i; j++) {
-            double a = g->items[i]->roofline, b = g->items[j]->roofline;
-            if (g->items[i]->x == g->items[j]->x && isfinite(a) && isfinite(b) &&
-                fabs(a - b) > 1e-3 * fabs(a))
-                return false;
-        }
-    return true;
-}
-
 static void roofs(canvas *c, const tc_group *g, uint32_t look, bool one)
 {
     tc_plot_series *s = add_series(c, c->roof_names[look], one ? TC_PLOT_LOOKS - 1 : look, TC_PLOT_ROOF);
@@ -201,7 +191,7 @@ static void fit_x(tc_axis *a, const tc_group *g)
         if (v > 0) least = fmin(least, v);
     }
     uint32_t count = distinct_x(g, x);
-    bool log = min >= 0 && least < max && max / least >= 12;
+    bool log = min >= 0 && least < max && max / least >= 8;
     tc_axis_fit(a, log ? least : fmin(min, 0), max, log);
     if (count > TC_PLOT_TICKS_MAX || (!log && count > 8)) return;
     qsort(x, count, sizeof *x, by_number);
@@ -216,13 +206,13 @@ static void fit_x(tc_axis *a, const tc_group *g)
 
 static void draw_points(FILE *f, canvas *c, const tc_group *g, const char *title)
 {
-    bool one = roofs_agree(g);
+    bool one = tc_rooflines_agree(g);
     tc_plot p = {.title = title, .series = c->series, .lines = c->lines};
     for (uint32_t i = 0; i < c->name_count; i++) measured(c, g, i);
     for (uint32_t i = 0; i < (one ? 1 : c->name_count); i++) roofs(c, g, i, one);
     add_lines(c, g);
     fit_x(&p.x, g);
-    fit_values(c, &p.y, false);
+    fit_values(c, &p.y, false, true);
     p.x.label = *g->x_unit ? g->x_unit : " ";
     p.y.label = g->unit;
     p.count = c->series_count, p.line_count = c->line_count;
@@ -261,9 +251,9 @@ static void draw_bars(FILE *f, canvas *c, const tc_group *g, const char *title)
     }
     add_lines(c, g);
     bool zoomed = !strcmp(g->unit, "perplexity");
-    fit_values(c, &p.x, zoomed);
+    fit_values(c, &p.x, zoomed, false);
     p.dots = p.x.log || zoomed;
-    p.x.label = g->unit;
+    p.x.label = zoomed ? "perplexity (the axis does not begin at 0)" : g->unit;
     p.category_count = c->category_count, p.line_count = c->line_count;
     tc_plot_bars_draw(f, &p);
     free(cells);
@@ -352,7 +342,7 @@ static void draw_distribution(FILE *f, canvas *c, const tc_group *g, const char 
     if (!p.x.log) tc_axis_fit(&p.x, 0, c->high, false);
     tc_axis_fit(&p.y, 0, 100, false);
     p.x.label = g->unit;
-    p.y.label = "% at most";
+    p.y.label = "% at or below";
     p.count = c->series_count;
     tc_plot_lines(f, &p);
 }
@@ -385,7 +375,7 @@ static void draw_timeline(FILE *f, canvas *c, const tc_group *g, const char *tit
         until = fmax(until, g->items[i]->pairs[g->items[i]->pair_count - 1].x);
     }
     tc_axis_fit(&p.x, 0, until, false);
-    fit_values(c, &p.y, false);
+    fit_values(c, &p.y, false, true);
     p.x.label = "s";
     p.y.label = g->unit;
     p.count = c->series_count;
@@ -396,14 +386,15 @@ static void draw_matrix(FILE *f, const tc_group *g, const char *title)
 {
     for (uint32_t i = 0; i < g->count; i++) {
         const tc_result *item = g->items[i];
-        char name[TC_RESULTS_NAME_BYTES_MAX * 2];
+        char name[TC_RESULTS_NAME_BYTES_MAX * 2 + 2], unit[TC_UNIT_BYTES];
         double factor;
-        const char *unit = tc_unit_scale(item->unit, 1, &factor);
-        snprintf(name, sizeof name, "%s %s", title, item->series);
-        if (*item->series) fputs("<p class=\"series\">", f), tc_xml(f, item->series), fputs("</p>\n", f);
+        tc_unit_scale(item->unit, 1, &factor, unit);
+        snprintf(name, sizeof name, "%s: %s", title, tc_map_name(item));
+        fputs("<div class=\"map\"><p>", f), tc_xml(f, tc_map_name(item)), fputs("</p>\n", f);
         tc_plot_heat p = {name,       item->rows_name, item->columns_name, unit,
                           item->rows, item->columns,   item->cells,        factor};
         tc_plot_heat_draw(f, &p);
+        fputs("</div>\n", f);
     }
 }
 

@@ -54,11 +54,19 @@ static const tc_group *answer(const tc_groups *g, const struct question *q)
     return NULL;
 }
 
+// "all-hot", "all cold": no strategy, but what strategies lie between.
+static bool is_bound(const tc_result *item)
+{
+    return !strncmp(item->series, "all", 3) && (item->series[3] == '-' || item->series[3] == ' ');
+}
+
 static const tc_result *picked(const tc_group *g, pick which)
 {
     const tc_result *best = g->items[0];
     for (uint32_t i = 1; i < g->count; i++) {
         const tc_result *item = g->items[i];
+        if (which == PICK_BEST && is_bound(item)) continue; // bounds, no strategies
+        if (which == PICK_BEST && is_bound(best)) best = item;
         bool same = !strcmp(item->series, g->items[0]->series);
         if (which == PICK_LEAST_X             ? same && item->x < best->x
             : which == PICK_MOST_X            ? same && item->x > best->x
@@ -92,6 +100,7 @@ static void tell_one(tc_summary_line *line, const tc_group *g, const tc_result *
 static void tell_all(tc_summary_line *line, const tc_group *g)
 {
     size_t n = 0, runs = 0;
+    bool many = tc_has_series(g) || !tc_has_x(g);
     for (uint32_t i = 0; i < g->count && n + 1 < sizeof line->value; i++) {
         char value[TC_NUMBER_BYTES], x[TC_RESULTS_NAME_BYTES_MAX + 32];
         const tc_result *item = g->items[i];
@@ -101,8 +110,8 @@ static void tell_all(tc_summary_line *line, const tc_group *g)
             break;
         }
         n += (size_t)snprintf(line->value + n, sizeof line->value - n, "%s%.20s%s%.20s %s%s%.10s",
-                              i ? ", " : "", item->series, *item->series && *x ? " " : "", x,
-                              tc_number(item->median * g->factor, value),
+                              i ? ", " : "", many ? item->series : "", many && *item->series && *x ? " " : "",
+                              x, tc_number(item->median * g->factor, value),
                               strcmp(g->unit, "perplexity") != 0 && *g->unit ? " " : "",
                               strcmp(g->unit, "perplexity") != 0 ? g->unit : "");
         runs = item->value_count > runs ? item->value_count : runs;

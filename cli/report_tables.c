@@ -7,7 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CELL_BYTES = TC_RESULTS_NAME_BYTES_MAX + 48 };
+enum {
+    CELL_BYTES = TC_RESULTS_NAME_BYTES_MAX + 48,
+    PIVOT_ROWS_MAX = 32,
+    PIVOT_COLUMNS_MAX = 6,
+    STACK_COLUMNS = 6
+};
 
 typedef struct row {
     char text[TC_TABLE_COLUMNS_MAX][CELL_BYTES];
@@ -67,18 +72,18 @@ static columns columns_of(const tc_results *r, const tc_group *g)
 {
     columns c = {.x = tc_has_x(g)};
     for (uint32_t i = 0; i < g->count; i++) {
-        c.series = c.series || *g->items[i]->series;
+        c.series = c.series || strcmp(g->items[i]->series, g->items[0]->series) != 0;
         c.roofline = c.roofline || isfinite(g->items[i]->roofline);
         c.commit = c.commit || strcmp(commit_of(r, g->items[i]), r->runs[r->run_count - 1].commit) != 0;
     }
-    if (!c.x && !c.series) c.series = true;
+    if (!c.x || g->kind == TC_RESULT_MATRIX) c.series = true;
     return c;
 }
 
 static void names_head(row *to, const tc_group *g, columns c)
 {
     if (c.series) put_name(to, "series");
-    if (c.x) put_name(to, *g->items[0]->x_unit && !*g->items[0]->x_text ? g->x_unit : "of");
+    if (c.x) put_name(to, *g->items[0]->x_unit && !*g->items[0]->x_text ? g->x_unit : "case");
     if (c.commit) put_name(to, "commit");
 }
 
@@ -87,52 +92,241 @@ static void names(row *to, const tc_results *r, const tc_group *g, const tc_resu
     char x[CELL_BYTES], number[TC_NUMBER_BYTES];
     bool number_only = *g->items[0]->x_unit && !*g->items[0]->x_text && !*item->x_text;
     tc_x_text(g, item, x, sizeof x);
-    if (c.series) put_name(to, *item->series ? item->series : c.x ? "" : g->figure);
+    if (c.series) put_name(to, *item->series || c.x ? item->series : tc_map_name(item));
     if (c.x) put_name(to, number_only ? tc_axis_tick(item->x * g->x_factor, number) : x);
     if (c.commit) put_name(to, commit_of(r, item));
 }
 
-static void figures(const tc_results *r, const tc_group *g, const tc_table_writer *w, columns c)
+// ---- figures ----
+
+static void spread_text(const tc_group *g, const tc_result *item, char ret[CELL_BYTES])
+{
+    char low[TC_NUMBER_BYTES], high[TC_NUMBER_BYTES];
+    *ret = 0;
+    if (item->value_count > 1)
+        snprintf(ret, CELL_BYTES, "%s – %s", tc_number(item->low * g->factor, low),
+                 tc_number(item->high * g->factor, high));
+}
+
+// One row a figure, series by series.
+static void figure_rows(const tc_results *r, const tc_group *g, const tc_table_writer *w, columns c)
 {
     row to = {0};
+    bool once = true;
+    for (uint32_t i = 0; i < g->count; i++) once = once && g->items[i]->value_count == 1;
+    if (once) w->caption(w, "one run each");
     names_head(&to, g, c);
-    put_unit(&to, "median", g->unit);
-    put(&to, "least – most");
-    put(&to, "runs");
-    if (c.roofline) put_unit(&to, "roofline", g->unit), put(&to, "of roofline");
+    put_unit(&to, once ? "value" : "median", g->unit);
+    if (!once) put(&to, "least – most"), put(&to, "runs");
+    if (c.roofline) put(&to, "roofline"), put(&to, "of it");
     flush(&to, w, true);
     for (uint32_t i = 0; i < g->count; i++) {
         const tc_result *item = g->items[i];
-        char text[CELL_BYTES], low[TC_NUMBER_BYTES], high[TC_NUMBER_BYTES];
+        char text[CELL_BYTES];
         names(&to, r, g, item, c);
         put_number(&to, item->median * g->factor);
-        snprintf(text, sizeof text, "%s – %s", tc_number(item->low * g->factor, low),
-                 tc_number(item->high * g->factor, high));
-        put(&to, item->value_count > 1 ? text : "");
+        spread_text(g, item, text);
+        if (!once) put(&to, text);
         snprintf(text, sizeof text, "%" PRIu32, item->value_count);
-        put(&to, text);
+        if (!once) put(&to, text);
         if (c.roofline) put_number(&to, item->roofline * g->factor), put_percent(&to, tc_of_roofline(item));
         flush(&to, w, false);
     }
 }
 
-static void stacks(const tc_results *r, const tc_group *g, const tc_table_writer *w, columns c)
+// What stands down the side and along the top of a table with a figure in each cell.
+typedef struct pivot {
+    uint32_t rows, columns;
+    uint32_t row_first[PIVOT_ROWS_MAX], column_first[PIVOT_COLUMNS_MAX]; // items that have the name
+    bool series_down;
+    uint32_t runs; // of all figures, or 0
+} pivot;
+
+static bool same_x(const tc_result *a, const tc_result *b)
 {
-    row to = {0};
-    names_head(&to, g, c);
-    put_name(&to, "where");
-    put(&to, *g->unit ? g->unit : "value");
-    put(&to, "share");
-    flush(&to, w, true);
+    return a->x == b->x && !strcmp(a->x_text, b->x_text);
+}
+
+static bool same_series(const tc_result *a, const tc_result *b)
+{
+    return !strcmp(a->series, b->series);
+}
+
+static uint32_t distinct(const tc_group *g, bool (*same)(const tc_result *, const tc_result *), uint32_t *ret,
+                         uint32_t max)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < g->count; i++) {
+        uint32_t at = 0;
+        while (at < count && !same(g->items[ret[at]], g->items[i])) at++;
+        if (at < count) continue;
+        if (count == max) return max + 1;
+        ret[count++] = i;
+    }
+    return count;
+}
+
+static const tc_result *cell_of(const tc_group *g, const pivot *p, uint32_t down_at, uint32_t along_at)
+{
+    const tc_result *down = g->items[p->row_first[down_at]], *along = g->items[p->column_first[along_at]];
     for (uint32_t i = 0; i < g->count; i++) {
         const tc_result *item = g->items[i];
-        double sum = 0;
-        for (uint32_t l = 0; l < item->label_count; l++) sum += item->labels[l].value;
-        for (uint32_t l = 0; l < item->label_count; l++) {
-            names(&to, r, g, item, c);
-            put_name(&to, item->labels[l].label);
-            put_number(&to, item->labels[l].value * g->factor);
-            put_percent(&to, sum > 0 ? item->labels[l].value / sum : NAN);
+        if (p->series_down ? same_series(item, down) && same_x(item, along)
+                           : same_x(item, down) && same_series(item, along))
+            return item;
+    }
+    return NULL;
+}
+
+// False: a row a figure reads better, or is the only way.
+static bool pivot_of(const tc_group *g, columns c, pivot *ret)
+{
+    uint32_t at[PIVOT_ROWS_MAX];
+    uint32_t series = distinct(g, same_series, at, PIVOT_ROWS_MAX),
+             x = distinct(g, same_x, at, PIVOT_ROWS_MAX);
+    if (c.commit || !c.x || series < 2 || x < 2 || series > PIVOT_ROWS_MAX || x > PIVOT_ROWS_MAX)
+        return false;
+    *ret = (pivot){.series_down = series > x, .runs = g->items[0]->value_count};
+    if ((series < x ? series : x) > PIVOT_COLUMNS_MAX || g->count > series * x || !tc_rooflines_agree(g))
+        return false;
+    ret->rows = distinct(g, ret->series_down ? same_series : same_x, ret->row_first, PIVOT_ROWS_MAX);
+    ret->columns = distinct(g, ret->series_down ? same_x : same_series, ret->column_first, PIVOT_COLUMNS_MAX);
+    for (uint32_t i = 0; i < g->count; i++)
+        if (g->items[i]->value_count != ret->runs) ret->runs = 0;
+    return true;
+}
+
+static void put_figure(row *to, const tc_group *g, const tc_result *item, const pivot *p)
+{
+    char text[CELL_BYTES], spread[CELL_BYTES], number[TC_NUMBER_BYTES];
+    double part = tc_of_roofline(item);
+    spread_text(g, item, spread);
+    size_t n =
+        (size_t)snprintf(text, sizeof text, "%s\n%.60s", tc_number(item->median * g->factor, number), spread);
+    if (!p->runs && n < sizeof text)
+        n += (size_t)snprintf(text + n, sizeof text - n, "%s%u runs", *spread ? " in " : "",
+                              item->value_count);
+    if (isfinite(part) && n < sizeof text)
+        snprintf(text + n, sizeof text - n, "%s%.0f %%", text[n - 1] == '\n' ? "" : ", ", 100 * part);
+    if (text[strlen(text) - 1] == '\n') text[strlen(text) - 1] = 0;
+    put(to, text);
+}
+
+static double roofline_at(const tc_group *g, const tc_result *at)
+{
+    for (uint32_t i = 0; i < g->count; i++)
+        if (same_x(g->items[i], at) && isfinite(g->items[i]->roofline)) return g->items[i]->roofline;
+    return NAN;
+}
+
+static void figure_cells(const tc_group *g, const tc_table_writer *w, columns c, const pivot *p)
+{
+    row to = {0};
+    char text[CELL_BYTES];
+    bool numbers = *g->items[0]->x_unit && !*g->items[0]->x_text;
+    char number[TC_NUMBER_BYTES];
+    put_name(&to, numbers ? g->x_unit : "");
+    for (uint32_t i = 0; i < p->columns; i++) {
+        const tc_result *item = g->items[p->column_first[i]];
+        tc_x_text(g, item, text, sizeof text);
+        if (numbers) tc_axis_tick(item->x * g->x_factor, number);
+        put(&to, !p->series_down ? item->series : numbers ? number : text);
+    }
+    if (c.roofline && !p->series_down) put(&to, "roofline");
+    flush(&to, w, true);
+    for (uint32_t i = 0; i < p->rows; i++) {
+        const tc_result *item = g->items[p->row_first[i]];
+        tc_x_text(g, item, text, sizeof text);
+        put_name(&to, p->series_down ? item->series
+                      : numbers      ? tc_axis_tick(item->x * g->x_factor, number)
+                                     : text);
+        for (uint32_t j = 0; j < p->columns; j++) {
+            const tc_result *cell = cell_of(g, p, i, j);
+            if (cell)
+                put_figure(&to, g, cell, p);
+            else
+                put(&to, "");
+        }
+        if (c.roofline && !p->series_down) put_number(&to, roofline_at(g, item) * g->factor);
+        flush(&to, w, false);
+    }
+    if (!c.roofline || !p->series_down) return;
+    put_name(&to, "roofline");
+    for (uint32_t j = 0; j < p->columns; j++)
+        put_number(&to, roofline_at(g, g->items[p->column_first[j]]) * g->factor);
+    flush(&to, w, false);
+}
+
+static void figures(const tc_results *r, const tc_group *g, const tc_table_writer *w, columns c)
+{
+    char text[512], runs[48] = "";
+    pivot p;
+    if (!pivot_of(g, c, &p)) {
+        figure_rows(r, g, w, c);
+        return;
+    }
+    if (p.runs) snprintf(runs, sizeof runs, p.runs == 1 ? " (one run)" : " of %u runs", p.runs);
+    snprintf(text, sizeof text, "%.100s: median%s%s%s", *g->unit ? g->unit : "value", runs,
+             p.runs == 1 ? "" : ", the least and the most of them",
+             c.roofline ? ", part of the roofline" : "");
+    w->caption(w, text);
+    figure_cells(g, w, c, &p);
+}
+
+// ---- the other kinds ----
+
+static double sum_of(const tc_result *stack)
+{
+    double sum = 0;
+    for (uint32_t l = 0; l < stack->label_count; l++) sum += stack->labels[l].value;
+    return sum;
+}
+
+static void stack_name(const tc_group *g, const tc_result *item, char *ret, size_t bytes)
+{
+    char x[CELL_BYTES];
+    tc_x_text(g, item, x, sizeof x);
+    snprintf(ret, bytes, "%.120s%s%.120s", item->series, *item->series && *x ? ", " : "", x);
+}
+
+static void stack_share(row *to, const tc_group *g, const tc_result *item, const char *label)
+{
+    char text[CELL_BYTES], number[TC_NUMBER_BYTES];
+    double value = tc_quantile(item, label), sum = sum_of(item);
+    snprintf(text, sizeof text, "%s\n%.1f %%", tc_number(value * g->factor, number),
+             sum > 0 ? 100 * value / sum : 0);
+    put(to, isfinite(value) ? text : "");
+}
+
+// Shares down the side, sums along the top; the sums themselves last. At most a table's width of them.
+static void stacks(const tc_results *r, const tc_group *g, const tc_table_writer *w, columns c)
+{
+    (void)r, (void)c;
+    for (uint32_t from = 0; from < g->count; from += STACK_COLUMNS) {
+        uint32_t to_item = from + STACK_COLUMNS < g->count ? from + STACK_COLUMNS : g->count;
+        row to = {0};
+        const char *labels[TC_RESULTS_LABELS_MAX];
+        char text[CELL_BYTES];
+        uint32_t count = 0;
+        put_name(&to, *g->unit ? g->unit : "share");
+        for (uint32_t i = from; i < to_item; i++) {
+            stack_name(g, g->items[i], text, sizeof text);
+            put(&to, text);
+            for (uint32_t l = 0; l < g->items[i]->label_count; l++) {
+                uint32_t at = 0;
+                while (at < count && strcmp(labels[at], g->items[i]->labels[l].label) != 0) at++;
+                if (at == count && count < TC_RESULTS_LABELS_MAX)
+                    labels[count++] = g->items[i]->labels[l].label;
+            }
+        }
+        flush(&to, w, true);
+        for (uint32_t l = 0; l <= count; l++) {
+            put_name(&to, l < count ? labels[l] : "sum");
+            for (uint32_t i = from; i < to_item; i++)
+                if (l < count)
+                    stack_share(&to, g, g->items[i], labels[l]);
+                else
+                    put_number(&to, sum_of(g->items[i]) * g->factor);
             flush(&to, w, false);
         }
     }
@@ -143,6 +337,7 @@ static void distributions(const tc_results *r, const tc_group *g, const tc_table
     row to = {0};
     const char *shares[TC_TABLE_COLUMNS_MAX];
     uint32_t count = 0;
+    if (*g->unit) w->caption(w, g->unit);
     names_head(&to, g, c);
     put(&to, "count");
     for (uint32_t i = 0; i < g->count; i++)
@@ -153,7 +348,7 @@ static void distributions(const tc_results *r, const tc_group *g, const tc_table
                 char text[CELL_BYTES];
                 shares[count++] = g->items[i]->labels[l].label;
                 snprintf(text, sizeof text, "P%.6g", 100 * atof(shares[at]));
-                put_unit(&to, text, g->unit);
+                put(&to, text);
             }
         }
     flush(&to, w, true);
@@ -170,11 +365,14 @@ static void distributions(const tc_results *r, const tc_group *g, const tc_table
 static void timelines(const tc_results *r, const tc_group *g, const tc_table_writer *w, columns c)
 {
     row to = {0};
+    if (*g->unit) w->caption(w, g->unit);
     names_head(&to, g, c);
-    put_unit(&to, "planned", g->unit);
-    put_unit(&to, "most", g->unit);
-    put_unit(&to, "at the end", g->unit);
-    put(&to, "most of planned");
+    bool planned = false;
+    for (uint32_t i = 0; i < g->count; i++) planned = planned || isfinite(g->items[i]->planned);
+    if (planned) put(&to, "planned");
+    put(&to, "most");
+    put(&to, "at the end");
+    if (planned) put(&to, "of planned");
     put(&to, "points");
     flush(&to, w, true);
     for (uint32_t i = 0; i < g->count; i++) {
@@ -183,10 +381,10 @@ static void timelines(const tc_results *r, const tc_group *g, const tc_table_wri
         double most = 0;
         for (uint32_t p = 0; p < item->pair_count; p++) most = fmax(most, item->pairs[p].y);
         names(&to, r, g, item, c);
-        put_number(&to, item->planned * g->factor);
+        if (planned) put_number(&to, item->planned * g->factor);
         put_number(&to, most * g->factor);
         put_number(&to, item->pairs[item->pair_count - 1].y * g->factor);
-        put_percent(&to, item->planned > 0 ? most / item->planned : NAN);
+        if (planned) put_percent(&to, item->planned > 0 ? most / item->planned : NAN);
         snprintf(text, sizeof text, "%" PRIu32, item->pair_count);
         put(&to, text);
         flush(&to, w, false);
@@ -225,14 +423,15 @@ static void matrices(const tc_results *r, const tc_group *g, const tc_table_writ
     names_head(&to, g, c);
     put(&to, "rows × columns");
     put(&to, "largest cell");
-    put(&to, "largest tenth of the cells holds");
-    put(&to, "cells at 0");
+    put(&to, "top tenth holds");
+    put(&to, "never used");
     flush(&to, w, true);
     for (uint32_t i = 0; i < g->count; i++) {
         const tc_result *item = g->items[i];
         char text[CELL_BYTES], number[TC_NUMBER_BYTES];
         double factor, unused, top = tenth(item, &unused);
-        const char *unit = tc_unit_scale(item->unit, 1, &factor);
+        char unit[TC_UNIT_BYTES];
+        tc_unit_scale(item->unit, 1, &factor, unit);
         float most = 0;
         for (size_t j = 0; j < (size_t)item->rows * item->columns; j++) most = fmaxf(most, item->cells[j]);
         names(&to, r, g, item, c);

@@ -30,26 +30,31 @@ static const struct {
     {"ms", ms_steps, 2, 10000},      {"share", share_steps, 1, 0},
 };
 
-const char *tc_unit_scale(const char *unit, double size, double *ret_factor)
+// "bytes a token" is told as "MiB a token": the first word is scaled, the rest stays.
+const char *tc_unit_scale(const char *unit, double size, double *ret_factor, char ret[TC_UNIT_BYTES])
 {
     *ret_factor = 1;
     if (!strncmp(unit, "share of ", 9)) unit = "share";
+    snprintf(ret, TC_UNIT_BYTES, "%s", unit);
     for (unsigned i = 0; i < sizeof scales / sizeof *scales; i++) {
-        if (strcmp(unit, scales[i].unit) != 0) continue;
+        size_t n = strlen(scales[i].unit);
+        if (strncmp(unit, scales[i].unit, n) != 0 || (unit[n] && unit[n] != ' ')) continue;
         uint32_t step = 0;
         while (step + 1 < scales[i].count && size * scales[i].steps[step].factor >= scales[i].most) step++;
         *ret_factor = scales[i].steps[step].factor;
-        return scales[i].steps[step].unit;
+        snprintf(ret, TC_UNIT_BYTES, "%s%s", scales[i].steps[step].unit, unit + n);
+        break;
     }
-    return unit;
+    return ret;
 }
 
 const char *tc_bytes_text(uint64_t bytes, char ret[TC_NUMBER_BYTES])
 {
     char number[TC_NUMBER_BYTES];
     double factor;
-    const char *unit = tc_unit_scale("bytes", (double)bytes, &factor);
-    snprintf(ret, TC_NUMBER_BYTES, "%.20s %s", tc_number((double)bytes * factor, number), unit);
+    char unit[TC_UNIT_BYTES];
+    tc_unit_scale("bytes", (double)bytes, &factor, unit);
+    snprintf(ret, TC_NUMBER_BYTES, "%.20s %.8s", tc_number((double)bytes * factor, number), unit);
     return ret;
 }
 
@@ -71,7 +76,7 @@ static double size_of(const tc_result *item)
         return 1;
     case TC_RESULT_TIMELINE:
         for (uint32_t i = 0; i < item->pair_count; i++) size = fmax(size, item->pairs[i].y);
-        return fmax(size, isfinite(item->planned) ? item->planned : 0);
+        return size;
     }
     return size;
 }
@@ -83,9 +88,28 @@ static void scale(tc_group *g)
         size = fmax(size, size_of(g->items[i]));
         x = fmax(x, fabs(g->items[i]->x));
     }
-    g->unit = tc_unit_scale(g->items[0]->unit, size, &g->factor);
-    g->x_unit = tc_unit_scale(g->items[0]->x_unit, x, &g->x_factor);
-    if (g->kind == TC_RESULT_TIMELINE) g->x_factor = 1, g->x_unit = "s";
+    tc_unit_scale(g->items[0]->unit, size, &g->factor, g->unit);
+    tc_unit_scale(g->items[0]->x_unit, x, &g->x_factor, g->x_unit);
+    if (g->kind == TC_RESULT_TIMELINE) g->x_factor = 1, strcpy(g->x_unit, "s");
+}
+
+// Maps are one figure when their names differ after a comma only ("skew, code").
+static size_t base_bytes(const tc_result *item)
+{
+    const char *comma = item->kind == TC_RESULT_MATRIX && !*item->series ? strstr(item->figure, ", ") : NULL;
+    return comma ? (size_t)(comma - item->figure) : strlen(item->figure);
+}
+
+const char *tc_map_name(const tc_result *item)
+{
+    const char *rest = item->figure + base_bytes(item);
+    return *item->series ? item->series : *rest ? rest + 2 : item->figure;
+}
+
+static bool same_figure(const tc_result *a, const tc_result *b)
+{
+    size_t n = base_bytes(a);
+    return n == base_bytes(b) && !strncmp(a->figure, b->figure, n);
 }
 
 static tc_group *group_of(tc_groups *g, const tc_results *r, const tc_result *item)
@@ -95,7 +119,7 @@ static tc_group *group_of(tc_groups *g, const tc_results *r, const tc_result *it
         tc_group *have = &g->groups[i];
         // What is measured in two units makes two figures.
         if (have->kind == item->kind && !strcmp(have->section, section) &&
-            !strcmp(have->figure, item->figure) &&
+            same_figure(have->items[0], item) &&
             (item->kind == TC_RESULT_MATRIX || !strcmp(have->items[0]->unit, item->unit)))
             return have;
     }
@@ -148,7 +172,10 @@ void tc_groups_free(tc_groups *g)
 
 void tc_title(const tc_group *g, char *ret, size_t bytes)
 {
-    snprintf(ret, bytes, "%s", *g->items[0]->title ? g->items[0]->title : g->figure);
+    if (*g->items[0]->title)
+        snprintf(ret, bytes, "%s", g->items[0]->title);
+    else
+        snprintf(ret, bytes, "%.*s", (int)base_bytes(g->items[0]), g->figure);
     if (*g->items[0]->title) return;
     for (char *p = ret; *p; p++)
         if (*p == '-' || *p == '_') *p = ' ';
@@ -180,10 +207,30 @@ bool tc_has_series(const tc_group *g)
     return false;
 }
 
+bool tc_part_told(const tc_groups *all, const tc_group *g, uint32_t item)
+{
+    for (const tc_group *at = all->groups; at <= g; at++)
+        for (uint32_t i = 0; i < (at == g ? item : at->count); i++)
+            if (at->items[i]->part_at == g->items[item]->part_at) return true;
+    return false;
+}
+
 double tc_of_roofline(const tc_result *item)
 {
     if (!isfinite(item->roofline) || !(item->median > 0)) return NAN;
     return item->better == TC_BETTER_LOWER ? item->roofline / item->median : item->median / item->roofline;
+}
+
+bool tc_rooflines_agree(const tc_group *g)
+{
+    for (uint32_t i = 0; i < g->count; i++)
+        for (uint32_t j = 0; j < i; j++) {
+            const tc_result *a = g->items[i], *b = g->items[j];
+            if (a->x == b->x && !strcmp(a->x_text, b->x_text) && isfinite(a->roofline) &&
+                isfinite(b->roofline) && fabs(a->roofline - b->roofline) > 1e-3 * a->roofline)
+                return false;
+        }
+    return true;
 }
 
 double tc_quantile(const tc_result *distribution, const char *share)

@@ -65,7 +65,7 @@ typedef struct tc_result {
 typedef enum tc_part_state { TC_PART_MISSING, TC_PART_DONE, TC_PART_SKIPPED, TC_PART_FAILED } tc_part_state;
 
 typedef struct tc_result_part {
-    const char *id, *section, *reason, *method, *parameters; // parameters: JSON, or ""
+    const char *id, *section, *reason, *method, *parameters; // parameters: "name value, ..."
     tc_part_state state; // TC_PART_MISSING: a run meant to do it, and the file says nothing of it
     double seconds;
     uint32_t line;

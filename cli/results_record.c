@@ -142,22 +142,26 @@ tc_status tc_record_run(const tc_record *r, tc_result_run *ret, const char ***re
 
 // ---- part ----
 
+// "repetitions 5, options --threads 2"
 static tc_status part_parameters(const tc_record *r, tc_result_part *ret)
 {
-    yyjson_val *value = tc_json_field(&r->object, "parameters");
-    size_t bytes = 0;
-    ret->parameters = "";
-    if (!value) return TC_OK;
-    if (!yyjson_is_obj(value))
+    yyjson_val *all = tc_json_field(&r->object, "parameters"), *key, *value;
+    char text[TC_RESULTS_TEXT_BYTES_MAX + 1] = "";
+    size_t i, n, used = 0;
+    if (all && !yyjson_is_obj(all))
         return tc_fail(r->object.e, TC_FORMAT, "%s: parameters: expected an object", r->object.what);
-    char *text = yyjson_obj_size(value) ? yyjson_val_write(value, 0, &bytes) : NULL;
-    if (!text) return TC_OK;
-    tc_status status = bytes <= TC_RESULTS_TEXT_BYTES_MAX
-                           ? copy(r, text, bytes, &ret->parameters)
-                           : tc_fail(r->object.e, TC_FORMAT, "%s: parameters: longer than %d bytes",
-                                     r->object.what, TC_RESULTS_TEXT_BYTES_MAX);
-    free(text);
-    return status;
+    yyjson_obj_foreach(all, i, n, key, value)
+    {
+        char *json = yyjson_is_str(value) ? NULL : yyjson_val_write(value, 0, NULL);
+        const char *shown = yyjson_is_str(value) ? yyjson_get_str(value) : json ? json : "";
+        int wrote = snprintf(text + used, sizeof text - used, "%s%s %s", used ? ", " : "",
+                             yyjson_get_str(key), shown);
+        free(json);
+        if (wrote < 0 || (size_t)wrote >= sizeof text - used)
+            return not_a(r, "parameters", i, "shorter parameters");
+        used += (size_t)wrote;
+    }
+    return copy(r, text, used, &ret->parameters);
 }
 
 tc_status tc_record_part(const tc_record *r, tc_result_part *ret)

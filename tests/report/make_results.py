@@ -32,7 +32,7 @@ class Suite:
         return float(f"{value:.5g}")
 
     def figure(self, figure, series, x, unit, value, n=5, spread=0.02, roofline=None, better="higher", x_unit=None, lines=None):
-        values = [self.round(value * (1 + self.random.gauss(0, spread))) for _ in range(n)]
+        values = [min(self.round(value * (1 + self.random.gauss(0, spread))), 1.0 if unit == "share" else math.inf) for _ in range(n)]
         record = dict(record="figure", id=f"{self.now}/{figure}/{series}/{x}", part=self.now, figure=figure, series=series, unit=unit,
                       better=better, values=values, roofline=roofline and self.round(roofline))
         if x is not None:
