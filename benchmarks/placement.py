@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures of expert placement, on the demo model with held-out prompts and on generated routes of 512 experts.
 
-  placement.py --build DIR [--what replay,cost,policies,conversations,grouping] [--out DIR]
+  placement.py --build DIR [--what replay,cost,policies,prediction,conversations,grouping] [--out DIR]
 
 replay: hit rates of all policies by capacity, as tables and plots (thermocline replay). The rest runs servers on the demo model: what
-placement takes of a step, live hit rates and swap latency by policy, the first tokens of conversations that come back, expert reads
+placement takes of a step, live hit rates and swap latency by policy, what looking ahead does to hits and speed, the first tokens of conversations that come back, expert reads
 with and without grouping."""
 import argparse
 import concurrent.futures
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,7 @@ def replay(program, out):
         subprocess.run([program, "profile", ROOT / "demo" / "model", "--prompts", source, "--samples", str(samples), "--length", "200",
                         "--profile", out / f"{name}.profile", "--trace-routing", out / f"{name}.routes", "--svg", out / f"{name}.svg"],
                        check=True, stderr=subprocess.DEVNULL)
-    subprocess.run([program, "replay", out / "held.routes", "--policy", "static,lru,lfu,decayed", "--profile", out / "train.profile",
+    subprocess.run([program, "replay", out / "held.routes", "--policy", "static,lru,lfu,decayed,predictive", "--profile", out / "train.profile",
                     "--slots", "4,8,12,16", "--plot", out / "demo-hits.svg"], check=True)
     subprocess.run([program, "replay", "--generated", "--slots", "32,64,96,128,256", "--plot", out / "generated-hits.svg"], check=True)
 
@@ -81,6 +82,31 @@ class Servers:
             print(f"live {policy}: {100 * seen['cache_hit_rate']:.2f} % hits, {seen['fills']} fills, {seen['prefetch_hits']} of "
                   f"{seen['prefetches']} prefetches used, a swap {swap['mean_us']:.0f} us, at most {swap['max_us']}")
 
+    def prediction(self, rounds=12):
+        """Both policies by turns in one server; speeds are of short answers, so that some of each fall into a quiet moment."""
+        speed, hits = {}, {}
+        with self.start("--hot-budget", "3176000", "--hot-link-percent", 100) as server:
+            for prompt in self.prompts[:6]:
+                self.ask(server, prompt[:120], 150)
+            for i in range(rounds):
+                for policy in ("decayed", "predictive"):
+                    server.post("/api/v1/expert-optimization", {"policy": policy})
+                    a = server.get("/api/v1/expert-stats")[1]
+                    for k in range(12):
+                        start = time.monotonic()
+                        self.ask(server, self.prompts[(12 * i + k) % 48][:120], 24)
+                        speed.setdefault(policy, []).append(24 / (time.monotonic() - start))
+                    b = server.get("/api/v1/expert-stats")[1]
+                    was = hits.setdefault(policy, [0, 0])
+                    was[0] += b["cache_hits"] - a["cache_hits"]
+                    was[1] += b["cache_misses"] - a["cache_misses"]
+            ahead = server.get("/api/v1/expert-stats")[1]["prediction"]
+        for policy, (found, missed) in hits.items():
+            print(f"prediction: {policy} {100 * found / (found + missed):.1f} % of pairs hot")
+        ratio = statistics.median(speed["predictive"]) / statistics.median(speed["decayed"])
+        top = sum(sorted(speed["predictive"])[-10:]) / sum(sorted(speed["decayed"])[-10:])
+        print(f"prediction: speed against decayed {ratio:.2f} (medians), {top:.2f} (the ten best of each); {ahead}")
+
     def conversations(self):
         for budget in ("3M", "6M"):
             rates = []
@@ -115,7 +141,7 @@ class Servers:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=Path, default=ROOT / "build")
-    parser.add_argument("--what", default="replay,cost,policies,conversations,grouping")
+    parser.add_argument("--what", default="replay,cost,policies,prediction,conversations,grouping")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     out = arguments.out or Path(tempfile.mkdtemp(prefix="thermocline-placement-"))

@@ -17,7 +17,7 @@ enum { CAPACITIES_MAX = TC_SVG_POINTS_MAX, ROWS = TC_POLICIES + 2 };
 typedef struct settings {
     const char *policies, *slots, *plot, *profile, *write;
     bool generated, json, per_layer, second_miss;
-    uint64_t tokens, seed, fill_steps, skip, topic_tokens;
+    uint64_t tokens, seed, fill_steps, skip, topic_tokens, ahead, ahead_tokens;
     double link, hot, cold, fixed, fast, slow, weight, margin, repeat, stray, spread, common;
 } settings;
 
@@ -28,12 +28,12 @@ typedef struct sweep {
     uint32_t line_count;
 } sweep;
 
-static tc_status read_policies(const char *text, sweep *ret, tc_error *e)
+static tc_status read_policies(const char *text, bool expects, sweep *ret, tc_error *e)
 {
     char name[32];
     if (!text || !strcmp(text, "all")) {
         for (int i = 0; i < TC_POLICIES; i++)
-            ret->wanted[i] = i != TC_POLICY_STATIC && i != TC_POLICY_PREDICTIVE;
+            ret->wanted[i] = i != TC_POLICY_STATIC && (i != TC_POLICY_PREDICTIVE || expects);
         return TC_OK;
     }
     while (*text) {
@@ -102,6 +102,8 @@ static tc_status run_capacity(const settings *s, const tc_routes *routes, uint32
     tc_replay_options o = {.prior = prior,
                            .fill_steps = (uint32_t)s->fill_steps,
                            .cost = {s->fixed, s->hot * 1000, s->cold * 1000},
+                           .ahead = s->ahead ? (uint32_t)s->ahead : (w->slots[point] + 7) / 8,
+                           .ahead_tokens = (uint32_t)s->ahead_tokens,
                            .skip_steps = s->skip < routes->step_count ? s->skip : 0};
     o.cache.slots = o.cache.slots_max = w->slots[point];
     o.cache.per_layer = s->per_layer;
@@ -170,7 +172,7 @@ static tc_status replay(const settings *s, const char *path, tc_error *e)
     double x[CAPACITIES_MAX];
     TC_GOTO(get_routes(s, path, &routes, e));
     for (uint32_t i = 0; i < routes.info.layers; i++) layers += tc_routing_has_experts(&routes.info, i);
-    TC_GOTO(read_policies(s->policies, &w, e));
+    TC_GOTO(read_policies(s->policies, routes.expected_count > 0, &w, e));
     TC_GOTO(read_slots(s->slots, &routes.info, layers, &w, e));
     TC_GOTO(read_prior(s, &routes, &prior, e));
     if (!s->json)
@@ -212,8 +214,14 @@ out:
 
 int tc_cli_replay(int argc, char **argv)
 {
-    settings s = {
-        .hot = 800, .cold = 80, .fixed = 2500, .repeat = -1, .stray = -1, .common = -1, .second_miss = true};
+    settings s = {.ahead_tokens = 8,
+                  .hot = 800,
+                  .cold = 80,
+                  .fixed = 2500,
+                  .repeat = -1,
+                  .stray = -1,
+                  .common = -1,
+                  .second_miss = true};
     tc_arguments arguments;
     tc_error e;
     const tc_option table[] = {
@@ -225,6 +233,10 @@ int tc_cli_replay(int argc, char **argv)
         NUMBER("--skip-steps", skip, 0, 1e9, "not counted: the cache warms up"),
         NUMBER("--fill-steps", fill_steps, 0, 1000,
                "steps until a fill is there (default 0: the next has it)"),
+        NUMBER("--ahead", ahead, 0, 1024,
+               "predictive: fills a layer to come (default: an eighth of the slots)"),
+        NUMBER("--ahead-tokens", ahead_tokens, 0, 1024,
+               "predictive: of the steps that look ahead (default 8)"),
         REAL("--link-gbps", link, 0, 1e4, "bandwidth that fills may take (default: no limit)"),
         REAL("--hot-gbps", hot, 0.001, 1e5, "bandwidth of the memory of hot experts (default 800)"),
         REAL("--cold-gbps", cold, 0.001, 1e5, "of cold ones (default 80)"),

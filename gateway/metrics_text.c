@@ -168,6 +168,16 @@ static void experts(const tc_engine_detail *d, tc_buffer *out)
                      d->hot_evictions);
     tc_metric_number(out, "thermocline_expert_moved_bytes_total", "counter", "Bytes brought to the device.",
                      d->moved_bytes);
+    tc_metric_number(out, "thermocline_expert_expected_total", "counter",
+                     "Choices of experts that were foretold a layer before.", d->expected);
+    tc_metric_number(out, "thermocline_expert_expected_true_total", "counter", "Those that came true.",
+                     d->expected_true);
+    tc_metric_number(out, "thermocline_expert_ahead_fills_total", "counter",
+                     "Experts fetched for a layer to come of the step under way.", d->ahead_fills);
+    tc_metric_number(out, "thermocline_expert_ahead_used_total", "counter", "Those that the layer used.",
+                     d->ahead_used);
+    tc_metric_number(out, "thermocline_expert_ahead_late_total", "counter",
+                     "Those that it would have used, but that were not there yet.", d->ahead_late);
     tc_metric_histogram(out, "thermocline_expert_swap_seconds", "How long bringing one took.", "", &d->swap);
     tc_metric_histogram(out, "thermocline_step_seconds", "Durations of steps.", "", &d->step);
 }

@@ -416,6 +416,11 @@ static tc_status start(core *c, tc_error *e)
     tc_forward_break(c->forward, c->o.device_fault_after, c->o.device_fault_in_head);
     TC_TRY(open_hot(c, e));
     if (c->cuda) TC_TRY(open_placed(c, e));
+    if (c->placed.placement)
+        (void)tc_forward_watched(c->forward, &(tc_forward_watch){.arg = c->placed.placement,
+                                                                 .begins = tc_placement_pass_begins,
+                                                                 .routed = tc_placement_routed,
+                                                                 .expects = tc_placement_expects});
     TC_TRY(tc_session_pool_create(c->dev, c->o.context, &c->pool, e));
     if (c->cache_bytes) TC_TRY(tc_prefix_cache_create(c->dev, c->cache_bytes, &c->cache, e));
     tc_model_info info;

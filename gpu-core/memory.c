@@ -47,7 +47,7 @@ static bool shed(tc_memory *m)
     tc_prefix_stats kept = tc_prefix_cache_stats(m->prefix);
     if (slots) {
         tc_placement_shed(m->placement, true);
-        tc_placement_begin(m->placement); // the memory goes now where nothing is on its way there
+        tc_placement_begin(m->placement, true); // the memory goes now where nothing is on its way there
     }
     bool prefix = kept.bytes > PREFIX_MIN_BYTES;
     if (prefix) {

@@ -78,10 +78,11 @@ tc_status tc_placed_open(const tc_core_options *o, const tc_model_desc *desc, co
         .expert_bytes = tc_store_get_info(store)->expert_bytes,
         .profile_path = o->profile,
         .trace_path = o->trace_routing,
+        .tokens_max = gpu ? 0 : TC_BATCH_TOKENS_MAX,
         .conversations = CONVERSATIONS_KEPT,
         .cache = ret->cache,
-        .tier =
-            gpu ? tc_gpu_tier_orders(gpu) : (tc_hot_tier){.arg = *source, .fill = order_fill, .trim = trim},
+        .tier = gpu ? tc_gpu_tier_orders(gpu)
+                    : (tc_hot_tier){.arg = *source, .fill = order_fill, .in_step = true, .trim = trim},
         .log = log_text,
     };
     return tc_placement_create(&options, &ret->placement, e);

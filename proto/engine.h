@@ -145,6 +145,8 @@ typedef struct tc_engine_detail {
     uint64_t device_total_bytes, device_used_bytes; // of the device; 0: it has no memory of its own
     uint64_t hot_slots, hot_used, hot_bytes;        // places for experts in the device's cache
     uint64_t fills, hot_evictions, moved_bytes;     // of that cache
+    uint64_t expected, expected_true;               // pairs foretold by routers, and those of them that came
+    uint64_t ahead_fills, ahead_used, ahead_late;   // experts fetched for it inside a step
     tc_histogram step, swap;
     uint64_t worker_count, layer_count;
     tc_layer_lookups layers[TC_DETAIL_LAYERS_MAX];

@@ -145,7 +145,8 @@ tc_status tc_routes_generate(const tc_route_spec *s, tc_routes *ret, tc_error *e
     make_orders(&g);
     for (uint32_t token = 0; token < s->tokens; token++) {
         draw_token(&g, token);
-        TC_GOTO(tc_routes_add(ret, token / s->topic_tokens % s->topics, TC_ROUTING_STEP, 1, g.chosen, e));
+        TC_GOTO(
+            tc_routes_add(ret, token / s->topic_tokens % s->topics, TC_ROUTING_STEP, 1, g.chosen, NULL, e));
     }
 out:
     free(g.order);

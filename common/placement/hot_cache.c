@@ -63,7 +63,7 @@ typedef struct block {
     size_t offset, count, size;
 } block;
 
-enum { BLOCKS = 19 };
+enum { BLOCKS = 21 };
 
 static void list_blocks(const tc_hot_cache_options *o, block ret[BLOCKS])
 {
@@ -78,6 +78,8 @@ static void list_blocks(const tc_hot_cache_options *o, block ret[BLOCKS])
         BLOCK(scores, n),
         BLOCK(prior, n),
         BLOCK(flags, n),
+        BLOCK(left_at, n),
+        BLOCK(foreseen_at, n),
         BLOCK(owner, s),
         BLOCK(state, s),
         BLOCK(start_us, s),
@@ -154,7 +156,7 @@ void tc_hot_cache_free(tc_hot_cache *c)
 
 // ---- the step ----
 
-static void forget_changes(tc_hot_cache *c)
+void tc_cache_forget_changes(tc_hot_cache *c)
 {
     c->change_count = 0;
     c->change_all = false;
@@ -168,42 +170,47 @@ static void note_latency(tc_hot_cache *c, uint64_t us)
     if (us > c->stats.latency_us_max) c->stats.latency_us_max = us;
 }
 
-// Fills that are done come into the table; of doomed ones the slot is free again, where it still exists.
+// Of doomed ones the slot is free again, where it still exists.
+bool tc_cache_publish_slot(tc_hot_cache *c, uint32_t i)
+{
+    uint32_t slot = c->filling[i], index = c->owner[slot];
+    uint64_t done = atomic_load_explicit(&c->done_us[slot], memory_order_acquire);
+    if (!done) return false;
+    c->filling[i] = c->filling[--c->filling_count];
+    if (c->state[slot] == SLOT_DOOMED) {
+        c->state[slot] = SLOT_FREE;
+        if (slot < c->o.slots) c->free_slots[c->free_count++] = slot;
+        c->stats.fills_dropped++;
+        return true;
+    }
+    note_latency(c, done - 1 > c->start_us[slot] ? done - 1 - c->start_us[slot] : 0);
+    c->state[slot] = SLOT_READY;
+    c->flags[index] &= (uint8_t)~FLAG_FILLING;
+    c->stats.fills_done++;
+    tc_cache_note_change(c, index, slot);
+    tc_cache_offer_victim(c, slot);
+    return true;
+}
+
+// Fills that are done come into the table.
 static void publish(tc_hot_cache *c)
 {
-    for (uint32_t i = 0; i < c->filling_count;) {
-        uint32_t slot = c->filling[i], index = c->owner[slot];
-        uint64_t done = atomic_load_explicit(&c->done_us[slot], memory_order_acquire);
-        if (!done) {
-            i++;
-            continue;
-        }
-        c->filling[i] = c->filling[--c->filling_count];
-        if (c->state[slot] == SLOT_DOOMED) {
-            c->state[slot] = SLOT_FREE;
-            if (slot < c->o.slots) c->free_slots[c->free_count++] = slot;
-            c->stats.fills_dropped++;
-            continue;
-        }
-        note_latency(c, done - 1 > c->start_us[slot] ? done - 1 - c->start_us[slot] : 0);
-        c->state[slot] = SLOT_READY;
-        c->flags[index] &= (uint8_t)~FLAG_FILLING;
-        c->stats.fills_done++;
-        tc_cache_note_change(c, index, slot);
-        tc_cache_offer_victim(c, slot);
-    }
+    for (uint32_t i = 0; i < c->filling_count;) i += !tc_cache_publish_slot(c, i);
 }
 
 void tc_hot_cache_publish(tc_hot_cache *c)
 {
-    forget_changes(c);
+    c->in_step = false; // one that failed was not told of
+    c->foreseen_now = c->foreseen_true = 0;
+    tc_cache_forget_changes(c);
     if (c->filling_count) publish(c);
 }
 
 uint32_t tc_hot_cache_step(tc_hot_cache *c, const tc_cache_input *input, tc_cache_fill *fills)
 {
-    forget_changes(c);
+    tc_cache_forget_changes(c);
     tc_cache_learn(c, input); // against the table of the step that ran
+    tc_cache_end_step(c);
     publish(c);
     return tc_cache_plan(c, input, fills);
 }
@@ -247,7 +254,7 @@ tc_status tc_hot_cache_resize(tc_hot_cache *c, uint32_t slots, tc_error *e)
         if (c->layer_pins[layer] > most) most = c->layer_pins[layer];
     if (c->pin_count > slots || (c->o.per_layer && most > quota))
         return tc_fail(e, TC_LIMIT, "%u slots are too few for %u pinned experts", slots, c->pin_count);
-    forget_changes(c);
+    tc_cache_forget_changes(c);
     c->o.slots = slots;
     c->victims_stale = true;
     for (uint32_t slot = slots; slot < c->o.slots_max; slot++) {
@@ -270,7 +277,7 @@ uint32_t tc_hot_cache_filling_from(const tc_hot_cache *c, uint32_t slot)
 
 void tc_hot_cache_clear(tc_hot_cache *c)
 {
-    forget_changes(c);
+    tc_cache_forget_changes(c);
     c->victims_stale = true;
     for (uint32_t slot = 0; slot < c->o.slots; slot++) {
         if (c->flags[c->owner[slot]] & FLAG_PINNED) continue;

@@ -9,7 +9,8 @@
 //                              +-- DOOMED --fill_done, next step-->FREE  +--> FREE
 //
 // The table changes inside tc_hot_cache_step (and publish, resize, clear) only, which run between steps of
-// the model. So a step sees one table, and a miss is never waited for: it is computed where the expert lies.
+// the model; and where the owner looks ahead (reach, foresee), before a layer is looked up. So a layer sees
+// one table, and a miss is never waited for: it is computed where the expert lies.
 // Refuses: memory, copies, threads (but for fill_done, any thread may call it), the clock. After creation
 // nothing is allocated.
 #pragma once
@@ -32,7 +33,7 @@ typedef enum tc_cache_policy {
     TC_POLICY_LRU,        // used last
     TC_POLICY_LFU,        // used most
     TC_POLICY_DECAYED,    // used most, with two half-lives; the default
-    TC_POLICY_PREDICTIVE, // decayed; its owner also announces what it predicts (tc_hot_cache_want)
+    TC_POLICY_PREDICTIVE, // decayed; its owner also looks ahead inside a step (tc_hot_cache_foresee)
     TC_POLICIES
 } tc_cache_policy;
 
@@ -94,6 +95,9 @@ typedef struct tc_cache_stats {
     uint64_t rejected;                  // misses not let in: seen once only, or worth less than what is there
     uint64_t held_back;                 // misses let in that had to wait for the link or for fills in flight
     uint64_t prefetches, prefetch_hits; // fills by announcement; those of them that were used
+    // Fills for the layers to come of the step under way; those used by it, and those used but not yet there,
+    // which are misses. What was fetched in vain is in neither, and in no hit.
+    uint64_t foreseen, foreseen_hits, foreseen_late;
     uint64_t latency[TC_FILL_BUCKETS], latency_us_total, latency_us_max; // of fills done
     uint64_t topic_changes; // seen by DECAYED: what was learned before weighs little since
     uint32_t slots, ready, filling, pinned;
@@ -116,6 +120,21 @@ void tc_hot_cache_publish(tc_hot_cache *cache);
 // Accounts for the step that ran, publishes fills that are done, and plans. Returns the number of fills to
 // start, written to `fills` (room for TC_FILLS_MAX). The evicted expert has left the table already.
 uint32_t tc_hot_cache_step(tc_hot_cache *cache, const tc_cache_input *input, tc_cache_fill *fills);
+
+// ---- inside a step, for an owner whose tier fills while it runs ----
+
+// The layer is about to be looked up: fills of it that are done come into the table. Layers in the order in
+// which they are computed.
+void tc_hot_cache_reach(tc_hot_cache *cache, uint32_t layer);
+// These are expected to be used by a layer to come of this step, the surest first, of one layer. Returns the
+// number of fills to start at once (at most `most`), written to `fills`: of those not there, into slots of
+// other layers than the one reached last, as far as the link's share goes and the slots' experts are worth
+// less than a guess that comes true as often as the last ones did. DECAYED and PREDICTIVE only.
+uint32_t tc_hot_cache_foresee(tc_hot_cache *cache, const tc_expert_use *expected, uint32_t count,
+                              uint32_t most, uint64_t now_us, tc_cache_fill *fills);
+// Whether the step under way found it hot (until tc_hot_cache_step).
+bool tc_hot_cache_was_hot(const tc_hot_cache *cache, uint32_t layer, uint32_t expert);
+
 // The table's changes by the last step, publish, resize or clear; valid until the next one. *ret_all: too
 // many to list, take the whole table.
 uint32_t tc_hot_cache_changes(const tc_hot_cache *cache, const tc_table_change **ret, bool *ret_all);

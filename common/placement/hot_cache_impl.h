@@ -7,7 +7,7 @@
 #include <stdatomic.h>
 
 typedef enum slot_state { SLOT_FREE, SLOT_FILLING, SLOT_READY, SLOT_DOOMED } slot_state;
-enum { FLAG_PINNED = 1, FLAG_FILLING = 2, FLAG_WANTED = 4, FLAG_PREFETCHED = 8 };
+enum { FLAG_PINNED = 1, FLAG_FILLING = 2, FLAG_WANTED = 4, FLAG_PREFETCHED = 8, FLAG_EXPECTED = 16 };
 enum { CHANGES_MAX = 4 * TC_FILLS_MAX };
 
 typedef struct candidate {
@@ -61,6 +61,13 @@ struct tc_hot_cache {
     uint64_t quiet_tokens;       // since the last one
     double credit_bytes;
     uint64_t last_us;
+    // inside a step (hot_cache_ahead.c)
+    bool in_step;
+    uint32_t step_number, reached; // reached: the layer under way
+    uint32_t *left_at;             // by index: step_number * 2 + was prefetched, when evicted inside one
+    uint32_t *foreseen_at;         // by index: step_number when it was fetched for the step
+    uint32_t foreseen_now, foreseen_true; // in this step
+    float foresight;                      // share of guesses that come true
     tc_table_change *changes;
     uint32_t change_count;
     bool change_all;
@@ -85,10 +92,24 @@ static inline float tc_cache_key(const tc_hot_cache *c, uint32_t index)
     }
 }
 
+// Whether the step that runs (or has just run) found it hot.
+static inline bool tc_cache_was_hot(const tc_hot_cache *c, uint32_t index)
+{
+    return c->table[index] != TC_NO_SLOT || (c->in_step && c->left_at[index] >> 1 == c->step_number);
+}
+
 static inline uint32_t tc_cache_quota(const tc_hot_cache *c, uint32_t layer)
 {
     return c->o.slots / c->o.layers + (layer < c->o.slots % c->o.layers);
 }
+
+// hot_cache.c
+void tc_cache_forget_changes(tc_hot_cache *c);
+// The i-th of those being filled comes into the table if it is there; true: it left the list.
+bool tc_cache_publish_slot(tc_hot_cache *c, uint32_t i);
+
+// hot_cache_ahead.c
+void tc_cache_end_step(tc_hot_cache *c);
 
 // hot_cache_score.c
 void tc_cache_pass_time(tc_hot_cache *c, uint32_t tokens);
@@ -98,6 +119,11 @@ void tc_cache_update_gains(tc_hot_cache *c);
 
 // hot_cache_plan.c
 uint32_t tc_cache_plan(tc_hot_cache *c, const tc_cache_input *input, tc_cache_fill *fills);
+uint32_t tc_cache_room(tc_hot_cache *c, uint64_t now_us);                    // fills that may start now
+uint32_t tc_cache_worst_beside(tc_hot_cache *c, uint32_t index, float *ret); // slot, and its key; TC_NO_SLOT
+void tc_cache_pop_victim(tc_hot_cache *c, uint32_t index);                   // the one told by it
+void tc_cache_start_fill(tc_hot_cache *c, uint32_t index, uint32_t slot, uint32_t evicted, uint64_t now_us,
+                         tc_cache_fill *ret);
 void tc_cache_evict(tc_hot_cache *c, uint32_t slot);        // READY -> FREE, not yet on the free stack
 void tc_cache_doom(tc_hot_cache *c, uint32_t slot);         // FILLING -> DOOMED
 void tc_cache_offer_victim(tc_hot_cache *c, uint32_t slot); // READY since just now

@@ -99,7 +99,7 @@ void tc_cache_offer_victim(tc_hot_cache *c, uint32_t slot)
 }
 
 // The least valuable slot beside which `index` could be; its key in *ret. TC_NO_SLOT: none may go.
-static uint32_t worst_beside(tc_hot_cache *c, uint32_t index, float *ret)
+uint32_t tc_cache_worst_beside(tc_hot_cache *c, uint32_t index, float *ret)
 {
     bool sinks = c->o.policy >= TC_POLICY_DECAYED; // keys go down by themselves: looked at anew now and then
     if (c->victims_stale || (sinks && c->now - c->victims_built >= REBUILD_TOKENS)) rebuild_victims(c);
@@ -119,6 +119,12 @@ static uint32_t worst_beside(tc_hot_cache *c, uint32_t index, float *ret)
         sift_down(v->heap, v->count, 0, false);
     }
     return TC_NO_SLOT;
+}
+
+void tc_cache_pop_victim(tc_hot_cache *c, uint32_t index)
+{
+    victim_heap *v = victims_of(c, index);
+    pop(v->heap, &v->count, false);
 }
 
 void tc_cache_doom(tc_hot_cache *c, uint32_t slot)
@@ -145,7 +151,7 @@ void tc_cache_trim_layers(tc_hot_cache *c)
     for (uint32_t layer = 0; layer < c->o.layers && c->o.per_layer; layer++) {
         while (c->layer_count[layer] > tc_cache_quota(c, layer)) {
             float key;
-            uint32_t slot = worst_beside(c, layer * c->o.experts, &key);
+            uint32_t slot = tc_cache_worst_beside(c, layer * c->o.experts, &key);
             if (slot != TC_NO_SLOT) {
                 pop(c->victims[layer].heap, &c->victims[layer].count, false);
                 tc_cache_evict(c, slot);
@@ -168,13 +174,13 @@ typedef struct plan {
     uint64_t now_us;
 } plan;
 
-static void start_fill(plan *p, uint32_t index, uint32_t slot, uint32_t evicted)
+void tc_cache_start_fill(tc_hot_cache *c, uint32_t index, uint32_t slot, uint32_t evicted, uint64_t now_us,
+                         tc_cache_fill *ret)
 {
-    tc_hot_cache *c = p->c;
     uint32_t experts = c->o.experts;
     c->owner[slot] = index;
     c->state[slot] = SLOT_FILLING;
-    c->start_us[slot] = p->now_us;
+    c->start_us[slot] = now_us;
     atomic_store_explicit(&c->done_us[slot], 0, memory_order_relaxed);
     c->flags[index] |= FLAG_FILLING;
     c->layer_count[index / experts]++;
@@ -182,13 +188,18 @@ static void start_fill(plan *p, uint32_t index, uint32_t slot, uint32_t evicted)
     c->stats.fills++;
     c->stats.fill_bytes += c->o.slot_bytes;
     c->credit_bytes -= (double)c->o.slot_bytes;
-    p->fills[p->count++] = (tc_cache_fill){
+    *ret = (tc_cache_fill){
         .layer = index / experts,
         .expert = index % experts,
         .slot = slot,
         .evicted_layer = evicted == TC_NO_SLOT ? TC_NO_SLOT : evicted / experts,
         .evicted_expert = evicted == TC_NO_SLOT ? TC_NO_SLOT : evicted % experts,
     };
+}
+
+static void start_fill(plan *p, uint32_t index, uint32_t slot, uint32_t evicted)
+{
+    tc_cache_start_fill(p->c, index, slot, evicted, p->now_us, &p->fills[p->count++]);
 }
 
 // A slot for `index`, worth `key`: a free one, or one that is worth less; `must`: whatever that is worth.
@@ -202,7 +213,7 @@ static bool place(plan *p, uint32_t index, float key, bool must)
         return true;
     }
     float least = 0;
-    uint32_t victim = worst_beside(c, index, &least);
+    uint32_t victim = tc_cache_worst_beside(c, index, &least);
     if (victim == TC_NO_SLOT) return false;
     if (!must && !(key > least * (1 + (float)c->o.margin))) return false;
     victim_heap *v = victims_of(c, index);
@@ -237,7 +248,7 @@ static void take_wanted(tc_hot_cache *c, uint32_t most)
 }
 
 // How many fills may start now.
-static uint32_t room_now(tc_hot_cache *c, uint64_t now_us)
+uint32_t tc_cache_room(tc_hot_cache *c, uint64_t now_us)
 {
     uint32_t room = c->o.fills_max;
     if (c->o.in_flight_max) {
@@ -256,7 +267,7 @@ static uint32_t room_now(tc_hot_cache *c, uint64_t now_us)
 
 uint32_t tc_cache_plan(tc_hot_cache *c, const tc_cache_input *input, tc_cache_fill *fills)
 {
-    plan p = {c, fills, 0, room_now(c, input->now_us), input->now_us};
+    plan p = {c, fills, 0, tc_cache_room(c, input->now_us), input->now_us};
     if (!p.room) {
         c->stats.held_back += c->candidate_count;
         return 0;

@@ -87,6 +87,19 @@ static bool admissible(const tc_hot_cache *c, uint32_t index, uint32_t before)
     return before && c->now - before <= c->o.admission_tokens;
 }
 
+// A hit: whether it is owed to an announcement, or to looking ahead in this very step.
+static void note_prefetched(tc_hot_cache *c, uint32_t index)
+{
+    bool left = c->table[index] == TC_NO_SLOT;
+    if (c->in_step && c->foreseen_at[index] == c->step_number) {
+        c->stats.foreseen_hits++;
+        c->foreseen_true++;
+    }
+    if (left ? !(c->left_at[index] & 1) : !(c->flags[index] & FLAG_PREFETCHED)) return;
+    c->flags[index] &= (uint8_t)~FLAG_PREFETCHED;
+    c->stats.prefetch_hits++;
+}
+
 void tc_cache_learn(tc_hot_cache *c, const tc_cache_input *input)
 {
     tc_cache_pass_time(c, input->tokens);
@@ -97,14 +110,15 @@ void tc_cache_learn(tc_hot_cache *c, const tc_cache_input *input)
         if (use->layer >= c->o.layers || use->expert >= c->o.experts) continue;
         uint32_t index = use->layer * c->o.experts + use->expert, before = c->scores[index].last;
         tc_cache_add_use(c, index, (float)use->count);
-        if (c->table[index] != TC_NO_SLOT) {
+        if (tc_cache_was_hot(c, index)) {
             c->layer_stats[use->layer].hits++;
             c->stats.pair_hits += use->count;
-            if (c->flags[index] & FLAG_PREFETCHED) {
-                c->flags[index] &= (uint8_t)~FLAG_PREFETCHED;
-                c->stats.prefetch_hits++;
-            }
+            note_prefetched(c, index);
             continue;
+        }
+        if (c->in_step && c->foreseen_at[index] == c->step_number) {
+            c->foreseen_true++;
+            c->stats.foreseen_late++;
         }
         c->layer_stats[use->layer].misses++;
         c->stats.pair_misses += use->count;

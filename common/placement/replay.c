@@ -52,28 +52,66 @@ static uint32_t hits_of(const uint32_t *table, const tc_routes *routes, const tc
     return hits;
 }
 
+// What is fetched while a step runs is read out of the same memory as its misses.
 static double step_us(const tc_replay_options *o, const tc_routes *routes, const tc_route_step *step,
-                      uint32_t hits)
+                      uint32_t hits, uint32_t fetched)
 {
     double bytes = (double)routes->info.expert_bytes;
-    return tc_cost_step_us(&o->cost, hits * bytes, (step->count - hits) * bytes);
+    return tc_cost_step_us(&o->cost, hits * bytes, (step->count - hits + fetched) * bytes);
 }
 
-static void run(tc_hot_cache *cache, const tc_routes *routes, const tc_replay_options *o,
-                tc_cache_fill *fills, fill_queue *queue, tc_replay_result *ret)
+typedef struct replayed {
+    tc_hot_cache *cache;
+    const tc_routes *routes;
+    const tc_replay_options *o;
+    tc_cache_fill *fills;
+    fill_queue queue;
+    double us;
+} replayed;
+
+// A step whose layers are looked up one after the other, each fetching what the next is expected to use. What
+// the link can take is there in time.
+static uint32_t look_ahead(replayed *r, const tc_route_step *step, uint32_t *ret_fetched)
 {
-    double us = 0, counted_us = 0;
+    const uint32_t *table = tc_hot_cache_table(r->cache), experts = r->routes->info.experts;
+    const tc_expert_use *use = r->routes->uses + step->first, *end = use + step->count;
+    const tc_expert_use *expected = r->routes->expected + step->expected_first;
+    uint32_t hits = 0, left = step->expected_count, ahead = r->o->ahead ? r->o->ahead : TC_FILLS_MAX;
+    if (ahead > TC_FILLS_MAX) ahead = TC_FILLS_MAX;
+    *ret_fetched = 0;
+    while (use < end) {
+        uint32_t layer = use->layer;
+        tc_hot_cache_reach(r->cache, layer);
+        for (; use < end && use->layer == layer; use++)
+            hits += table[layer * experts + use->expert] != TC_NO_SLOT;
+        while (left && expected->layer <= layer) expected++, left--;
+        uint32_t count = 0;
+        while (count < left && expected[count].layer == expected->layer) count++;
+        uint32_t n = tc_hot_cache_foresee(r->cache, expected, count, ahead, (uint64_t)r->us, r->fills);
+        for (uint32_t k = 0; k < n; k++) tc_hot_cache_fill_done(r->cache, r->fills[k].slot, (uint64_t)r->us);
+        *ret_fetched += n;
+    }
+    return hits;
+}
+
+static void run(replayed *r, tc_replay_result *ret)
+{
+    const tc_routes *routes = r->routes;
+    double counted_us = 0;
     uint64_t all = 0, start_ns = tc_now_ns();
-    const uint32_t *table = tc_hot_cache_table(cache);
+    const uint32_t *table = tc_hot_cache_table(r->cache);
+    bool looks = r->o->cache.policy == TC_POLICY_PREDICTIVE;
     for (uint64_t i = 0; i < routes->step_count; i++) {
         const tc_route_step *step = &routes->steps[i];
-        land(cache, queue, i, (uint64_t)us);
-        uint32_t hits = hits_of(table, routes, step);
-        double took = step_us(o, routes, step, hits);
-        us += took > 0 ? took : 1000;
+        uint32_t fetched = 0;
+        land(r->cache, &r->queue, i, (uint64_t)r->us);
+        bool ahead = looks && step->expected_count && step->tokens <= r->o->ahead_tokens;
+        uint32_t hits = ahead ? look_ahead(r, step, &fetched) : hits_of(table, routes, step);
+        double took = step_us(r->o, routes, step, hits, fetched);
+        r->us += took > 0 ? took : 1000;
         all += step->count;
-        if (o->step_hits) o->step_hits[i] = hits;
-        if (i >= o->skip_steps) {
+        if (r->o->step_hits) r->o->step_hits[i] = hits;
+        if (i >= r->o->skip_steps) {
             ret->hits += hits;
             ret->lookups += step->count;
             counted_us += took;
@@ -81,39 +119,40 @@ static void run(tc_hot_cache *cache, const tc_routes *routes, const tc_replay_op
         const tc_cache_input in = {.uses = routes->uses + step->first,
                                    .count = step->count,
                                    .tokens = step->tokens,
-                                   .now_us = (uint64_t)us};
-        uint32_t n = tc_hot_cache_step(cache, &in, fills);
-        for (uint32_t k = 0; k < n; k++) push(queue, fills[k].slot, i + 1 + o->fill_steps);
+                                   .now_us = (uint64_t)r->us};
+        uint32_t n = tc_hot_cache_step(r->cache, &in, r->fills);
+        for (uint32_t k = 0; k < n; k++) push(&r->queue, r->fills[k].slot, i + 1 + r->o->fill_steps);
     }
-    finish(routes, o, counted_us, tc_now_ns() - start_ns, all, ret);
+    finish(routes, r->o, counted_us, tc_now_ns() - start_ns, all, ret);
 }
 
 tc_status tc_replay_run(const tc_routes *routes, const tc_replay_options *o, tc_replay_result *ret,
                         tc_error *e)
 {
     tc_status status;
-    tc_hot_cache *cache = NULL;
+    replayed r = {.routes = routes, .o = o, .queue = {.room = o->cache.slots_max + 1}};
     tc_hot_cache_options options = o->cache;
-    fill_queue queue = {.room = o->cache.slots_max + 1};
-    tc_cache_fill *fills = calloc(TC_FILLS_MAX, sizeof *fills);
     *ret = (tc_replay_result){0};
     options.layers = routes->info.layers;
     options.experts = routes->info.experts;
     options.slot_bytes = routes->info.expert_bytes;
-    queue.list = calloc(queue.room, sizeof *queue.list);
-    if (!fills || !queue.list) TC_GOTO(tc_fail(e, TC_NOMEM, "out of memory for a replay"));
-    TC_GOTO(tc_hot_cache_create(&options, &cache, e));
-    if (o->prior) tc_hot_cache_prior(cache, o->prior);
-    run(cache, routes, o, fills, &queue, ret);
+    r.fills = calloc(TC_FILLS_MAX, sizeof *r.fills);
+    r.queue.list = calloc(r.queue.room, sizeof *r.queue.list);
+    if (!r.fills || !r.queue.list) TC_GOTO(tc_fail(e, TC_NOMEM, "out of memory for a replay"));
+    TC_GOTO(tc_hot_cache_create(&options, &r.cache, e));
+    if (o->prior) tc_hot_cache_prior(r.cache, o->prior);
+    run(&r, ret);
     tc_cache_stats stats;
-    tc_hot_cache_stats(cache, &stats);
+    tc_hot_cache_stats(r.cache, &stats);
     ret->fills = stats.fills;
     ret->fill_bytes = stats.fill_bytes;
     ret->evictions = stats.evictions;
+    ret->foreseen = stats.foreseen;
+    ret->foreseen_hits = stats.foreseen_hits;
 out:
-    tc_hot_cache_free(cache);
-    free(fills);
-    free(queue.list);
+    tc_hot_cache_free(r.cache);
+    free(r.fills);
+    free(r.queue.list);
     return status;
 }
 
@@ -164,7 +203,7 @@ tc_status tc_replay_best_static(const tc_routes *routes, const tc_replay_options
         uint32_t hits = hits_of(table, routes, &routes->steps[i]);
         ret->hits += hits;
         ret->lookups += routes->steps[i].count;
-        us += step_us(o, routes, &routes->steps[i], hits);
+        us += step_us(o, routes, &routes->steps[i], hits, 0);
     }
     ret->fills = o->cache.slots < n ? o->cache.slots : n;
     ret->fill_bytes = ret->fills * routes->info.expert_bytes;

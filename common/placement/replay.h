@@ -24,14 +24,16 @@ typedef struct tc_replay_options {
     const float *prior;         // [layers][experts]; NULL: none
     uint32_t fill_steps;        // a fill is in the table that many steps later; 0: with the next one
     tc_cost cost;
-    uint64_t skip_steps; // not counted: the cache warms up
-    uint32_t *step_hits; // [step_count] hits of each step; may be NULL
+    uint32_t ahead, ahead_tokens; // PREDICTIVE: fills a layer ahead, 0: no limit; in steps of so many tokens
+    uint64_t skip_steps;          // not counted: the cache warms up
+    uint32_t *step_hits;          // [step_count] hits of each step; may be NULL
 } tc_replay_options;
 
 typedef struct tc_replay_result {
     uint64_t hits, lookups, fills, fill_bytes, evictions; // lookups: (layer, expert) reads of steps
-    double hit_rate, lookups_per_s;                       // how fast the replay itself was
-    double tokens_per_s;                                  // predicted; 0: no cost is known
+    uint64_t foreseen, foreseen_hits; // fills inside a step for its layers to come; those that it used
+    double hit_rate, lookups_per_s;   // how fast the replay itself was
+    double tokens_per_s;              // predicted; 0: no cost is known
 } tc_replay_result;
 
 tc_status tc_replay_run(const tc_routes *routes, const tc_replay_options *options, tc_replay_result *ret,

@@ -103,7 +103,7 @@ tc_status tc_routing_create(const char *path, const tc_routing_info *info, tc_ro
         return tc_fail_errno(e, TC_IO, "%s", path);
     }
     strncpy(w->path, path, sizeof w->path - 1);
-    file_header header = {.version = TC_ROUTING_VERSION,
+    file_header header = {.version = info->expects ? TC_ROUTING_VERSION : 1,
                           .layers = info->layers,
                           .experts = info->experts,
                           .top_k = info->top_k,
@@ -116,23 +116,31 @@ tc_status tc_routing_create(const char *path, const tc_routing_info *info, tc_ro
     return TC_OK;
 }
 
-void tc_routing_segment(tc_routing_writer *w, uint32_t session, uint32_t flags, uint32_t tokens,
-                        const int32_t *chosen)
+static void put_experts(tc_routing_writer *w, uint32_t tokens, const int32_t *experts)
 {
-    if (w->error || tokens < 1 || tokens > TC_ROUTING_TOKENS_MAX) return;
     const tc_routing_info *info = &w->info;
-    frame_header header = {session, (uint16_t)tokens, (uint8_t)flags, 0};
     uint32_t bits = bits_of(info->experts), held = 0;
     uint64_t word = 0;
-    put(w, &header, sizeof header);
     for (uint32_t i = 0; i < tokens * info->layers; i++) {
         if (!tc_routing_has_experts(info, i % info->layers)) continue;
         for (uint32_t k = 0; k < info->top_k; k++) {
-            word |= (uint64_t)(uint32_t)chosen[(size_t)i * info->top_k + k] << held;
+            word |= (uint64_t)(uint32_t)experts[(size_t)i * info->top_k + k] << held;
             for (held += bits; held >= 8; held -= 8, word >>= 8) put(w, &word, 1);
         }
     }
     if (held) put(w, &word, 1);
+}
+
+void tc_routing_segment(tc_routing_writer *w, uint32_t session, uint32_t flags, uint32_t tokens,
+                        const int32_t *chosen, const int32_t *expected)
+{
+    if (w->error || tokens < 1 || tokens > TC_ROUTING_TOKENS_MAX) return;
+    if (!w->info.expects) expected = NULL;
+    if (expected) flags |= TC_ROUTING_EXPECTED;
+    frame_header header = {session, (uint16_t)tokens, (uint8_t)flags, 0};
+    put(w, &header, sizeof header);
+    put_experts(w, tokens, chosen);
+    if (expected) put_experts(w, tokens, expected);
 }
 
 tc_status tc_routing_close(tc_routing_writer *w, tc_error *e)
@@ -161,6 +169,7 @@ void tc_routes_free(tc_routes *r)
 {
     free(r->steps);
     free(r->uses);
+    free(r->expected);
     tc_free(r->counts);
     *r = (tc_routes){0};
 }
@@ -176,43 +185,65 @@ static bool grow(void **list, uint64_t *room, uint64_t needed, size_t size)
     return true;
 }
 
-// Collects the segment into counts by (layer, expert); those of a step begun earlier come first.
-static void count_uses(tc_routes *r, const tc_route_step *step, uint32_t tokens, const int32_t *chosen)
+// Adds the segment's experts to those of its step, `list`, once each, by layer. Returns how many there are.
+static uint32_t count_uses(tc_routes *r, tc_expert_use *list, uint32_t count, uint32_t tokens,
+                           const int32_t *experts)
 {
     const tc_routing_info *info = &r->info;
-    for (uint32_t i = 0; i < step->count; i++) {
-        const tc_expert_use *use = &r->uses[step->first + i];
-        r->counts[use->layer * info->experts + use->expert] = use->count;
-    }
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < count; i++)
+        r->counts[list[i].layer * info->experts + list[i].expert] = list[i].count;
     for (uint32_t i = 0; i < tokens * info->layers; i++) {
         uint32_t layer = i % info->layers;
         if (!tc_routing_has_experts(info, layer)) continue;
         for (uint32_t k = 0; k < info->top_k; k++)
-            r->counts[layer * info->experts + (uint32_t)chosen[(size_t)i * info->top_k + k]]++;
+            r->counts[layer * info->experts + (uint32_t)experts[(size_t)i * info->top_k + k]]++;
+    }
+    for (uint32_t i = 0; i < info->layers * info->experts; i++) {
+        if (!r->counts[i]) continue;
+        list[n++] =
+            (tc_expert_use){(uint16_t)(i / info->experts), (uint16_t)(i % info->experts), r->counts[i]};
+        r->counts[i] = 0;
+    }
+    return n;
+}
+
+// Of each layer, what most tokens expect comes first.
+static void sort_expected(tc_expert_use *list, uint32_t count)
+{
+    for (uint32_t i = 1; i < count; i++) {
+        tc_expert_use moved = list[i];
+        uint32_t at = i;
+        for (; at && list[at - 1].layer == moved.layer && list[at - 1].count < moved.count; at--)
+            list[at] = list[at - 1];
+        list[at] = moved;
     }
 }
 
 tc_status tc_routes_add(tc_routes *r, uint32_t session, uint32_t flags, uint32_t tokens,
-                        const int32_t *chosen, tc_error *e)
+                        const int32_t *chosen, const int32_t *expected, tc_error *e)
 {
     const tc_routing_info *info = &r->info;
     uint64_t most = (uint64_t)info->layers * info->experts;
     bool begins = flags & TC_ROUTING_STEP || !r->step_count;
     if (!grow((void **)&r->steps, &r->step_room, r->step_count + 1, sizeof *r->steps) ||
-        !grow((void **)&r->uses, &r->use_room, r->use_count + most, sizeof *r->uses))
+        !grow((void **)&r->uses, &r->use_room, r->use_count + most, sizeof *r->uses) ||
+        (expected &&
+         !grow((void **)&r->expected, &r->expected_room, r->expected_count + most, sizeof *r->expected)))
         return tc_fail(e, TC_NOMEM, "out of memory for a routing trace of %llu steps",
                        (unsigned long long)r->step_count);
-    if (begins) r->steps[r->step_count++] = (tc_route_step){.first = r->use_count, .session = session};
+    if (begins)
+        r->steps[r->step_count++] =
+            (tc_route_step){.first = r->use_count, .expected_first = r->expected_count, .session = session};
     tc_route_step *step = &r->steps[r->step_count - 1];
-    count_uses(r, step, tokens, chosen);
-    step->count = 0;
-    for (uint32_t i = 0; i < most; i++) {
-        if (!r->counts[i]) continue;
-        r->uses[step->first + step->count++] =
-            (tc_expert_use){(uint16_t)(i / info->experts), (uint16_t)(i % info->experts), r->counts[i]};
-        r->counts[i] = 0;
-    }
+    step->count = count_uses(r, r->uses + step->first, step->count, tokens, chosen);
     r->use_count = step->first + step->count;
+    if (expected) {
+        tc_expert_use *list = r->expected + step->expected_first;
+        step->expected_count = count_uses(r, list, step->expected_count, tokens, expected);
+        sort_expected(list, step->expected_count);
+        r->expected_count = step->expected_first + step->expected_count;
+    }
     // Time passes by the longest segment: answers beside each other are one token of it.
     if (tokens > step->tokens) step->tokens = tokens;
     step->prompt |= flags & TC_ROUTING_PROMPT;
@@ -251,11 +282,14 @@ static tc_status take_header(reader *in, tc_routing_info *ret)
     TC_TRY(take(in, &h, sizeof h));
     if (memcmp(h.magic, MAGIC, sizeof MAGIC) != 0)
         return tc_fail(in->e, TC_FORMAT, "%s: no routing trace", in->path);
-    if (h.version != TC_ROUTING_VERSION)
-        return tc_fail(in->e, TC_FORMAT, "%s: routing trace of version %u, this program reads %d", in->path,
-                       h.version, TC_ROUTING_VERSION);
-    *ret = (tc_routing_info){
-        .layers = h.layers, .experts = h.experts, .top_k = h.top_k, .expert_bytes = h.expert_bytes};
+    if (h.version < 1 || h.version > TC_ROUTING_VERSION)
+        return tc_fail(in->e, TC_FORMAT, "%s: routing trace of version %u, this program reads 1 to %d",
+                       in->path, h.version, TC_ROUTING_VERSION);
+    *ret = (tc_routing_info){.layers = h.layers,
+                             .experts = h.experts,
+                             .top_k = h.top_k,
+                             .expert_bytes = h.expert_bytes,
+                             .expects = h.version > 1};
     memcpy(ret->model_hash, h.model_hash, sizeof h.model_hash);
     memcpy(ret->moe, h.moe, sizeof h.moe);
     return check_info(ret, in->path, in->e);
@@ -282,26 +316,48 @@ static tc_status unpack(const reader *in, const tc_routing_info *info, uint32_t 
     return TC_OK;
 }
 
+typedef struct frame_memory {
+    uint8_t *packed;
+    int32_t *chosen, *expected;
+} frame_memory;
+
+static tc_status take_experts(reader *in, const tc_routing_info *info, uint32_t tokens, uint8_t *packed,
+                              int32_t *ret)
+{
+    TC_TRY(take(in, packed, frame_bytes(info, tokens)));
+    return unpack(in, info, tokens, packed, ret);
+}
+
+static tc_status take_frame(reader *in, tc_routes *r, const frame_memory *m)
+{
+    frame_header h;
+    const tc_routing_info *info = &r->info;
+    uint32_t flags = info->expects ? 7 : 3;
+    TC_TRY(take(in, &h, sizeof h));
+    if (h.tokens < 1 || h.tokens > TC_ROUTING_TOKENS_MAX || h.zero || h.flags > flags)
+        return tc_fail(in->e, TC_FORMAT, "%s: bad frame of %u tokens before byte %llu", in->path, h.tokens,
+                       (unsigned long long)in->at);
+    bool expects = h.flags & TC_ROUTING_EXPECTED;
+    TC_TRY(take_experts(in, info, h.tokens, m->packed, m->chosen));
+    if (expects) TC_TRY(take_experts(in, info, h.tokens, m->packed, m->expected));
+    return tc_routes_add(r, h.session, h.flags, h.tokens, m->chosen, expects ? m->expected : NULL, in->e);
+}
+
 static tc_status take_frames(reader *in, tc_routes *r)
 {
     tc_status status = TC_OK;
     const tc_routing_info *info = &r->info;
-    uint8_t *packed = malloc(frame_bytes(info, TC_ROUTING_TOKENS_MAX) + 8);
-    int32_t *chosen = calloc((size_t)TC_ROUTING_TOKENS_MAX * info->layers * info->top_k, sizeof *chosen);
-    if (!packed || !chosen) TC_GOTO(tc_fail(in->e, TC_NOMEM, "out of memory for a routing trace"));
-    while (in->at < in->bytes) {
-        frame_header h;
-        TC_GOTO(take(in, &h, sizeof h));
-        if (h.tokens < 1 || h.tokens > TC_ROUTING_TOKENS_MAX || h.zero || h.flags > 3)
-            TC_GOTO(tc_fail(in->e, TC_FORMAT, "%s: bad frame of %u tokens before byte %llu", in->path,
-                            h.tokens, (unsigned long long)in->at));
-        TC_GOTO(take(in, packed, frame_bytes(info, h.tokens)));
-        TC_GOTO(unpack(in, info, h.tokens, packed, chosen));
-        TC_GOTO(tc_routes_add(r, h.session, h.flags, h.tokens, chosen, in->e));
-    }
+    size_t experts = (size_t)TC_ROUTING_TOKENS_MAX * info->layers * info->top_k;
+    frame_memory m = {.packed = malloc(frame_bytes(info, TC_ROUTING_TOKENS_MAX) + 8),
+                      .chosen = calloc(experts, sizeof *m.chosen),
+                      .expected = calloc(experts, sizeof *m.expected)};
+    if (!m.packed || !m.chosen || !m.expected)
+        TC_GOTO(tc_fail(in->e, TC_NOMEM, "out of memory for a routing trace"));
+    while (in->at < in->bytes) TC_GOTO(take_frame(in, r, &m));
 out:
-    free(packed);
-    free(chosen);
+    free(m.packed);
+    free(m.chosen);
+    free(m.expected);
     return status;
 }
 

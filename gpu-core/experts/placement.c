@@ -97,7 +97,8 @@ static tc_status open_trace(tc_placement *p, tc_error *e)
     tc_routing_info info = {.layers = p->o.layers,
                             .experts = p->o.experts,
                             .top_k = p->o.top_k,
-                            .expert_bytes = p->o.expert_bytes};
+                            .expert_bytes = p->o.expert_bytes,
+                            .expects = p->o.tokens_max > 0};
     snprintf(info.model_hash, sizeof info.model_hash, "%s", p->o.model_hash);
     for (uint32_t i = 0; i < p->o.layers; i++)
         if (p->o.moe[i]) info.moe[i / 8] |= (uint8_t)(1 << i % 8);
@@ -123,6 +124,7 @@ static tc_status take_memory(tc_placement *p, tc_error *e)
     TC_TRY(tc_profile_create(p->o.layers, p->o.experts, p->o.model_hash, &p->profile, e));
     if (p->o.conversations)
         TC_TRY(tc_footprints_create(p->o.layers, p->o.experts, p->o.conversations, &p->footprints, e));
+    TC_TRY(tc_placement_ahead_create(p, e));
     if (!p->o.profile_path) return TC_OK;
     p->packed_bytes = tc_profile_bytes(p->profile);
     p->packed = tc_alloc(TC_MEM_OTHER, p->packed_bytes, 1);
@@ -177,6 +179,7 @@ void tc_placement_free(tc_placement *p)
     tc_free(p->pin_users);
     tc_free(p->operator_pins);
     tc_free(p->packed);
+    tc_placement_ahead_free(p);
     tc_profile_free(p->profile);
     tc_footprints_free(p->footprints);
     pthread_mutex_destroy(&p->lock);
@@ -207,9 +210,12 @@ static void trim(tc_placement *p)
 
 // ---- a step ----
 
-void tc_placement_begin(tc_placement *p)
+void tc_placement_begin(tc_placement *p, bool learn)
 {
-    if (!p || !p->o.cache) return;
+    if (!p) return;
+    p->step_learns = learn;
+    p->looks = p->fetches = false;
+    if (!p->o.cache) return;
     uint64_t start_ns = tc_now_ns();
     tc_hot_cache_publish(p->o.cache);
     tc_placement_tell_changes(p);
@@ -231,7 +237,8 @@ static uint64_t count(tc_placement *p, int kind, uint32_t pairs, const int32_t *
             for (uint32_t k = 0; k < top_k && row[0] >= 0; k++) {
                 uint32_t index = layer * experts + (uint32_t)row[k];
                 if (!counts[index]++) touched[n++] = index;
-                hot += table && table[index] != TC_NO_SLOT;
+                hot += table && (p->fetches ? tc_hot_cache_was_hot(p->o.cache, layer, (uint32_t)row[k])
+                                            : table[index] != TC_NO_SLOT);
             }
             if (row[0] < 0 || layer >= TC_DETAIL_LAYERS_MAX) continue;
             p->lookups[layer].hot += hot - before;
@@ -246,10 +253,12 @@ uint64_t tc_placement_note(tc_placement *p, const tc_placement_request *r, uint3
                            const int32_t *chosen)
 {
     uint64_t start_ns = tc_now_ns();
+    const int32_t *expected = tc_placement_expected_of(p, r->first);
+    if (expected) tc_placement_count_true(p, tokens, chosen, expected);
     if (p->trace)
         tc_routing_segment(p->trace, (uint32_t)(r->conversation ^ r->conversation >> 32),
                            (r->prompt ? TC_ROUTING_PROMPT : 0) | (p->segments ? 0 : TC_ROUTING_STEP), tokens,
-                           chosen);
+                           chosen, expected);
     if (r->learn) tc_profile_note(p->profile, tokens, p->o.top_k, chosen);
     if (p->footprints && r->learn) {
         tc_footprint_note(p->footprints, r->conversation, tokens, p->o.top_k, chosen);
@@ -276,21 +285,6 @@ static uint32_t gather(tc_placement *p, int kind)
     return n;
 }
 
-// The likeliest followers of what was used now, while nothing else is on the link.
-static void predict(tc_placement *p, uint32_t uses)
-{
-    for (uint32_t i = 0; i < uses; i++) {
-        const tc_expert_use *use = &p->uses[i];
-        if (use->layer + 1u >= p->o.layers) continue;
-        const tc_follower *list =
-            p->profile->followers + ((size_t)use->layer * p->o.experts + use->expert) * TC_FOLLOWERS;
-        uint32_t best = 0;
-        for (uint32_t k = 1; k < TC_FOLLOWERS; k++)
-            if (list[k].count > list[best].count) best = k;
-        if (list[best].count) tc_hot_cache_want(p->o.cache, use->layer + 1u, list[best].expert, 0.5f);
-    }
-}
-
 static void learn(tc_placement *p, uint64_t now_us, bool busy)
 {
     uint32_t n = gather(p, SEEN);
@@ -305,8 +299,6 @@ static void learn(tc_placement *p, uint64_t now_us, bool busy)
     uint32_t fills = tc_hot_cache_step(p->o.cache, &in, p->fills);
     tc_placement_tell_changes(p);
     for (uint32_t i = 0; i < fills; i++) p->o.tier.fill(p->o.tier.arg, &p->fills[i]);
-    if (tc_hot_cache_get_options(p->o.cache)->policy == TC_POLICY_PREDICTIVE && !busy && !fills)
-        predict(p, n);
 }
 
 void tc_placement_end(tc_placement *p, bool busy)
@@ -323,6 +315,7 @@ void tc_placement_end(tc_placement *p, bool busy)
         p->sampling_left = p->sampling_left > p->tokens ? p->sampling_left - p->tokens : 0;
         if (!p->sampling_left) tc_placement_prime(p);
     }
+    p->looks = p->fetches = false;
     p->tokens = p->segments = 0;
     p->pairs = 0;
     save_now_and_then(p, start_ns / 1000);

@@ -12,12 +12,18 @@
 
 typedef struct tc_placement tc_placement;
 
+enum {
+    TC_AHEAD_TOKENS_MAX = 8, // of a batch that is looked ahead for
+    TC_AHEAD_SHARE = 8,      // of the slots may be taken for one layer to come
+};
+
 // Who holds the hot experts. All calls come from the step's thread, between steps.
 typedef struct tc_hot_tier {
     void *arg;
     void (*fill)(void *arg, const tc_cache_fill *fill); // ordered; tc_hot_cache_fill_done when it is there
     // The table has changed (a device keeps a copy of it); NULL: it reads tc_hot_cache_table.
     void (*changed)(void *arg, const tc_table_change *changes, uint32_t count, bool all);
+    bool in_step; // fills may be ordered, and the table may change, while a step runs, between its layers
     void (*trim)(void *arg, uint32_t slots); // memory behind so many slots may go; NULL: it stays
 } tc_hot_tier;
 
@@ -28,6 +34,7 @@ typedef struct tc_placement_options {
     uint64_t expert_bytes;
     const char *profile_path; // NULL: kept in memory only
     const char *trace_path;   // NULL: no routing trace
+    uint32_t tokens_max;      // of a pass that is watched (tc_placement_routed); 0: none is
     uint32_t conversations;   // whose footprints are kept; 0: none
     tc_hot_cache *cache;      // NULL: nothing is hot; borrowed
     tc_hot_tier tier;
@@ -44,10 +51,16 @@ typedef struct tc_placement_request {
     uint64_t conversation, named; // footprints it belongs to; 0: none
     bool learn;                   // it may change what is hot
     bool prompt;
+    uint32_t first; // index of its first token in the batch
 } tc_placement_request;
 
-// Before a step: fills that are done are used by it.
-void tc_placement_begin(tc_placement *placement);
+// Before a step: fills that are done are used by it. learn: all of its segments may change what is hot.
+void tc_placement_begin(tc_placement *placement, bool learn);
+// While it runs (tc_forward_watch): whether to look ahead; a layer's routes are known; what is expected of
+// one.
+bool tc_placement_pass_begins(void *placement, uint32_t tokens);
+void tc_placement_routed(void *placement, uint32_t layer);
+void tc_placement_expects(void *placement, uint32_t layer, uint32_t n, const uint32_t *experts);
 // A segment of the step that ran: chosen [tokens][layers][top_k]. Returns how many of its pairs were hot.
 uint64_t tc_placement_note(tc_placement *placement, const tc_placement_request *request, uint32_t tokens,
                            const int32_t *chosen);

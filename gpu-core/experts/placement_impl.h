@@ -25,6 +25,12 @@ struct tc_placement {
     bool enabled, trim_due;
     uint32_t wished_slots;  // what the operator set; 0: all
     uint32_t sampling_left; // tokens until the profile is given to the cache again
+    // looking ahead (placement_ahead.c): what layers to come are expected to choose in the pass under way
+    int32_t *expected; // [tokens_max][layers][top_k], -1: nothing was said; NULL: nobody can look ahead
+    tc_expert_use *ahead;
+    uint32_t *ahead_counts;                 // [experts]
+    bool step_learns, looks, fetches;       // in this pass
+    uint64_t expected_pairs, expected_true; // (token, layer, choice) that something was expected of
     uint64_t ns, sheds;
     uint64_t pairs, reads_shared; // pairs of the step being noted; reads that segments of a step shared
     tc_layer_lookups lookups[TC_DETAIL_LAYERS_MAX]; // pairs, by where the expert was
@@ -36,6 +42,13 @@ struct tc_placement {
     pthread_cond_t wake;
     pthread_t thread;
 };
+
+// placement_ahead.c
+tc_status tc_placement_ahead_create(tc_placement *placement, tc_error *e);
+void tc_placement_ahead_free(tc_placement *placement);
+const int32_t *tc_placement_expected_of(const tc_placement *placement, uint32_t first); // NULL: nothing
+void tc_placement_count_true(tc_placement *placement, uint32_t tokens, const int32_t *chosen,
+                             const int32_t *expected);
 
 void tc_placement_tell_changes(tc_placement *placement);
 // Gives the profile to the cache, and announces the hottest.

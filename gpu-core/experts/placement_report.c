@@ -74,9 +74,12 @@ static void add_cache(tc_placement *p, text *t)
         ",\"cache_hits\":%" PRIu64 ",\"cache_misses\":%" PRIu64 ",\"evictions\":%" PRIu64
         ",\"fills\":%" PRIu64 ",\"fill_bytes\":%" PRIu64 ",\"rejected\":%" PRIu64 ",\"held_back\":%" PRIu64
         ",\"prefetches\":%" PRIu64 ",\"prefetch_hits\":%" PRIu64 ",\"topic_changes\":%" PRIu64
-        ",\"sheds\":%" PRIu64,
+        ",\"sheds\":%" PRIu64 ",\"prediction\":{\"recall\":%.4f,\"expected\":%" PRIu64 ",\"fills\":%" PRIu64
+        ",\"used\":%" PRIu64 ",\"late\":%" PRIu64 "}",
         s.pair_hits, s.pair_misses, s.evictions, s.fills, s.fill_bytes, s.rejected, s.held_back, s.prefetches,
-        s.prefetch_hits, s.topic_changes, p->sheds);
+        s.prefetch_hits, s.topic_changes, p->sheds,
+        p->expected_pairs ? (double)p->expected_true / (double)p->expected_pairs : 0, p->expected_pairs,
+        s.foreseen, s.foreseen_hits, s.foreseen_late);
     add(t, ",\"hot_tier_bytes\":%" PRIu64 ",\"vram_usage_gb\":%.6f", (uint64_t)o->slots * o->slot_bytes,
         (double)o->slots * (double)o->slot_bytes / 1e9);
     add_latency(t, &s);
@@ -294,6 +297,8 @@ static void convert_latency(const tc_cache_stats *s, tc_histogram *ret)
 void tc_placement_detail(const tc_placement *p, tc_engine_detail *ret)
 {
     memcpy(ret->layers, p->lookups, ret->layer_count * sizeof *ret->layers);
+    ret->expected = p->expected_pairs;
+    ret->expected_true = p->expected_true;
     if (!p->o.cache) return;
     tc_cache_stats s;
     tc_hot_cache_stats(p->o.cache, &s);
@@ -303,5 +308,8 @@ void tc_placement_detail(const tc_placement *p, tc_engine_detail *ret)
     ret->fills = s.fills_done;
     ret->hot_evictions = s.evictions;
     ret->moved_bytes = s.fill_bytes;
+    ret->ahead_fills = s.foreseen;
+    ret->ahead_used = s.foreseen_hits;
+    ret->ahead_late = s.foreseen_late;
     convert_latency(&s, &ret->swap);
 }

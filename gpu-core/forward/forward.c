@@ -11,7 +11,7 @@ typedef struct scratch_size {
     size_t offset, bytes;
 } scratch_size;
 
-enum { SCRATCH_BUFFERS = 23 };
+enum { SCRATCH_BUFFERS = 25 };
 
 static uint32_t max_u32(uint32_t a, uint32_t b)
 {
@@ -41,6 +41,8 @@ static uint32_t list_scratch(const tc_model_desc *d, size_t n, scratch_size ret[
         {offsetof(tc_forward, shared_gate), n * f},
         {offsetof(tc_forward, expert), n * d->layers * d->top_k * sizeof(uint32_t)},
         {offsetof(tc_forward, weight), n * d->top_k * f},
+        {offsetof(tc_forward, expected), n * d->top_k * sizeof(uint32_t)},
+        {offsetof(tc_forward, expected_weight), n * d->top_k * f},
         {offsetof(tc_forward, counts), (d->experts + 1) * sizeof(uint32_t)},
         {offsetof(tc_forward, pairs), n * d->top_k * sizeof(tc_expert_pair)},
         {offsetof(tc_forward, sum), n * d->hidden * sizeof(int64_t)},
@@ -147,6 +149,8 @@ static tc_status run_pass(tc_forward *f, const tc_batch *batch, int32_t *chosen,
     if (f->dev->queue) return tc_forward_run_queued(f, batch, chosen, e);
     f->dev->ops->batch_begin(f->dev, batch);
     f->dev->ops->embed(f->dev, &f->weights->embed, f->x, f->desc->hidden);
+    f->looks_ahead = f->watch.routed && f->watch.begins(f->watch.arg, batch->tokens);
+    if (f->looks_ahead) tc_forward_expect(f, 0, batch->tokens);
     for (uint32_t i = 0; i < f->desc->layers; i++)
         TC_TRY(run_layer(f, i, batch->tokens, chosen ? chosen + (size_t)i * f->desc->top_k : NULL, e));
     return TC_OK;
@@ -178,6 +182,13 @@ const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t r
     f->times.head_us += tc_now_us() - start;
     if (tc_forward_check(f, NULL) != TC_OK) return NULL;
     return f->host_logits ? f->host_logits : f->logits;
+}
+
+bool tc_forward_watched(tc_forward *f, const tc_forward_watch *watch)
+{
+    if (f->dev->queue) return false;
+    f->watch = *watch;
+    return true;
 }
 
 const tc_forward_times *tc_forward_get_times(const tc_forward *f)

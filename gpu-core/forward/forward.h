@@ -21,6 +21,17 @@ typedef struct tc_forward_times {
 
 typedef struct tc_forward tc_forward;
 
+// Who looks at routes while a pass runs, on a device whose operators are done when they return.
+typedef struct tc_forward_watch {
+    void *arg;
+    bool (*begins)(void *arg, uint32_t tokens); // a pass; whether it is to look ahead
+    // The layer's routes are known; of its experts nothing was asked of the source yet.
+    void (*routed)(void *arg, uint32_t layer);
+    // What the router of `layer` says of every token's state before the MLP of the layer before it (of the
+    // first: of its embedding): [n][top_k]. routed(layer) comes later. While looking ahead only.
+    void (*expects)(void *arg, uint32_t layer, uint32_t n, const uint32_t *experts);
+} tc_forward_watch;
+
 // Scratch for batches of dev->tokens_max tokens, allocated here; a pass allocates nothing.
 tc_status tc_forward_create(tc_weights *weights, tc_dev *dev, tc_expert_source *source,
                             tc_precision precision, tc_forward **ret, tc_error *e);
@@ -44,4 +55,6 @@ void tc_forward_force(tc_forward *forward, tc_forward_force_fn *fill, void *arg)
 tc_status tc_forward_check(tc_forward *forward, tc_error *e);
 // Fault tests: the device fails in its passes-th pass, or behind the layers of that one, in the head.
 void tc_forward_break(tc_forward *forward, uint64_t passes, bool in_head);
+// False: the device queues its work, nobody can look. watch is copied.
+bool tc_forward_watched(tc_forward *forward, const tc_forward_watch *watch);
 const tc_forward_times *tc_forward_get_times(const tc_forward *forward);

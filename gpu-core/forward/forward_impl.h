@@ -18,18 +18,22 @@ struct tc_forward {
     float *wide;       // attention: q and gates; delta: qkvz
     float *k, *v, *ba; // attention; delta
     float *latent_q, *latent,
-        *latent_out;    // latent attention: [q_rank], [heads * (kv_rank + rotary)], [heads * kv_rank]
-    float *mixed;       // [heads * head_dim] or [value_heads * value_dim]
-    float *projected;   // [hidden]
-    float *router;      // [experts]
-    float *shared_gate; // [1]
-    uint32_t *expert;   // [top_k]
-    float *weight;      // [top_k]
+        *latent_out;        // latent attention: [q_rank], [heads * (kv_rank + rotary)], [heads * kv_rank]
+    float *mixed;           // [heads * head_dim] or [value_heads * value_dim]
+    float *projected;       // [hidden]
+    float *router;          // [experts]
+    float *shared_gate;     // [1]
+    uint32_t *expert;       // [top_k]
+    float *weight;          // [top_k]
+    uint32_t *expected;     // [top_k] of the layer to come
+    float *expected_weight; // [top_k]
     uint32_t *counts;
     tc_expert_pair *pairs;
     int64_t *sum;              // [hidden]
     float *gate, *up, *shared; // [dense or shared width]; [hidden]
     float *logits_in, *logits;
+    tc_forward_watch watch; // routed NULL: nobody watches
+    bool looks_ahead;       // in this pass
     // Devices that only queue (queued.c): the host's copies, and whether they get their experts by themselves
     bool by_device;
     float *host_x, *host_weight, *host_logits;
@@ -66,6 +70,8 @@ static inline const float *tc_forward_beside(const tc_forward *f, const float **
 }
 void tc_forward_expert_bias(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index, uint32_t n);
 void tc_forward_route(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index, uint32_t n);
+// Tells the watch what the layer's router says of the tokens as they are now.
+void tc_forward_expect(tc_forward *f, uint32_t layer, uint32_t n);
 // The dense MLP, and the second half of the shared expert (route did the first), into f->shared.
 void tc_forward_dense(tc_forward *f, const tc_mlp *mlp, uint32_t n);
 void tc_forward_shared_down(tc_forward *f, const tc_mlp *mlp, uint32_t n);

@@ -49,6 +49,25 @@ static void note_dense(const tc_forward *f, uint32_t n, int32_t *chosen)
         for (uint32_t k = 0; k < top_k; k++) chosen[(size_t)t * stride + k] = -1;
 }
 
+// The experts that the logits in f->router choose.
+static void choose(tc_forward *f, const tc_layer_weights *layer, uint32_t n, uint32_t *expert, float *weight)
+{
+    const tc_model_desc *d = f->desc;
+    const tc_route_args args = {.logits = f->router,
+                                .n = n,
+                                .experts = d->experts,
+                                .top_k = d->top_k,
+                                .scoring = d->router_scoring,
+                                .renormalise = d->norm_top_k,
+                                .correction = layer->router_correction,
+                                .groups = d->router_groups,
+                                .top_groups = d->router_top_groups,
+                                .scale = d->router_scale != 0 ? d->router_scale : 1.0f,
+                                .expert = expert,
+                                .weight = weight};
+    f->dev->ops->route(f->dev, &args);
+}
+
 // The shared expert's first half goes with the router where that delays nobody: one round over the team less.
 void tc_forward_route(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index, uint32_t n)
 {
@@ -62,20 +81,21 @@ void tc_forward_route(tc_forward *f, const tc_layer_weights *layer, uint32_t lay
         if (f->source->ops->in_process || f->dev->queue) count += add_gate_up(f, &layer->mlp, jobs + count);
     }
     f->dev->ops->matmul(f->dev, jobs, count, n);
-    const tc_model_desc *d = f->desc;
-    const tc_route_args args = {.logits = f->router,
-                                .n = n,
-                                .experts = d->experts,
-                                .top_k = d->top_k,
-                                .scoring = d->router_scoring,
-                                .renormalise = d->norm_top_k,
-                                .correction = layer->router_correction,
-                                .groups = d->router_groups,
-                                .top_groups = d->router_top_groups,
-                                .scale = d->router_scale != 0 ? d->router_scale : 1.0f,
-                                .expert = tc_forward_experts(f, layer_index, n),
-                                .weight = f->weight};
-    f->dev->ops->route(f->dev, &args);
+    choose(f, layer, n, tc_forward_experts(f, layer_index, n), f->weight);
+}
+
+// Between post and join, while others compute: the buffers of the mixer and the router are free.
+void tc_forward_expect(tc_forward *f, uint32_t layer_index, uint32_t n)
+{
+    if (layer_index >= f->desc->layers || !f->weights->layer[layer_index].moe) return;
+    const tc_layer_weights *layer = &f->weights->layer[layer_index];
+    const uint32_t hidden = f->desc->hidden;
+    f->dev->ops->rmsnorm(f->dev, f->x, layer->post_norm, n, hidden, f->desc->rms_eps, f->projected);
+    const tc_matmul_job job = {&layer->router, f->projected,       hidden,
+                               f->router,      layer->router.rows, layer->router_bias};
+    f->dev->ops->matmul(f->dev, &job, 1, n);
+    choose(f, layer, n, f->expected, f->expected_weight);
+    f->watch.expects(f->watch.arg, layer_index, n, f->expected);
 }
 
 // Biases of the down projections do not depend on what an expert computes: they are added here.
@@ -107,6 +127,7 @@ tc_status tc_forward_mlp(tc_forward *f, const tc_layer_weights *layer, uint32_t 
         run_down(f, &layer->mlp, n, f->shared);
         f->dev->ops->add(f->dev, f->x, f->shared, n, desc->hidden, next_norm, f->normed);
         if (chosen) note_dense(f, n, chosen);
+        if (f->looks_ahead) tc_forward_expect(f, layer_index + 1, n);
         return TC_OK;
     }
     uint64_t start = tc_now_us();
@@ -126,7 +147,9 @@ tc_status tc_forward_mlp(tc_forward *f, const tc_layer_weights *layer, uint32_t 
         .pairs = f->pairs,
         .step = f->source->step,
     };
+    if (f->looks_ahead) f->watch.routed(f->watch.arg, layer_index);
     TC_TRY(f->source->ops->post(f->source, &call, e));
+    if (f->looks_ahead) tc_forward_expect(f, layer_index + 1, n);
     if (desc->shared_width) {
         if (!f->source->ops->in_process) run_gate_up(f, &layer->mlp, n);
         run_down(f, &layer->mlp, n, f->shared);

@@ -122,7 +122,8 @@ tc_placement_request tc_sched_placed(const request *r)
     return (tc_placement_request){.conversation = r->ask.conversation,
                                   .named = r->ask.expert_profile,
                                   .learn = r->ask.optimize_experts,
-                                  .prompt = r->state == REQUEST_PREFILL};
+                                  .prompt = r->state == REQUEST_PREFILL,
+                                  .first = r->batch_first};
 }
 
 // What requests may still make resident: the pages of their positions to come.

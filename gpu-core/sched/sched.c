@@ -358,8 +358,12 @@ static void run_batch(tc_sched *s)
     uint32_t tokens = s->batch.tokens, segments = s->batch.segments;
     char requests[TC_STEP_REQUESTS_BYTES] = "";
     if (tc_trace_on) tc_sched_name_step(s, requests);
-    for (uint32_t i = 0; i < s->batch.segments; i++) note |= s->owner[i]->ask.want_experts;
-    tc_placement_begin(s->o.placement);
+    bool learn = true;
+    for (uint32_t i = 0; i < s->batch.segments; i++) {
+        note |= s->owner[i]->ask.want_experts;
+        learn &= s->owner[i]->ask.optimize_experts;
+    }
+    tc_placement_begin(s->o.placement, learn);
     tc_mem_guard_begin(); // a step allocates nothing
     tc_status status = tc_forward_run(s->o.forward, &s->batch, note ? s->chosen : NULL, &error);
     s->total.decode_allocations += tc_mem_guard_end();

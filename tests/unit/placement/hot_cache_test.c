@@ -289,6 +289,49 @@ static void check_whole(const tc_hot_cache *c, shadow *s)
         assert_true(in_layer[layer] <= (o->slots + LAYERS - 1) / LAYERS);
 }
 
+static void check_fills(const tc_hot_cache *c, shadow *s, const tc_cache_fill *fills, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t index = fills[i].layer * EXPERTS + fills[i].expert;
+        assert_true(fills[i].slot < tc_hot_cache_get_options(c)->slots);
+        assert_false(s->filling[fills[i].slot]); // nothing is written to from two sides
+        assert_int_equal(s->table[index], TC_NO_SLOT);
+        for (uint32_t k = 0; k < N; k++) assert_true(s->table[k] != fills[i].slot);
+        if (fills[i].evicted_layer != TC_NO_SLOT)
+            assert_int_equal(s->holds[fills[i].slot],
+                             1 + fills[i].evicted_layer * EXPERTS + fills[i].evicted_expert);
+        s->filling[fills[i].slot] = true;
+        s->holds[fills[i].slot] = 1 + index;
+    }
+}
+
+// What happens inside a step that looks ahead; nothing leaves the layer under way.
+static void random_pass(tc_hot_cache *c, shadow *s, tc_cache_fill *fills)
+{
+    for (uint32_t layer = 0; layer < LAYERS; layer++) {
+        tc_expert_use expected[8];
+        uint32_t n = (uint32_t)rand() % 8, first = (uint32_t)rand() % EXPERTS, most = (uint32_t)rand() % 6;
+        for (uint32_t i = 0; i < n; i++)
+            expected[i] =
+                (tc_expert_use){(uint16_t)(layer + 1), (uint16_t)((first + 3 * i) % (EXPERTS + 1)), 1};
+        tc_mem_guard_begin();
+        tc_hot_cache_reach(c, layer);
+        assert_int_equal(tc_mem_guard_end(), 0);
+        follow_changes(c, s);
+        uint32_t count = tc_hot_cache_foresee(c, expected, n, most, clock_us += 10, fills);
+        follow_changes(c, s);
+        assert_true(count <= most && (count == 0 || layer + 1 < LAYERS));
+        for (uint32_t i = 0; i < count; i++)
+            assert_true(fills[i].layer == layer + 1 && fills[i].evicted_layer != layer);
+        check_fills(c, s, fills, count);
+        for (uint32_t slot = 0; slot < SLOTS_MAX; slot++) {
+            if (!s->filling[slot] || rand() % 2) continue;
+            s->filling[slot] = false;
+            tc_hot_cache_fill_done(c, slot, clock_us);
+        }
+    }
+}
+
 static void random_step(tc_hot_cache *c, shadow *s, tc_cache_fill *fills)
 {
     tc_expert_use uses[N];
@@ -303,18 +346,7 @@ static void random_step(tc_hot_cache *c, shadow *s, tc_cache_fill *fills)
     uint32_t count = tc_hot_cache_step(c, &in, fills);
     assert_int_equal(tc_mem_guard_end(), 0);
     follow_changes(c, s);
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t index = fills[i].layer * EXPERTS + fills[i].expert;
-        assert_true(fills[i].slot < tc_hot_cache_get_options(c)->slots);
-        assert_false(s->filling[fills[i].slot]); // nothing is written to from two sides
-        assert_int_equal(s->table[index], TC_NO_SLOT);
-        for (uint32_t k = 0; k < N; k++) assert_true(s->table[k] != fills[i].slot);
-        if (fills[i].evicted_layer != TC_NO_SLOT)
-            assert_int_equal(s->holds[fills[i].slot],
-                             1 + fills[i].evicted_layer * EXPERTS + fills[i].evicted_expert);
-        s->filling[fills[i].slot] = true;
-        s->holds[fills[i].slot] = 1 + index;
-    }
+    check_fills(c, s, fills, count);
 }
 
 static void random_act(tc_hot_cache *c, shadow *s)
@@ -370,6 +402,8 @@ static void test_any_order(void **state)
             bool pinned[N];
             for (uint32_t k = 0; k < N; k++)
                 pinned[k] = s.table[k] != TC_NO_SLOT && tc_hot_cache_pinned(c, k / EXPERTS, k % EXPERTS);
+            if (rand() % 2) random_pass(c, &s, fills);
+            check_whole(c, &s);
             random_step(c, &s, fills);
             for (uint32_t k = 0; k < N; k++) assert_true(!pinned[k] || s.table[k] != TC_NO_SLOT);
             check_whole(c, &s);
@@ -406,6 +440,47 @@ static void test_lru_is_lru(void **state)
     tc_hot_cache_free(c);
 }
 
+// Experts of layer 1 are fetched while layer 0 runs: those there in time are hits, one that is late is a
+// miss, one fetched in vain is nothing; what layer 0 reads stays, and what it found counts although it left
+// since.
+static void test_look_ahead(void **state)
+{
+    (void)state;
+    tc_hot_cache *c = make(TC_POLICY_PREDICTIVE, 4, false);
+    tc_cache_fill fills[TC_FILLS_MAX];
+    tc_cache_stats stats;
+    const tc_expert_use expected[] = {{1, 3, 1}, {1, 4, 1}, {1, 5, 1}};
+    STEP(c, 0, 1, 2); // three of layer 0 are hot from here on, one slot is free
+    tc_hot_cache_publish(c);
+    assert_int_equal(tc_hot_cache_foresee(c, expected, 3, 8, 1, fills), 0); // no layer was reached
+    tc_hot_cache_reach(c, 0);
+    assert_int_equal(tc_hot_cache_foresee(c, expected, 3, 8, 1, fills), 1); // the others would cost layer 0
+    assert_true(fills[0].layer == 1 && fills[0].expert == 3 && fills[0].evicted_layer == TC_NO_SLOT);
+    tc_hot_cache_fill_done(c, fills[0].slot, 2);
+    assert_false(hot(c, 1, 3));
+    tc_hot_cache_reach(c, 1);
+    assert_true(hot(c, 1, 3));
+    const tc_expert_use later[] = {{2, 7, 1}, {2, 8, 1}, {2, 9, 1}};
+    assert_int_equal(tc_hot_cache_foresee(c, later, 3, 2, 3, fills), 2); // no more than asked for
+    assert_true(fills[0].evicted_layer == 0 && fills[1].evicted_layer == 0);
+    assert_true(!hot(c, 0, fills[0].evicted_expert) && tc_hot_cache_was_hot(c, 0, fills[0].evicted_expert));
+    tc_hot_cache_fill_done(c, fills[0].slot, 4); // 8 is late
+    tc_hot_cache_reach(c, 2);
+    assert_true(hot(c, 2, 7) && !hot(c, 2, 8));
+    const tc_expert_use used[] = {{0, 0, 1}, {0, 1, 1}, {0, 2, 1}, {1, 6, 1}, {2, 7, 1}, {2, 8, 1}};
+    const tc_cache_input in = {.uses = used, .count = 6, .tokens = 1, .now_us = 5};
+    tc_hot_cache_step(c, &in, fills);
+    tc_hot_cache_stats(c, &stats);
+    assert_int_equal(stats.hits, 4);       // 0, 1, 2 of layer 0 and 7 of layer 2; 3 of layer 1 was not used
+    assert_int_equal(stats.misses, 3 + 2); // the first step, 6 of layer 1 and 8 of layer 2
+    assert_int_equal(stats.foreseen, 3);
+    assert_int_equal(stats.foreseen_hits, 1);
+    assert_int_equal(stats.foreseen_late, 1);
+    assert_false(tc_hot_cache_was_hot(c, 0, 0) && tc_hot_cache_was_hot(c, 0, 1) &&
+                 tc_hot_cache_was_hot(c, 0, 2));
+    tc_hot_cache_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -416,6 +491,7 @@ int main(void)
         cmocka_unit_test(test_link_share),
         cmocka_unit_test(test_pins_and_wants),
         cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_look_ahead),
         cmocka_unit_test(test_any_order),
         cmocka_unit_test(test_lru_is_lru),
     };

@@ -52,35 +52,53 @@ static void draw(int32_t *chosen, uint32_t tokens)
     }
 }
 
-static void test_trace_round_trip(void **state)
+static void round_trip(const char *name, bool expects, uint32_t version)
 {
-    (void)state;
     tc_error e;
     tc_routing_writer *w;
     tc_routes loaded, direct;
-    int32_t chosen[64 * LAYERS * TOP_K];
-    const tc_routing_info info = {LAYERS, EXPERTS, TOP_K, 12345, "0123456789abcdef0123456789abcdef", {0x1b}};
-    srand(5);
-    assert_int_equal(tc_routing_create(path_of("a.routes"), &info, &w, &e), TC_OK);
+    int32_t chosen[64 * LAYERS * TOP_K], expected[64 * LAYERS * TOP_K];
+    const tc_routing_info info = {LAYERS, EXPERTS, TOP_K, 12345, "0123456789abcdef0123456789abcdef",
+                                  {0x1b}, expects};
+    assert_int_equal(tc_routing_create(path_of(name), &info, &w, &e), TC_OK);
     assert_int_equal(tc_routes_begin(&info, &direct, &e), TC_OK);
     for (int i = 0; i < 50; i++) {
         uint32_t tokens = 1 + (uint32_t)rand() % 64,
                  flags = i % 3 ? TC_ROUTING_STEP : (i % 2 ? TC_ROUTING_PROMPT : 0);
+        const int32_t *told = i % 4 ? expected : NULL; // not of every segment
         draw(chosen, tokens);
-        tc_routing_segment(w, (uint32_t)i, flags, tokens, chosen);
-        assert_int_equal(tc_routes_add(&direct, (uint32_t)i, flags, tokens, chosen, &e), TC_OK);
+        draw(expected, tokens);
+        tc_routing_segment(w, (uint32_t)i, flags, tokens, chosen, told);
+        if (!expects) told = NULL;
+        assert_int_equal(tc_routes_add(&direct, (uint32_t)i, flags, tokens, chosen, told, &e), TC_OK);
     }
     assert_int_equal(tc_routing_close(w, &e), TC_OK);
-    assert_int_equal(tc_routes_load(path_of("a.routes"), &loaded, &e), TC_OK);
+    uint8_t header[12];
+    read_file(path_of(name), header, sizeof header);
+    assert_int_equal(header[8], version);
+    assert_int_equal(tc_routes_load(path_of(name), &loaded, &e), TC_OK);
     assert_string_equal(loaded.info.model_hash, info.model_hash);
     assert_true(loaded.info.expert_bytes == 12345 && loaded.step_count == direct.step_count);
     assert_true(loaded.use_count == direct.use_count && loaded.token_count == direct.token_count);
     assert_memory_equal(loaded.uses, direct.uses, direct.use_count * sizeof *direct.uses);
+    assert_true(loaded.expected_count == direct.expected_count && (loaded.expected_count > 0) == expects);
+    if (expects)
+        assert_memory_equal(loaded.expected, direct.expected,
+                            direct.expected_count * sizeof *direct.expected);
     for (uint64_t i = 0; i < direct.step_count; i++)
         assert_true(loaded.steps[i].tokens == direct.steps[i].tokens &&
+                    loaded.steps[i].expected_count == direct.steps[i].expected_count &&
                     loaded.steps[i].prompt == direct.steps[i].prompt);
     tc_routes_free(&loaded);
     tc_routes_free(&direct);
+}
+
+static void test_trace_round_trip(void **state)
+{
+    (void)state;
+    srand(5);
+    round_trip("a.routes", true, 2);
+    round_trip("c.routes", false, 1);
 }
 
 // Every byte damaged, every length: an error, or a trace that is as valid as any.
@@ -138,7 +156,7 @@ static void test_belady_is_best(void **state)
         assert_int_equal(tc_routes_begin(&info, &r, &e), TC_OK);
         for (int i = 0; i < 6; i++) {
             int32_t first = rand() % 5, chosen[2] = {first, (first + 1 + rand() % 4) % 5};
-            assert_int_equal(tc_routes_add(&r, 0, TC_ROUTING_STEP, 1, chosen, &e), TC_OK);
+            assert_int_equal(tc_routes_add(&r, 0, TC_ROUTING_STEP, 1, chosen, NULL, &e), TC_OK);
         }
         tc_replay_options o = {0};
         o.cache.slots = o.cache.slots_max = 1 + (uint32_t)round % 3;
@@ -184,6 +202,51 @@ static void test_default_policy(void **state)
         }
         tc_routes_free(&r);
     }
+}
+
+// A share of what each layer will choose is known one layer before: it becomes hits, and what is guessed
+// wrong does not; without guesses `predictive` is `decayed`.
+static void test_prediction(void **state)
+{
+    (void)state;
+    enum { TOKENS = 1500, DEEP = 6, WIDE = 64, K = 4, SLOTS = DEEP * WIDE / 4 };
+    tc_error e;
+    tc_replay_result result[4];
+    for (int percent = -50; percent <= 100; percent += 50) { // -50: nothing is said
+        tc_routes r;
+        const tc_routing_info info = {DEEP, WIDE, K, 1000, "", {0x3f}, true};
+        int32_t chosen[DEEP * K], expected[DEEP * K];
+        srand(3);
+        assert_int_equal(tc_routes_begin(&info, &r, &e), TC_OK);
+        for (int t = 0; t < TOKENS; t++) {
+            for (int i = 0; i < DEEP * K; i++) {
+                chosen[i] = (rand() % WIDE) & ~3; // the experts of a layer's k-th choice are its own
+                chosen[i] += i % K;
+                expected[i] = rand() % 100 < percent ? chosen[i] : ((rand() % WIDE) & ~3) + i % K;
+            }
+            assert_int_equal(
+                tc_routes_add(&r, 0, TC_ROUTING_STEP, 1, chosen, percent < 0 ? NULL : expected, &e), TC_OK);
+        }
+        tc_replay_options o = {.skip_steps = 100, .ahead_tokens = 8};
+        o.cache.slots = o.cache.slots_max = SLOTS;
+        o.cache.second_miss = true;
+        o.cache.policy = TC_POLICY_PREDICTIVE;
+        assert_int_equal(tc_replay_run(&r, &o, &result[percent / 50 + 1], &e), TC_OK);
+        o.cache.policy = TC_POLICY_DECAYED;
+        if (percent < 0) {
+            tc_replay_result plain;
+            assert_int_equal(tc_replay_run(&r, &o, &plain, &e), TC_OK);
+            assert_true(plain.hits == result[0].hits && plain.fills == result[0].fills);
+        }
+        tc_routes_free(&r);
+    }
+    assert_true(result[0].hit_rate < 0.3 && result[0].foreseen == 0);
+    assert_true(result[1].hit_rate < 0.3); // wrong guesses: no hits but by chance
+    assert_true(result[2].hit_rate > 0.5);
+    assert_true(result[3].hit_rate > 0.8 &&
+                result[3].hit_rate < 0.9); // the first layer is never known before
+    assert_true(result[3].foreseen_hits == result[3].foreseen);
+    assert_true(result[1].foreseen_hits * 4 < result[1].foreseen);
 }
 
 // 64 tokens after a topic began the hit rate is back within 3 points of what it settles at (64 slots).
@@ -441,6 +504,7 @@ int main(void)
         cmocka_unit_test(test_trace_damage),
         cmocka_unit_test(test_belady_is_best),
         cmocka_unit_test(test_default_policy),
+        cmocka_unit_test(test_prediction),
         cmocka_unit_test(test_change_of_topic),
         cmocka_unit_test(test_returning_conversation),
         cmocka_unit_test(test_profile),

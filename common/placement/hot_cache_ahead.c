@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns: what happens inside a step where its owner can fill while it runs: fills of a layer come into the
+// table when the layer is reached, and what its router is expected to choose is fetched before that.
+//
+// A slot may be taken from any layer but the one under way, whose experts are being read, and from none that
+// is expected itself. What a layer found when it was reached is what hits are counted by, whatever leaves
+// later.
+#include "common/placement/hot_cache_impl.h"
+
+#include <math.h>
+
+enum { ASIDE_MAX = 64, FORESEEN_HALF = 256 };
+static const float FORESIGHT_START = 0.5f;
+
+void tc_hot_cache_reach(tc_hot_cache *c, uint32_t layer)
+{
+    tc_cache_forget_changes(c);
+    if (layer >= c->o.layers) return;
+    if (!c->in_step) {
+        c->in_step = true;
+        c->step_number++;
+    }
+    c->reached = layer;
+    uint32_t from = layer * c->o.experts, to = from + c->o.experts;
+    for (uint32_t i = 0; i < c->filling_count;) {
+        uint32_t slot = c->filling[i], index = c->owner[slot];
+        bool here = c->state[slot] == SLOT_FILLING && index >= from && index < to;
+        if (here && tc_cache_publish_slot(c, i)) continue; // another one is in its place now
+        i++;
+    }
+}
+
+// Whether the slot may be given to another expert while the layer under way is computed.
+static bool may_leave(const tc_hot_cache *c, uint32_t slot)
+{
+    uint32_t index = c->owner[slot];
+    return index / c->o.experts != c->reached && !(c->flags[index] & FLAG_EXPECTED);
+}
+
+// The least valuable slot that may leave, out of its heap; those before it go back there.
+static uint32_t take_victim(tc_hot_cache *c, uint32_t index)
+{
+    uint32_t aside[ASIDE_MAX], count = 0, slot;
+    float key;
+    while ((slot = tc_cache_worst_beside(c, index, &key)) != TC_NO_SLOT) {
+        bool enough = key >= c->foresight * (float)c->slow_scale; // used as often as a guess comes true
+        if (enough || count == ASIDE_MAX) slot = TC_NO_SLOT;
+        if (slot == TC_NO_SLOT) break;
+        tc_cache_pop_victim(c, index);
+        if (may_leave(c, slot)) break;
+        aside[count++] = slot;
+    }
+    for (uint32_t i = 0; i < count; i++) tc_cache_offer_victim(c, aside[i]);
+    return slot;
+}
+
+static uint32_t slot_for(tc_hot_cache *c, uint32_t index, uint32_t *ret_evicted)
+{
+    uint32_t layer = index / c->o.experts;
+    bool full = c->o.per_layer && c->layer_count[layer] >= tc_cache_quota(c, layer);
+    *ret_evicted = TC_NO_SLOT;
+    if (c->free_count && !full) return c->free_slots[--c->free_count];
+    uint32_t slot = take_victim(c, index);
+    if (slot == TC_NO_SLOT) return slot;
+    *ret_evicted = c->owner[slot];
+    c->left_at[*ret_evicted] = c->step_number << 1 | !!(c->flags[*ret_evicted] & FLAG_PREFETCHED);
+    tc_cache_evict(c, slot);
+    return slot;
+}
+
+uint32_t tc_hot_cache_foresee(tc_hot_cache *c, const tc_expert_use *expected, uint32_t count, uint32_t most,
+                              uint64_t now_us, tc_cache_fill *fills)
+{
+    tc_cache_forget_changes(c);
+    if (!c->in_step || c->o.policy < TC_POLICY_DECAYED) return 0;
+    uint32_t room = tc_cache_room(c, now_us), n = 0;
+    if (room > most) room = most;
+    if (c->foresight <= 0) c->foresight = FORESIGHT_START;
+    for (uint32_t i = 0; i < count; i++)
+        if (expected[i].layer < c->o.layers && expected[i].expert < c->o.experts)
+            c->flags[expected[i].layer * c->o.experts + expected[i].expert] |= FLAG_EXPECTED;
+    for (uint32_t i = 0; i < count && n < room; i++) {
+        uint32_t index = expected[i].layer * c->o.experts + expected[i].expert, evicted;
+        if (expected[i].layer >= c->o.layers || expected[i].expert >= c->o.experts) continue;
+        if (c->table[index] != TC_NO_SLOT || c->flags[index] & FLAG_FILLING) continue;
+        uint32_t slot = slot_for(c, index, &evicted);
+        if (slot == TC_NO_SLOT) break;
+        tc_cache_start_fill(c, index, slot, evicted, now_us, &fills[n++]);
+        c->flags[index] |= FLAG_PREFETCHED;
+        c->foreseen_at[index] = c->step_number;
+        c->stats.foreseen++;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        if (expected[i].layer < c->o.layers && expected[i].expert < c->o.experts)
+            c->flags[expected[i].layer * c->o.experts + expected[i].expert] &= (uint8_t)~FLAG_EXPECTED;
+    c->foreseen_now += n;
+    return n;
+}
+
+// Of the step that ran: how many of its guesses came true, which is what the next ones are worth.
+void tc_cache_end_step(tc_hot_cache *c)
+{
+    if (!c->in_step) return;
+    c->in_step = false;
+    if (c->foreseen_now) {
+        float rate = (float)c->foreseen_true / (float)c->foreseen_now;
+        c->foresight += (rate - c->foresight) * (1 - exp2f(-(float)c->foreseen_now / FORESEEN_HALF));
+        if (c->foresight < 0.01f) c->foresight = 0.01f;
+    }
+    c->foreseen_now = c->foreseen_true = 0;
+}
+
+bool tc_hot_cache_was_hot(const tc_hot_cache *c, uint32_t layer, uint32_t expert)
+{
+    return tc_cache_was_hot(c, layer * c->o.experts + expert);
+}
