@@ -69,7 +69,7 @@ static bool count(void *arg, const tc_tensor_info *info)
 
 // Packed bytes of one linear of an expert, cut into units along its rows (gate, up) or columns (down).
 static tc_status linear_bytes(const tc_checkpoint *c, tc_role role, uint32_t layer, tc_quantise quantise,
-                              uint32_t unit, uint64_t *bytes, const char **ret_type, tc_error *e)
+                              uint32_t unit, tc_footprint *f, tc_error *e)
 {
     const tc_model_desc *desc = tc_checkpoint_desc(c);
     static const char *const types[TC_M_TYPES] = {[TC_M_Q4] = "4-bit",
@@ -88,8 +88,10 @@ static tc_status linear_bytes(const tc_checkpoint *c, tc_role role, uint32_t lay
     if (status == TC_OK) {
         uint32_t unit_rows = down ? rows : unit, unit_cols = down ? unit : cols;
         tc_matrix_form form = tc_matrix_form_for(&weight, 0, unit_cols);
-        *bytes += (uint64_t)tc_matrix_bytes(&form, unit_rows, unit_cols) * (desc->expert_width / unit);
-        *ret_type = types[form.type];
+        f->expert_bytes +=
+            (uint64_t)tc_matrix_bytes(&form, unit_rows, unit_cols) * (desc->expert_width / unit);
+        f->expert_type = types[form.type];
+        f->expert_on_gpu &= form.type == TC_M_Q4 && form.group == TC_SPAN_COLS;
     }
     tc_weight_free(&weight);
     return status;
@@ -139,14 +141,16 @@ tc_status tc_footprint_of(const tc_checkpoint *c, tc_quantise quantise, tc_footp
     tc_checkpoint_walk(c, count, &f);
     for (uint32_t i = desc->layers; i-- > 0;)
         if (desc->layer[i].moe) f.moe_layers++, first = i;
-    for (int p = 0; p < TC_PARTS; p++)
-        if (p != TC_PART_EXPERTS && p != TC_PART_OTHER) f.dense_bytes += f.bytes[p];
+    const tc_dense_options dense = {.keep = quantise == TC_QUANTISE_KEEP};
+    TC_TRY(tc_dense_bytes_of(c, &dense, &f.dense, e));
+    f.dense_bytes = f.dense.embedding + f.dense.head + f.dense.rest;
+    f.expert_on_gpu = f.moe_layers && unit == UNIT_COLS && desc->hidden % TC_SPAN_COLS == 0;
     if (f.moe_layers)
         for (tc_role role = TC_EXPERT_GATE; role <= TC_EXPERT_DOWN; role++)
-            TC_TRY(linear_bytes(c, role, first, quantise, unit, &f.expert_bytes, &f.expert_type, e));
+            TC_TRY(linear_bytes(c, role, first, quantise, unit, &f, e));
     f.experts_bytes = f.expert_bytes * desc->experts * f.moe_layers;
     f.token_experts_bytes = f.expert_bytes * desc->top_k * f.moe_layers;
-    f.token_dense_bytes = f.dense_bytes - (desc->tied_embeddings ? 0 : f.bytes[TC_PART_EMBEDDING]);
+    f.token_dense_bytes = f.dense_bytes - (desc->tied_embeddings ? 0 : f.dense.embedding);
     f.kv_position_bytes = tc_model_kv_bytes(desc, 1, KV_BYTES);
     f.state_bytes = tc_model_state_bytes(desc);
     count_multiply_adds(desc, &f);
@@ -156,12 +160,7 @@ tc_status tc_footprint_of(const tc_checkpoint *c, tc_quantise quantise, tc_footp
 
 void tc_footprint_head(tc_footprint *f, const tc_model_desc *desc, const char *head)
 {
-    uint64_t elements = (uint64_t)desc->vocab * desc->hidden;
-    uint64_t old = f->bytes[desc->tied_embeddings ? TC_PART_EMBEDDING : TC_PART_HEAD];
-    if (!head || strcmp(head, "keep") == 0 || old < 2 * elements) return; // quantised heads are kept
-    const tc_matrix_form four = {TC_M_Q4, 64, desc->hidden / TC_SPAN_COLS}, eight = {TC_M_Q8, 64, 0};
-    const tc_matrix_form *form = strcmp(head, "nf4") == 0 ? &four : strcmp(head, "int8") == 0 ? &eight : NULL;
-    if (desc->hidden % TC_SPAN_COLS) form = NULL;
-    f->token_dense_bytes -= old;
-    f->token_dense_bytes += form ? tc_matrix_bytes(form, desc->vocab, desc->hidden) : 2 * elements;
+    uint64_t old = desc->tied_embeddings ? f->dense.embedding : f->dense.head;
+    uint64_t now = tc_dense_head_bytes(desc, &f->dense, head);
+    if (now) f->token_dense_bytes = f->token_dense_bytes - old + now;
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "common/model/checkpoint.h"
+#include "common/model/dense.h"
 
 typedef enum tc_part {
     TC_PART_EMBEDDING,
@@ -23,9 +24,11 @@ typedef struct tc_footprint {
     uint64_t tensors[TC_PARTS], bytes[TC_PARTS]; // as stored in the checkpoint
     uint64_t quantised_tensors;                  // linears with a 4-bit state
     uint32_t moe_layers;
-    uint64_t dense_bytes;         // everything but experts and what is ignored
+    tc_dense_bytes dense;         // as a core holds them
+    uint64_t dense_bytes;         // together
     uint64_t expert_bytes;        // one packed expert (of the first layer that has experts)
     uint64_t experts_bytes;       // all of them, packed
+    bool expert_on_gpu;           // a GPU can hold them: 4 bits, a scale for 64 columns
     uint64_t token_dense_bytes;   // dense bytes a decoded token reads: no embedding table but its one row
     uint64_t token_experts_bytes; // top_k experts in each MoE layer
     uint64_t kv_position_bytes, state_bytes;

@@ -31,10 +31,13 @@ static void print_plan(const tc_plan_input *in, const tc_memory_plan *p)
         printf("RAM, %s\n", tc_cli_bytes(in->ram_bytes, text));
     }
     row("experts", p->experts_bytes);
+    if (in->embedding_bytes) row("embedding", in->embedding_bytes);
     row("programs", p->programs_bytes);
     row("prefix cache, up to", p->prefix_bytes);
     row("left", p->ram_left_bytes);
-    if (in->vram_bytes)
+    if (in->vram_bytes && in->cold_only)
+        printf("hot: none: a GPU holds experts of 4 bits with a scale for 64 columns (--quantise nf4)\n");
+    else if (in->vram_bytes)
         printf("hot: %llu of %llu experts (%.1f %%), about %.0f %% of what is routed is found there\n",
                (unsigned long long)p->hot_experts, (unsigned long long)in->experts,
                in->experts ? 100.0 * (double)p->hot_experts / (double)in->experts : 0, 100 * p->hit_rate);
@@ -47,20 +50,35 @@ static void print_json(const tc_plan_input *in, const tc_memory_plan *p)
 {
     printf(
         "{\"fits\":%s,\"vram_bytes\":%llu,\"ram_bytes\":%llu,\"context\":%u,\"users\":%u,\"dense_bytes\":%"
-        "llu,"
+        "llu,\"embedding_bytes\":%llu,"
         "\"kv_bytes\":%llu,\"state_bytes\":%llu,\"scratch_bytes\":%llu,\"hot_bytes\":%llu,\"hot_experts\":%"
         "llu,"
         "\"vram_left_bytes\":%llu,\"experts_bytes\":%llu,\"programs_bytes\":%llu,\"prefix_cache_bytes\":%llu,"
         "\"ram_left_bytes\":%llu,\"hit_rate\":%.4f,\"tokens_per_s\":%.3f,\"reason\":\"%s\",\"nearest\":\"%"
         "s\"}\n",
         p->fits ? "true" : "false", (unsigned long long)in->vram_bytes, (unsigned long long)in->ram_bytes,
-        in->context, in->users, (unsigned long long)p->dense_bytes, (unsigned long long)p->kv_bytes,
-        (unsigned long long)p->state_bytes, (unsigned long long)p->scratch_bytes,
-        (unsigned long long)p->hot_bytes, (unsigned long long)p->hot_experts,
-        (unsigned long long)p->vram_left_bytes, (unsigned long long)p->experts_bytes,
-        (unsigned long long)p->programs_bytes, (unsigned long long)p->prefix_bytes,
-        (unsigned long long)p->ram_left_bytes, p->hit_rate, p->token_us > 0 ? 1e6 / p->token_us : 0,
-        p->reason, p->nearest);
+        in->context, in->users, (unsigned long long)p->dense_bytes, (unsigned long long)in->embedding_bytes,
+        (unsigned long long)p->kv_bytes, (unsigned long long)p->state_bytes,
+        (unsigned long long)p->scratch_bytes, (unsigned long long)p->hot_bytes,
+        (unsigned long long)p->hot_experts, (unsigned long long)p->vram_left_bytes,
+        (unsigned long long)p->experts_bytes, (unsigned long long)p->programs_bytes,
+        (unsigned long long)p->prefix_bytes, (unsigned long long)p->ram_left_bytes, p->hit_rate,
+        p->token_us > 0 ? 1e6 / p->token_us : 0, p->reason, p->nearest);
+}
+
+// A GPU holds some forms otherwise, a head of its own even where embeddings are tied, and leaves the table in
+// RAM.
+static tc_status beside_gpu(const tc_checkpoint *checkpoint, const char *quantise, const tc_footprint *f,
+                            tc_plan_input *in, tc_error *e)
+{
+    const tc_dense_options options = {.keep = tc_quantise_named(quantise) == TC_QUANTISE_KEEP, .gpu = true};
+    tc_dense_bytes bytes;
+    TC_TRY(tc_dense_bytes_of(checkpoint, &options, &bytes, e));
+    in->dense_bytes = bytes.rest + (bytes.head ? bytes.head : bytes.embedding);
+    in->token_dense_bytes = in->dense_bytes;
+    in->embedding_bytes = bytes.embedding;
+    in->cold_only = !f->expert_on_gpu;
+    return TC_OK;
 }
 
 static tc_status plan(const char *model, tc_plan_input *in, const char *quantise, bool json, tc_error *e)
@@ -80,6 +98,7 @@ static tc_status plan(const char *model, tc_plan_input *in, const char *quantise
     in->token_dense_bytes = f.token_dense_bytes;
     in->token_expert_bytes = f.token_experts_bytes;
     in->max_positions = desc->max_positions;
+    if (in->vram_bytes) TC_GOTO(beside_gpu(checkpoint, quantise, &f, in, e));
     TC_GOTO(tc_plan_memory(in, &p, e));
     if (json)
         print_json(in, &p);

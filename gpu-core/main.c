@@ -9,6 +9,7 @@
 #include "common/base/team.h"
 #include "common/base/trace.h"
 #include "common/model/arena.h"
+#include "common/model/dense.h"
 #include "gpu-core/dev/cuda_library.h"
 #include "gpu-core/experts/gpu_tier.h"
 #include "gpu-core/memory.h"
@@ -91,15 +92,14 @@ static void log_progress(void *arg, uint32_t done, uint32_t total)
     tc_notify_status("loading dense weights: %u of %u tensors", done, total);
 }
 
-static bool add_dense_bytes(void *arg, const tc_tensor_info *info)
-{
-    if (!strstr(info->name, ".experts.") && !strstr(info->name, "_exps.")) *(uint64_t *)arg += info->bytes;
-    return true;
-}
-
 // Pages and slots of the geometry, then the whole sum against what the machine has, before anything is taken.
 static tc_status plan_memory(core *c, tc_dev_geometry *g, tc_error *e)
 {
+    static const char *const heads[] = {[TC_OUTPUT_KEEP] = "keep",
+                                        [TC_OUTPUT_NF4] = "nf4",
+                                        [TC_OUTPUT_INT8] = "int8",
+                                        [TC_OUTPUT_BF16] = "bf16"};
+    tc_dense_bytes dense;
     uint32_t pages_a_session = (c->o.context + TC_KV_PAGE_POSITIONS - 1) / TC_KV_PAGE_POSITIONS;
     uint64_t page_bytes, budget = c->o.kv_budget_bytes, weights = 0, available = tc_mem_available_bytes();
     tc_weights_geometry(c->desc, g);
@@ -117,9 +117,9 @@ static tc_status plan_memory(core *c, tc_dev_geometry *g, tc_error *e)
                        (unsigned long long)budget, (unsigned long long)page_bytes);
     c->kv_bytes = page_bytes * g->pages;
     c->state_bytes = tc_dev_slot_bytes(g) * g->slots;
-    tc_checkpoint_walk(c->checkpoint, add_dense_bytes, &weights);
-    if (c->desc->tied_embeddings && c->o.head != TC_OUTPUT_KEEP) // a matrix of its own then
-        weights += (uint64_t)c->desc->vocab * c->desc->hidden * 2;
+    TC_TRY(tc_dense_bytes_of(c->checkpoint, &(tc_dense_options){0}, &dense,
+                             e)); // a core that keeps every bit has told the checkpoint so
+    weights = dense.embedding + dense.rest + tc_dense_head_bytes(c->desc, &dense, heads[c->o.head]);
     uint64_t scratch =
         tc_forward_scratch_bytes(c->desc, TC_BATCH_TOKENS_MAX) + tc_dev_scratch_bytes(g, c->o.threads);
     if (c->cuda) weights = scratch = (uint64_t)c->desc->vocab * c->desc->hidden * 2; // the embedding, buffers

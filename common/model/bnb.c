@@ -3,6 +3,7 @@
 #include "common/model/bnb.h"
 
 #include "common/base/json.h"
+#include <stdio.h>
 #include <string.h>
 
 static tc_status power_of_two(const tc_json_object *o, const char *field, uint32_t min, uint32_t max,
@@ -26,7 +27,12 @@ static tc_status one_of(const tc_json_object *o, const char *field, const char *
             *ret = i;
             return TC_OK;
         }
-    return tc_fail(o->e, TC_UNSUPPORTED, "%s: %s \"%.32s\" is not supported", o->what, field, text);
+    char list[64];
+    size_t n = 0;
+    for (uint32_t i = 0; i < count && n < sizeof list; i++)
+        n += (size_t)snprintf(list + n, sizeof list - n, "%s%s", i ? ", " : "", texts[i]);
+    return tc_fail(o->e, TC_UNSUPPORTED, "%s: %s \"%.32s\" is not supported, only: %s", o->what, field, text,
+                   list);
 }
 
 static tc_status read_shape(const tc_json_object *o, tc_bnb_state *s)

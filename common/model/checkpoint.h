@@ -17,8 +17,7 @@ typedef enum tc_dtype { TC_F32, TC_F16, TC_BF16, TC_U8, TC_OTHER } tc_dtype;
 //   over the flattened weight; value = round_to(dtype, levels[code] * absmax[i / block]).
 //   blocks (`block_type`): `data` holds rows of GGUF blocks as they are stored (gguf_blocks.h); dtype is F32.
 // `coarse`: the values come from a lossy type of at most 8 bits that no packed form but float32 holds;
-// packing
-//   rounds them to 8 bits, unless every bit is to be kept.
+//   packing rounds them to float16, unless every bit is to be kept.
 // absmax is already un-nested (float32). Where the scales are double-quantised with bitsandbytes' own map,
 // scale_codes, nested, nested_block and nested_offset keep them as stored:
 //   absmax[i] = map[scale_codes[i]] * nested[i / nested_block] + nested_offset, rounded twice; else
@@ -40,8 +39,8 @@ typedef struct tc_weight {
     float levels[16];
 } tc_weight;
 
-// What packing does to weights that are not 4-bit. USUAL: kept, `coarse` ones rounded to 8 bits. NF4: experts
-// become 4-bit. KEEP: every bit is kept, `coarse` ones become float32.
+// What packing does to weights that are not 4-bit. USUAL: kept, `coarse` ones rounded to float16. NF4:
+// experts become 4-bit. KEEP: every bit is kept, `coarse` ones become float32.
 typedef enum tc_quantise { TC_QUANTISE_USUAL, TC_QUANTISE_NF4, TC_QUANTISE_KEEP } tc_quantise;
 tc_quantise tc_quantise_named(const char *name); // NULL: USUAL; "nf4"; "keep"
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: what the files of the checkpoint share: the open directory. For checkpoint*.c and convert*.c only.
+// Owns: what the files of the checkpoint share: the open directory. For checkpoint*.c, convert*.c and dense.c
+// only.
 #pragma once
 
 #include "common/model/safetensors.h"
@@ -59,6 +60,11 @@ static inline bool tc_dtype_is_float(tc_dtype dtype)
 // The weight of a tensor stored as F8_E4M3 with `base`.weight_scale_inv beside it (fp8.c).
 tc_status tc_checkpoint_fp8(const tc_checkpoint *c, const char *base, const tc_found *weight, uint32_t rows,
                             uint32_t cols, tc_weight *ret, tc_error *e);
+
+// What tc_checkpoint_weight would give, without its data, for sizes. Not to be freed: pointers only tell
+// whether there is something.
+tc_status tc_checkpoint_weight_like(const tc_checkpoint *c, const char *base, uint32_t rows, uint32_t cols,
+                                    tc_weight *ret, tc_error *e);
 
 // Exactly `bytes` bytes at `at`, or TC_IO.
 tc_status tc_pread_all(int fd, const char *what, void *data, uint64_t bytes, uint64_t at, tc_error *e);

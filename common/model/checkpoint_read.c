@@ -209,6 +209,42 @@ out:
     return status;
 }
 
+// Of a 4-bit weight: its state, and whether its scales are double-quantised by bitsandbytes' own map.
+static tc_status quantised_like(const tc_checkpoint *c, const char *base, const tc_found *state, bool fp4,
+                                tc_weight *w, tc_error *e)
+{
+    static uint8_t there;
+    tc_bnb_state s;
+    float map[256];
+    TC_TRY(read_state(c, state, fp4, &s, e));
+    w->quantised = true;
+    w->fp4 = fp4;
+    w->dtype = s.dtype;
+    w->block = s.block;
+    w->nested_block = s.nested_block;
+    if (!s.nested_block) return TC_OK;
+    TC_TRY(read_floats(c, base, ".weight.nested_quant_map", 256, map, e));
+    if (memcmp(map, tc_nested_levels(), sizeof map) == 0) w->scale_codes = &there;
+    return TC_OK;
+}
+
+tc_status tc_checkpoint_weight_like(const tc_checkpoint *c, const char *base, uint32_t rows, uint32_t cols,
+                                    tc_weight *ret, tc_error *e)
+{
+    tc_found dense, nf4, fp4;
+    *ret = (tc_weight){.rows = rows, .cols = cols};
+    if (c->gguf) return tc_gguf_weight_like(c, base, ret, e);
+    TC_TRY(tc_tensor_find(c, base, ".weight", &dense, e));
+    TC_TRY(tc_tensor_find(c, base, ".weight.quant_state.bitsandbytes__nf4", &nf4, e));
+    TC_TRY(tc_tensor_find(c, base, ".weight.quant_state.bitsandbytes__fp4", &fp4, e));
+    if (nf4.entry || fp4.entry)
+        return quantised_like(c, base, nf4.entry ? &nf4 : &fp4, fp4.entry != NULL, ret, e);
+    if (!dense.entry) return tc_fail(e, TC_NOT_FOUND, "%.250s: tensor %s is missing", c->dir, dense.name);
+    ret->dtype = tc_safetensors_dtype(dense.entry->dtype);
+    if (!tc_dtype_is_float(ret->dtype)) ret->dtype = TC_BF16; // 8-bit floats, or refused when it is read
+    return TC_OK;
+}
+
 tc_status tc_checkpoint_vector(const tc_checkpoint *c, const char *tensor, uint64_t count, float **ret,
                                tc_error *e)
 {

@@ -105,7 +105,8 @@ tc_status tc_config_attention(const tc_json_object *config, tc_model_desc *desc)
     bool sliding = false;
     TC_TRY(tc_json_bool(config, "use_sliding_window", &sliding));
     if (sliding)
-        return tc_fail(config->e, TC_UNSUPPORTED, "%s: use_sliding_window is not supported", config->what);
+        return tc_fail(config->e, TC_UNSUPPORTED, "%s: use_sliding_window true is not supported, only false",
+                       config->what);
     return TC_OK;
 }
 
@@ -231,14 +232,10 @@ tc_status tc_config_sigmoid_router(const tc_json_object *config, tc_model_desc *
                                    uint32_t top_groups, double scale, uint32_t dense)
 {
     uint32_t shared = 1;
-    const char *scoring = "sigmoid";
     desc->router_scoring = TC_SCORE_SIGMOID;
     desc->router_correction = true;
-    TC_TRY(tc_json_string(config, "scoring_func", &scoring));
-    if (strcmp(scoring, "sigmoid") != 0)
-        return tc_fail(config->e, TC_UNSUPPORTED,
-                       "%s: scoring_func \"%.64s\" is not supported, only \"sigmoid\"", config->what,
-                       scoring);
+    TC_TRY(only_text(config, "scoring_func", "sigmoid"));
+    TC_TRY(only_text(config, "topk_method", "noaux_tc"));
     TC_TRY(tc_json_u32(config, "n_group", 1, TC_GROUPS_MAX, &groups));
     TC_TRY(tc_json_u32(config, "topk_group", 1, TC_GROUPS_MAX, &top_groups));
     TC_TRY(tc_json_double(config, "routed_scaling_factor", 1e-6, 1e6, &scale));

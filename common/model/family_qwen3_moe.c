@@ -26,7 +26,8 @@ static tc_status read_config(const tc_json_object *config, tc_model_desc *desc)
     TC_TRY(tc_config_rope(config, desc, &factor));
     if (factor != 1.0)
         return tc_fail(config->e, TC_UNSUPPORTED,
-                       "%s: partial_rotary_factor %g is not supported in qwen3_moe", config->what, factor);
+                       "%s: partial_rotary_factor %g is not supported in qwen3_moe, only 1", config->what,
+                       factor);
     desc->rotary_dim = desc->head_dim;
     for (uint32_t l = 0; l < desc->layers; l++) desc->layer[l].kind = TC_LAYER_FULL_ATTENTION;
     return TC_OK;

@@ -126,7 +126,8 @@ static tc_status array(reader *r, tc_gguf_value *v)
 {
     TC_TRY(value_type(r, "type of its items", &v->item));
     if (v->item == TC_GGUF_ARRAY)
-        return tc_fail(r->e, TC_UNSUPPORTED, "%s: %s: an array of arrays is not supported", r->what,
+        return tc_fail(r->e, TC_UNSUPPORTED,
+                       "%s: %s: an array of arrays is not supported, only arrays of plain values", r->what,
                        r->field);
     TC_TRY(bounded(r, 8, TC_GGUF_ARRAY_ITEMS_MAX, "items", &v->count));
     v->at = r->at;
@@ -269,7 +270,8 @@ static tc_status version(reader *r)
         return TC_OK;
     }
     if (number_read == 2u << 24 || number_read == 3u << 24)
-        return tc_fail(r->e, TC_UNSUPPORTED, "%s: version: a big-endian file is not supported", r->what);
+        return tc_fail(r->e, TC_UNSUPPORTED,
+                       "%s: version: a big-endian file is not supported, only little-endian ones", r->what);
     return tc_fail(r->e, TC_UNSUPPORTED, "%s: version: %" PRIu64 " is not supported, only: 2, 3", r->what,
                    number_read);
 }

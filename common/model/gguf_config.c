@@ -208,7 +208,7 @@ static tc_status refuse_others(maker *m)
                        m->key, value);
     TC_TRY(tc_gguf_double(m->g, m->what, key(m, "expert_weights_scale"), &factor, m->e));
     if (factor != 1 && factor != 0)
-        return tc_fail(m->e, TC_UNSUPPORTED, "%s: %s %g is not supported", m->what, m->key, factor);
+        return tc_fail(m->e, TC_UNSUPPORTED, "%s: %s %g is not supported, only 1", m->what, m->key, factor);
     return TC_OK;
 }
 

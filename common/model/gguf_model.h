@@ -31,5 +31,7 @@ tc_dtype tc_gguf_dtype(const tc_checkpoint *c, const char *tensor);
 bool tc_gguf_is_4bit(const tc_checkpoint *c, const char *base);
 tc_status tc_gguf_weight(const tc_checkpoint *c, const char *base, uint32_t rows, uint32_t cols,
                          tc_weight *ret, tc_error *e);
+// As tc_checkpoint_weight_like has it; *ret holds rows and columns.
+tc_status tc_gguf_weight_like(const tc_checkpoint *c, const char *base, tc_weight *ret, tc_error *e);
 tc_status tc_gguf_vector(const tc_checkpoint *c, const char *tensor, uint64_t count, float **ret,
                          tc_error *e);

@@ -358,6 +358,25 @@ out:
     return status;
 }
 
+tc_status tc_gguf_weight_like(const tc_checkpoint *c, const char *base, tc_weight *ret, tc_error *e)
+{
+    place p;
+    locate(c, base, ".weight", &p);
+    if (!p.entry[0])
+        return tc_fail(e, TC_NOT_FOUND, "%.250s: tensor %s is missing (%s)", c->dir, p.name[0], base);
+    uint8_t type = p.entry[0]->dtype;
+    bool blocks = tc_block_info_of(type)->elements > 1;
+    if (p.parts > 1 && p.entry[1]->dtype != type) { // float32, of which some came from blocks
+        ret->coarse = !c->keep && blocks && tc_block_info_of(p.entry[1]->dtype)->elements > 1;
+        return TC_OK;
+    }
+    ret->dtype = type == TC_BLOCK_F16 ? TC_F16 : type == TC_BLOCK_BF16 ? TC_BF16 : TC_F32;
+    ret->quantised = tc_block_levels(type) != NULL;
+    ret->block = ret->quantised ? TC_BLOCK_CODES : 0;
+    ret->coarse = !c->keep && blocks && !ret->quantised;
+    return TC_OK;
+}
+
 tc_status tc_gguf_vector(const tc_checkpoint *c, const char *tensor, uint64_t count, float **ret, tc_error *e)
 {
     place p;

@@ -9,6 +9,8 @@
 
 enum { TILE_BYTES = TC_PANEL_ROWS * 4, SPAN_TILES = TC_SPAN_COLS / TC_TILE_COLS, DENSE_CHUNK = 64 };
 
+#define F16_MAX 65504.0f
+
 static size_t align64(size_t bytes)
 {
     return (bytes + 63) & ~(size_t)63;
@@ -61,7 +63,7 @@ tc_matrix_form tc_matrix_form_for(const tc_weight *w, uint32_t col0, uint32_t co
         bool nested = w->scale_codes && w->block == 64 && w->nested_block == 1u << TC_NESTED_SHIFT;
         return (tc_matrix_form){TC_M_Q4, group, nested ? w->cols / TC_SPAN_COLS : 0};
     }
-    if (w->coarse && cols % TC_SPAN_COLS == 0) return (tc_matrix_form){TC_M_Q8, TC_SPAN_COLS, 0};
+    if (w->coarse) return (tc_matrix_form){TC_M_F16, 0, 0};
     return (tc_matrix_form){w->dtype == TC_BF16 ? TC_M_BF16 : w->dtype == TC_F16 ? TC_M_F16 : TC_M_F32, 0, 0};
 }
 
@@ -165,6 +167,12 @@ static size_t dense_at(tc_matrix_type type, uint32_t lane, uint32_t col)
     return (size_t)col * TC_PANEL_ROWS + lane;
 }
 
+// Scales of blocks may give more than 16 bits can say.
+static float cut(float value)
+{
+    return value > F16_MAX ? F16_MAX : value < -F16_MAX ? -F16_MAX : value;
+}
+
 // One panel, `rows` of 16 given, some columns at a time, so that both sides are touched in order.
 static void pack_dense_panel(const tc_weight *w, uint32_t row0, uint32_t rows, uint32_t col0, uint32_t cols,
                              tc_matrix_type type, uint8_t *panel)
@@ -180,8 +188,8 @@ static void pack_dense_panel(const tc_weight *w, uint32_t row0, uint32_t rows, u
             if (type == TC_M_F32)
                 ((float *)panel)[at] = value;
             else
-                ((uint16_t *)panel)[at] =
-                    type == TC_M_BF16 ? tc_float_to_bf16(value) : tc_float_to_f16(value);
+                ((uint16_t *)panel)[at] = type == TC_M_BF16 ? tc_float_to_bf16(value)
+                                                            : tc_float_to_f16(w->coarse ? cut(value) : value);
         }
     }
     for (uint32_t r = 0; type == TC_M_BF16 && cols % 2 && r < TC_PANEL_ROWS; r++)

@@ -49,7 +49,11 @@ static tc_status read_dtype(const parse *p, yyjson_val *value, uint8_t *ret)
             *ret = i;
             return TC_OK;
         }
-    return bad(p, "dtype is missing or unknown");
+    if (!yyjson_is_str(value)) return bad(p, "dtype is missing or no text");
+    return tc_fail(p->e, TC_FORMAT,
+                   "%s: tensor %.200s: dtype \"%.16s\" is not supported, only: F32, F16, BF16, F8_E4M3 with "
+                   "scales, U8 of 4-bit weights",
+                   p->what, p->name, yyjson_get_str(value));
 }
 
 tc_status tc_tensor_table_add(tc_tensor_table *table, const char *what, const char *name, size_t name_bytes,

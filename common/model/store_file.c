@@ -51,7 +51,8 @@ static bool any_dense_expert(const tc_checkpoint *c)
 
 static const char *kind_of(const tc_checkpoint *c, const tc_pack_options *options)
 {
-    if (options->quantise == TC_QUANTISE_USUAL || !any_dense_expert(c)) return "stored";
+    if (!any_dense_expert(c)) return "stored";
+    if (options->quantise == TC_QUANTISE_USUAL) return tc_checkpoint_ready(c) ? "half" : "stored";
     return options->quantise == TC_QUANTISE_NF4 ? "nf4" : tc_checkpoint_ready(c) ? "kept" : "stored";
 }
 

@@ -33,7 +33,7 @@ static sums add_up(const tc_plan_input *in, uint32_t context, uint32_t users)
 {
     sums s = {.kv = in->kv_position_bytes * context * users, .state = in->state_bytes * users};
     s.device = in->dense_bytes + s.kv + s.state + SCRATCH_BYTES;
-    s.host = in->expert_bytes * in->experts + PROGRAMS_BYTES;
+    s.host = in->expert_bytes * in->experts + in->embedding_bytes + PROGRAMS_BYTES;
     if (!in->vram_bytes) {
         s.host += s.device;
         s.device = 0;
@@ -101,8 +101,9 @@ static void refuse(const tc_plan_input *in, const sums *s, tc_memory_plan *p)
                  SCRATCH_BYTES / MIB, s->device / MIB, in->vram_bytes / MIB);
     else if (in->vram_bytes)
         snprintf(p->reason, sizeof p->reason,
-                 "RAM: experts %llu + programs %llu = %llu MiB, %llu MiB may be used", experts / MIB,
-                 PROGRAMS_BYTES / MIB, s->host / MIB, in->ram_bytes / MIB);
+                 "RAM: experts %llu + embedding %llu + programs %llu = %llu MiB, %llu MiB may be used",
+                 experts / MIB, in->embedding_bytes / MIB, PROGRAMS_BYTES / MIB, s->host / MIB,
+                 in->ram_bytes / MIB);
     else
         snprintf(p->reason, sizeof p->reason,
                  "RAM: experts %llu + dense weights %llu + KV %llu (%u users x %u positions) + "
@@ -145,7 +146,7 @@ tc_status tc_plan_memory(const tc_plan_input *in, tc_memory_plan *ret, tc_error 
         *ret = p;
         return TC_OK;
     }
-    if (in->vram_bytes && in->expert_bytes) {
+    if (in->vram_bytes && in->expert_bytes && !in->cold_only) {
         p.hot_experts = (in->vram_bytes - s.device) / in->expert_bytes;
         if (p.hot_experts > in->experts) p.hot_experts = in->experts;
         p.hot_bytes = p.hot_experts * in->expert_bytes;

@@ -11,6 +11,8 @@ enum { TC_PLAN_TEXT_BYTES = 400 };
 typedef struct tc_plan_input {
     // the model
     uint64_t dense_bytes, expert_bytes, experts, kv_position_bytes, state_bytes;
+    uint64_t embedding_bytes; // in RAM beside a GPU, and no part of dense_bytes then; else 0
+    bool cold_only;           // a GPU cannot hold these experts
     uint64_t token_dense_bytes, token_expert_bytes; // what a decoded token reads
     uint32_t max_positions;
     // the wish

@@ -32,11 +32,12 @@ tc_status tc_file_keys(yyjson_val *object, const char *where, const char *const 
     return TC_OK;
 }
 
-static tc_status unsupported(const char *where, yyjson_val *type, tc_error *e)
+// `only`: what is implemented there.
+static tc_status unsupported(const char *where, yyjson_val *type, const char *only, tc_error *e)
 {
     if (!yyjson_is_str(type)) return tc_fail(e, TC_FORMAT, "%s: \"type\" is not a string", where);
-    return tc_fail(e, TC_UNSUPPORTED, "%s: type \"%.*s\" is not implemented", where,
-                   TC_SHOW(yyjson_get_len(type)), yyjson_get_str(type));
+    return tc_fail(e, TC_UNSUPPORTED, "%s: type \"%.*s\" is not implemented, only: %s", where,
+                   TC_SHOW(yyjson_get_len(type)), yyjson_get_str(type), only);
 }
 
 // A field that must be false, and may be absent only where the reference's default is false too.
@@ -80,7 +81,7 @@ static tc_status read_one_normalizer(yyjson_val *v, yyjson_val *type, tc_tokeniz
         t->blanks = true;
         return tc_file_keys(v, where, replace_keys, e);
     }
-    return unsupported(where, type, e);
+    return unsupported(where, type, "NFC, and with byte_fallback Prepend and Replace of U+2581", e);
 }
 
 static tc_status read_normalizer(yyjson_val *v, int depth, tc_tokenizer *t, tc_error *e)
@@ -143,8 +144,11 @@ static tc_status read_splits(yyjson_val *list, size_t count, tc_tokenizer *t, tc
         TC_TRY(read_split(item, count == 1, &regexes[i], &bytes[i], e));
     }
     if (tc_pretoken_recognise_sequence(regexes, bytes, count, &t->pretoken)) return TC_OK;
-    return tc_fail(e, TC_UNSUPPORTED, "%s Split.pattern.Regex: not one of the known expressions: %.*s", where,
-                   TC_SHOW(bytes[0]), regexes[0]);
+    return tc_fail(e, TC_UNSUPPORTED,
+                   "%s Split.pattern.Regex: not one of the known expressions, which are those of GPT-2, Qwen "
+                   "2, Llama 3, "
+                   "GPT-4o and DeepSeek V3: %.*s",
+                   where, TC_SHOW(bytes[0]), regexes[0]);
 }
 
 static tc_status read_metaspace(yyjson_val *v, tc_tokenizer *t, tc_error *e)
@@ -183,7 +187,7 @@ static tc_status read_char_pretokenizer(yyjson_val *v, tc_tokenizer *t, tc_error
     if (!v || yyjson_is_null(v)) return TC_OK;
     if (!yyjson_is_obj(v)) return tc_fail(e, TC_FORMAT, "pre_tokenizer: not an object");
     if (is_text(tc_file_get(v, "type"), "Metaspace")) return read_metaspace(v, t, e);
-    return unsupported("pre_tokenizer", tc_file_get(v, "type"), e);
+    return unsupported("pre_tokenizer", tc_file_get(v, "type"), "none, or Metaspace, with byte_fallback", e);
 }
 
 static tc_status read_pretokenizer(yyjson_val *v, tc_tokenizer *t, tc_error *e)
@@ -208,7 +212,8 @@ static tc_status read_pretokenizer(yyjson_val *v, tc_tokenizer *t, tc_error *e)
         TC_TRY(read_splits(list, count - 1, t, e));
         type = tc_file_get(byte_level, "type");
     }
-    if (!yyjson_equals_str(type, "ByteLevel")) return unsupported(where, type, e);
+    if (!yyjson_equals_str(type, "ByteLevel"))
+        return unsupported(where, type, "ByteLevel, alone or behind Splits in a Sequence", e);
     where = "pre_tokenizer ByteLevel";
     TC_TRY(read_byte_level(byte_level, where, &regex, e));
     TC_TRY(must_be(byte_level, where, "add_prefix_space", false, true, e));
@@ -260,7 +265,8 @@ static tc_status read_post_processor(yyjson_val *v, int depth, tc_tokenizer *t, 
     yyjson_val *type = tc_file_get(v, "type"), *item;
     if (yyjson_equals_str(type, "ByteLevel")) return read_byte_level(v, where, NULL, e);
     if (yyjson_equals_str(type, "TemplateProcessing")) return read_template(v, t, e);
-    if (!yyjson_equals_str(type, "Sequence")) return unsupported(where, type, e);
+    if (!yyjson_equals_str(type, "Sequence"))
+        return unsupported(where, type, "ByteLevel, TemplateProcessing, Sequence", e);
     if (depth == SEQUENCE_DEPTH_MAX) return tc_fail(e, TC_LIMIT, "%s: sequences nested too deep", where);
     yyjson_val *list = tc_file_get(v, "processors");
     if (!yyjson_is_arr(list)) return tc_fail(e, TC_FORMAT, "%s.processors: not an array", where);
@@ -291,7 +297,7 @@ static tc_status read_model(yyjson_val *model, tc_tokenizer *t, tc_error *e)
                                        NULL};
     if (!yyjson_is_obj(model)) return tc_fail(e, TC_FORMAT, "model: not an object");
     yyjson_val *type = tc_file_get(model, "type");
-    if (type && !yyjson_equals_str(type, "BPE")) return unsupported("model", type, e);
+    if (type && !yyjson_equals_str(type, "BPE")) return unsupported("model", type, "BPE", e);
     TC_TRY(tc_file_keys(model, "model", keys, e));
     yyjson_val *dropout = tc_file_get(model, "dropout"), *unk = tc_file_get(model, "unk_token");
     if (dropout && !yyjson_is_null(dropout) && !(yyjson_is_num(dropout) && yyjson_get_num(dropout) == 0))
@@ -315,7 +321,8 @@ static tc_status read_byte_decoder(yyjson_val *decoder, tc_error *e)
 {
     if (!yyjson_is_obj(decoder)) return tc_fail(e, TC_UNSUPPORTED, "decoder: absent, ByteLevel is needed");
     if (!yyjson_equals_str(tc_file_get(decoder, "type"), "ByteLevel"))
-        return unsupported("decoder", tc_file_get(decoder, "type"), e);
+        return unsupported("decoder", tc_file_get(decoder, "type"),
+                           "ByteLevel, and with byte_fallback a Sequence", e);
     return read_byte_level(decoder, "decoder", NULL, e);
 }
 

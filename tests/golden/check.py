@@ -4,10 +4,11 @@
 This file owns the rules of comparison (README.md explains them). It needs the standard library and numpy.
 
   check.py --thermocline PATH [--fixtures DIR] [--only NAME] [--workers 1,2,4]
-           [--precision exact|float|fast] [--shard partition,slice] [--single] [--keep DIR]
+           [--precision exact|float|fast] [--shard partition,slice] [--single] [--messages] [--keep DIR]
 
 One process is started for each fixture, precision, shard kind and number of workers; it gets all prompts at once.
 --single asks for every prompt in a process of its own too, and the answers must be the same to the bit.
+--messages runs the last precision once more for each shard kind, calls travelling as messages: the same bits again.
 """
 import argparse
 import atexit
@@ -51,7 +52,7 @@ def load_fixture(folder):
     return fixture
 
 
-def run(program, folder, request, scratch, precision, workers, shard):
+def run(program, folder, request, scratch, precision, workers, shard, plane=None):
     """Starts the program once; returns its stdout as JSON and its two arrays."""
     ids, logits, experts = (scratch / n for n in ("ids.json", "logits.npy", "experts.npy"))
     ids.write_text(json.dumps(request))
@@ -60,6 +61,7 @@ def run(program, folder, request, scratch, precision, workers, shard):
     command = [program, "eval", str(folder / "model"), "--ids", str(ids), "--greedy", str(STEPS), "--logits", str(logits),
                "--experts", str(experts), "--precision", precision, "--workers", str(workers)]
     command += ["--shard", shard] if shard else []
+    command += ["--data-plane", plane] if plane else []
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT,
                               env={**os.environ, "THERMOCLINE_ARENA_DIR": arenas()})
@@ -198,6 +200,19 @@ def check(table, arguments, folder, scratch):
                 else:
                     wrong = [] if same_bits(first, raw) else [difference(first, raw, first_workers)]
                     table.result((*head, "all", "", "", "", "", "as first"), wrong)
+            most = max((w for w in arguments.workers if fits(fixture["config"], shard, w)), default=0)
+            if arguments.messages and precision == arguments.precision[-1] and first is not None and most:
+                check_messages(table, arguments, folder, scratch, request, first, first_workers, (folder.name, precision, shard or "-", most))
+
+
+def check_messages(table, arguments, folder, scratch, request, first, first_workers, head):
+    """The other carrier: calls as messages and not through shared memory."""
+    try:
+        raw = run(arguments.thermocline, folder, request, scratch, head[1], head[3], head[2] if head[2] != "-" else None, "nng")
+        wrong = [] if same_bits(first, raw) else [difference(first, raw, first_workers)]
+    except (Broken, KeyError, TypeError) as error:
+        wrong = [f"{type(error).__name__}: {error}"]
+    table.result((*head, "all", "", "", "", "", "messages"), wrong)
 
 
 def difference(first, raw, workers):
@@ -231,6 +246,7 @@ def main():
     parser.add_argument("--precision", default="exact", type=lambda s: s.split(","))
     parser.add_argument("--shard", default=[None], type=lambda s: s.split(","))
     parser.add_argument("--single", action="store_true")
+    parser.add_argument("--messages", action="store_true")
     parser.add_argument("--keep", type=Path, help="folder that keeps the program's last output")
     arguments = parser.parse_args()
     if not set(arguments.precision) <= {"exact", "float", "fast"} or not set(arguments.shard) <= {None, "partition", "slice"}:

@@ -20,6 +20,7 @@ FAULTS = [("",          "exact",    False), ("",          "float",  False),
           ("second",    "exact",    True),  ("second",    "float",  False),
           ("gap",       "exact",    True),  ("expert",    "exact",    True),
           ("order",     "exact",    False), ("workers",   "exact",    True),
+          ("messages",  "exact",    True),
           ("crash",     "exact",    True),  ("garbage",   "exact",    True),
           ("shape",     "exact",    True),  ("nan",       "float",  True)]
 
@@ -64,6 +65,8 @@ def stand_in(argv):
         ranks = np.ascontiguousarray(ranks[:, :, ::-1])
     if fault == "workers" and option["--workers"] != "1":
         logits[-1, -1] = np.nextafter(logits[-1, -1], np.float32(99))
+    if fault == "messages" and option.get("--data-plane") == "nng":
+        logits[0, 0] = np.nextafter(logits[0, 0], np.float32(99))
     if fault == "shape":
         logits = logits[:-1]
     np.save(option["--logits"], logits)
@@ -76,14 +79,14 @@ def main():
     os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]   # the stand-in needs numpy too
     for fault, precision, found in FAULTS:
         done = subprocess.run([sys.executable, HERE / "check.py", "--thermocline", HERE / "test_check.py", "--workers", "1,2",
-                               "--precision", precision, "--only", "next-nf4"],
+                               "--precision", precision, "--only", "next-nf4", "--messages"],
                               env={**os.environ, "FAULT": fault}, capture_output=True, text=True)
         right = done.returncode == int(found) and (", 0 failed" in done.stdout) != found
         bad += not right
         print(f"{'ok  ' if right else 'FAIL'} {fault or 'no fault':9} {precision:8} {done.stdout.strip().splitlines()[-1:]}"
               + ("" if right else "\n" + done.stdout + done.stderr))
     done = subprocess.run([sys.executable, HERE / "check.py", "--thermocline", HERE / "test_check.py", "--workers", "2",
-                           "--precision", "exact,float,fast", "--shard", "partition,slice", "--single"], capture_output=True, text=True)
+                           "--precision", "exact,float,fast", "--shard", "partition,slice", "--single", "--messages"], capture_output=True, text=True)
     bad += done.returncode != 0
     print(f"{'ok  ' if done.returncode == 0 else 'FAIL'} every fixture and option: {done.stdout.strip().splitlines()[-1]}")
     print(f"{len(FAULTS) + 1 - bad} passed, {bad} failed")
