@@ -34,7 +34,7 @@ static tc_verdict direction(const tc_change *c)
     return (c->change > 0) == (c->b->better == TC_BETTER_HIGHER) ? TC_VERDICT_BETTER : TC_VERDICT_WORSE;
 }
 
-static tc_verdict judge(const tc_results *b, tc_change *c, double threshold)
+static tc_verdict judge(const tc_results *a, const tc_results *b, tc_change *c, double threshold)
 {
     c->change = change_of(c->a->median, c->b->median);
     if (is_quality(b, c->b)) return fabs(c->change) > TC_COMPARE_QUALITY ? direction(c) : TC_VERDICT_SAME;
@@ -42,6 +42,8 @@ static tc_verdict judge(const tc_results *b, tc_change *c, double threshold)
     if (fabs(c->change) < threshold) return TC_VERDICT_SAME;
     if (isnan(c->p)) return TC_VERDICT_ONCE;
     if (c->p >= TC_COMPARE_P) return TC_VERDICT_SAME;
+    if (a->baseline && a->run_count > 1 && c->b->median >= c->a->low && c->b->median <= c->a->high)
+        return TC_VERDICT_SAME;
     return beside_roofline(c->a, c->b, threshold) ? direction(c) : TC_VERDICT_MACHINE;
 }
 
@@ -87,7 +89,7 @@ tc_status tc_compare(const tc_results *a, const tc_results *b, double threshold,
         *c = (tc_change){.a = order <= 0 ? as[i++] : NULL, .b = order >= 0 ? bs[j++] : NULL, .p = NAN};
         // Of another unit it is another figure.
         bool both = c->a && c->b && !strcmp(c->a->unit, c->b->unit);
-        c->verdict = both ? judge(b, c, threshold) : c->a ? TC_VERDICT_GONE : TC_VERDICT_NEW;
+        c->verdict = both ? judge(a, b, c, threshold) : c->a ? TC_VERDICT_GONE : TC_VERDICT_NEW;
         ret->counts[c->verdict]++;
     }
     qsort(ret->changes, ret->count, sizeof *ret->changes, by_verdict);

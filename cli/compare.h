@@ -2,10 +2,11 @@
 // Owns: two files of results against each other: which figures moved beyond their noise. A figure moved when
 // its mean differs by Welch's t-test (two-sided p below TC_COMPARE_P) and its median by at least the
 // threshold. Where both sides have a roofline, measured in their own run, the parts of it that were reached
-// must differ by the same test too; else it was the machine that moved. Figures of the section `quality` come
-// from fixed texts and have no noise: there any change of TC_COMPARE_QUALITY counts. A figure with a single
-// repetition on either side cannot be told from noise, and is only listed. Refuses: to average different
-// figures.
+// must differ by the same test too; else it was the machine that moved. Against a baseline of several runs
+// the median must also lie outside of everything that those runs saw: runs differ by more than repetitions
+// do. Figures of the section `quality` come from fixed texts and have no noise: there any change of
+// TC_COMPARE_QUALITY counts. A figure with a single repetition on either side cannot be told from noise, and
+// is only listed. Refuses: to average different figures.
 #pragma once
 
 #include "cli/results.h"

@@ -84,7 +84,7 @@ def placement(s):
 def memory(s):
     s.part("memory.time", "The core's own account, ten times a second, while eight users come and go.")
     for series, base, grow, planned in (("weights", 1.9e9, 0, 1.9e9), ("hot experts", 5e8, 3e8, 9e8), ("KV cache", 0, 4e8, 5e8), ("arena", 3.1e9, 0, 3.2e9)):
-        points = [[round(t * 0.8, 1), round(base + grow * (1 - math.exp(-t / 9)) * (1 if t < 36 or grow < 3.5e8 else 0.4))] for t in range(48)]
+        points = [[round(t * 1.6, 1), round(base + grow * (1 - math.exp(-t / 4.5)) * (1 if t < 18 or grow < 3.5e8 else 0.4))] for t in range(24)]
         s.put(record="timeline", id=f"{s.now}/memory/{series}", part=s.now, figure="memory", series=series, unit="bytes", points=points, planned=planned)
     s.done()
 
@@ -93,7 +93,7 @@ def swap(s):
     s.part("swap.latency", "Every expert is promoted and demoted 200 times, idle and with eight users decoding.")
     for series, middle in (("promotion, idle", 240), ("promotion, loaded", 610), ("demotion, idle", 12), ("demotion, loaded", 31)):
         samples = sorted(s.round(middle * math.exp(s.random.gauss(0, 0.35))) for _ in range(2000))
-        bounds = [s.round(middle / 4 * 1.25 ** i) for i in range(18)]
+        bounds = [s.round(middle / 4 * 1.33 ** i) for i in range(14)]
         counts = [sum((bounds[i - 1] if i else 0) < v <= b for v in samples) for i, b in enumerate(bounds)]
         s.put(record="distribution", id=f"{s.now}/swap/{series}", part=s.now, figure="swap-latency", series=series, unit="us", count=2000,
               quantiles={q: samples[int(float(q) * 1999)] for q in ("0.5", "0.95", "0.99")}, buckets=[[b, c] for b, c in zip(bounds, counts)])
@@ -109,8 +109,8 @@ def inputs(s):
     for x in ("prose", "code"):
         rows = []
         for layer in range(12):
-            weights = [math.exp(s.random.gauss(0, 1.1)) for _ in range(48)]
-            rows.append([float(f"{w / sum(weights):.3g}") for w in weights])
+            weights = [math.exp(s.random.gauss(0, 1.1)) for _ in range(36)]
+            rows.append([float(f"{w / sum(weights):.2g}") for w in weights])
         s.put(record="matrix", id=f"{s.now}/skew/{x}", part=s.now, figure="skew", series=x, rows="layer", columns="expert", unit="share of uses", values=rows)
     s.done()
 
