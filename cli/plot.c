@@ -69,7 +69,9 @@ void tc_plot_patterns(FILE *f)
                                                      "M0 4H8M4 0V8",
                                                      "M0 8L8 0M0 0L8 8",
                                                      "M1.5 2h1.6M5.5 6h1.6"};
-    fputs("<svg width=\"0\" height=\"0\" class=\"patterns\" aria-hidden=\"true\"><defs>\n", f);
+    fputs("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"0\" height=\"0\" class=\"patterns\" "
+          "aria-hidden=\"true\"><defs>\n",
+          f);
     for (int i = 0; i < TC_PLOT_LOOKS; i++)
         fprintf(f,
                 "<pattern id=\"p%d\" class=\"c%d\" width=\"8\" height=\"8\" "
@@ -99,8 +101,10 @@ void tc_plot_marker(FILE *f, uint32_t look, double x, double y)
 
 void tc_plot_begin(FILE *f, double height, const char *title)
 {
-    fprintf(f, "<svg class=\"plot\" viewBox=\"0 0 %d %.0f\" role=\"img\" aria-label=\"", TC_PLOT_WIDTH,
-            height);
+    fprintf(f,
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"plot\" viewBox=\"0 0 %d %.0f\" role=\"img\" "
+            "aria-label=\"",
+            TC_PLOT_WIDTH, height);
     tc_xml(f, title);
     fputs("\">\n", f);
 }

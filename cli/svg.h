@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: two kinds of pictures as SVG: lines over a common axis, and a grid of coloured cells. Plain XML that
-// every browser shows. Refuses: interaction, fonts of its own.
+// Owns: two kinds of pictures of cli/plot.h as files of their own: shares over a common axis, and a grid of
+// cells. Plain XML that every browser shows, light and dark. Refuses: interaction, fonts of its own.
 #pragma once
 
 #include "common/base/status.h"
