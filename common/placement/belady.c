@@ -2,7 +2,6 @@
 // Owns: the optimum that knows the future. Residents lie in a heap a pool (a layer, or all), the one used
 // last of all at its root; a miss is let in where it is used again before that one. What a step misses is
 // there from the next step on, as for the policies.
-#include "common/base/clock.h"
 #include "common/placement/replay.h"
 
 #include <stdlib.h>
@@ -124,7 +123,7 @@ static void run(belady *b, const tc_replay_options *o, tc_replay_result *ret)
 {
     const tc_routes *r = b->routes;
     double us = 0, bytes = (double)r->info.expert_bytes;
-    uint64_t start_ns = tc_now_ns(), tokens = 0, all = 0;
+    uint64_t start_ns = tc_replay_cpu_ns(), tokens = 0, all = 0;
     for (uint64_t i = 0; i < r->step_count; i++) {
         uint32_t hits = run_step(b, i, ret);
         all += r->steps[i].count;
@@ -135,7 +134,7 @@ static void run(belady *b, const tc_replay_options *o, tc_replay_result *ret)
         tokens += r->steps[i].tokens;
         us += tc_cost_step_us(&o->cost, hits * bytes, (r->steps[i].count - hits) * bytes);
     }
-    uint64_t ns = tc_now_ns() - start_ns;
+    uint64_t ns = tc_replay_cpu_ns() - start_ns;
     ret->fill_bytes = ret->fills * r->info.expert_bytes;
     ret->hit_rate = ret->lookups ? (double)ret->hits / (double)ret->lookups : 0;
     ret->lookups_per_s = ns ? (double)all * 1e9 / (double)ns : 0;

@@ -63,7 +63,7 @@ typedef struct block {
     size_t offset, count, size;
 } block;
 
-enum { BLOCKS = 21 };
+enum { BLOCKS = 23 };
 
 static void list_blocks(const tc_hot_cache_options *o, block ret[BLOCKS])
 {
@@ -93,6 +93,8 @@ static void list_blocks(const tc_hot_cache_options *o, block ret[BLOCKS])
         BLOCK(candidates, n + TC_FILLS_MAX),
         BLOCK(victims, o->per_layer ? l : 1),
         BLOCK(victim_memory, o->per_layer ? l * a_layer : s),
+        BLOCK(lru_next, s + l),
+        BLOCK(lru_before, s + l),
         BLOCK(changes, CHANGES_MAX),
         BLOCK(layer_stats, l),
     };
@@ -138,6 +140,7 @@ tc_status tc_hot_cache_create(const tc_hot_cache_options *options, tc_hot_cache 
         c->victims[i].heap = c->victim_memory + (size_t)i * a_heap;
     memset(c->table, 0xff, c->count * sizeof *c->table);
     c->now = 1;
+    c->victims_stale = true;
     c->fast_scale = c->slow_scale = 1;
     tc_cache_update_gains(c);
     for (uint32_t i = c->o.slots; i-- > 0;) c->free_slots[c->free_count++] = i;
@@ -336,7 +339,7 @@ tc_status tc_hot_cache_want(tc_hot_cache *c, uint32_t layer, uint32_t expert, fl
     uint32_t index = layer * c->o.experts + expert;
     if (uses > 0) {
         raise_to(&c->scores[index].fast, (double)uses, c->fast_scale);
-        c->scores[index].last = c->now;
+        tc_cache_used_now(c, index);
     }
     return announce(c, index);
 }
@@ -348,7 +351,7 @@ tc_status tc_hot_cache_expect(tc_hot_cache *c, uint32_t layer, uint32_t expert, 
     if (rate > 0) { // a steady rate's decayed sum
         raise_to(&c->scores[index].fast, (double)rate * c->o.fast_tokens / M_LN2, c->fast_scale);
         raise_to(&c->scores[index].slow, (double)rate * c->o.slow_tokens / M_LN2, c->slow_scale);
-        c->scores[index].last = c->now;
+        tc_cache_used_now(c, index);
     }
     return announce(c, index);
 }

@@ -21,8 +21,8 @@ typedef struct score {
     uint32_t last; // `now` of the last use; 0: never
 } score;
 
-// Slots that may be evicted, the least valuable at the root. Lazily kept: a slot that was used since has its
-// old key, which is too low, and gets its place when it comes to the root.
+// Slots that may be evicted (LRU has its own: hot_cache_lru.c), the least valuable at the root. Lazily kept:
+// a slot that was used since has its old key, which is too low, and gets its place when it comes to the root.
 typedef struct victim_heap {
     candidate *heap;
     uint32_t count;
@@ -52,6 +52,7 @@ struct tc_hot_cache {
     uint32_t candidate_count;
     victim_heap *victims; // one a layer, or one
     candidate *victim_memory;
+    uint32_t *lru_next, *lru_before; // LRU's rings, by slot, then one head a heap; TC_NO_SLOT: in none
     bool victims_stale;
     uint32_t victims_built; // `now`
     double fast_scale, slow_scale;
@@ -92,10 +93,19 @@ static inline float tc_cache_key(const tc_hot_cache *c, uint32_t index)
     }
 }
 
+void tc_cache_lru_touch(tc_hot_cache *c, uint32_t slot); // used just now (hot_cache_lru.c)
+
 // Whether the step that runs (or has just run) found it hot.
 static inline bool tc_cache_was_hot(const tc_hot_cache *c, uint32_t index)
 {
     return c->table[index] != TC_NO_SLOT || (c->in_step && c->left_at[index] >> 1 == c->step_number);
+}
+
+static inline void tc_cache_used_now(tc_hot_cache *c, uint32_t index)
+{
+    c->scores[index].last = c->now;
+    if (c->o.policy == TC_POLICY_LRU && !c->victims_stale && c->table[index] != TC_NO_SLOT)
+        tc_cache_lru_touch(c, c->table[index]);
 }
 
 static inline uint32_t tc_cache_quota(const tc_hot_cache *c, uint32_t layer)
@@ -107,6 +117,13 @@ static inline uint32_t tc_cache_quota(const tc_hot_cache *c, uint32_t layer)
 void tc_cache_forget_changes(tc_hot_cache *c);
 // The i-th of those being filled comes into the table if it is there; true: it left the list.
 bool tc_cache_publish_slot(tc_hot_cache *c, uint32_t i);
+
+// hot_cache_lru.c: slots that may be evicted in the order of their last use, one ring a heap
+void tc_cache_lru_begin(tc_hot_cache *c);                // empty rings
+void tc_cache_lru_offer(tc_hot_cache *c, uint32_t slot); // in its place by last use
+void tc_cache_lru_leave(tc_hot_cache *c, uint32_t slot);
+uint32_t tc_cache_lru_oldest(const tc_hot_cache *c,
+                             uint32_t index); // beside which `index` could be; TC_NO_SLOT
 
 // hot_cache_ahead.c
 void tc_cache_end_step(tc_hot_cache *c);

@@ -73,23 +73,43 @@ static victim_heap *victims_of(const tc_hot_cache *c, uint32_t index)
     return &c->victims[c->o.per_layer ? index / c->o.experts : 0];
 }
 
+// In the order of their keys.
+static void rebuild_lru(tc_hot_cache *c)
+{
+    candidate *list = c->victim_memory;
+    uint32_t n = 0;
+    tc_cache_lru_begin(c);
+    for (uint32_t slot = 0; slot < c->o.slots; slot++)
+        if (evictable(c, slot)) list[n++] = (candidate){tc_cache_key(c, c->owner[slot]), slot};
+    heapify(list, n, false);
+    while (n) tc_cache_lru_offer(c, pop(list, &n, false).index);
+}
+
 static void rebuild_victims(tc_hot_cache *c)
 {
     uint32_t heaps = c->o.per_layer ? c->o.layers : 1;
     for (uint32_t i = 0; i < heaps; i++) c->victims[i].count = 0;
+    c->victims_stale = false;
+    c->victims_built = c->now;
+    if (c->o.policy == TC_POLICY_LRU) {
+        rebuild_lru(c);
+        return;
+    }
     for (uint32_t slot = 0; slot < c->o.slots; slot++) {
         if (!evictable(c, slot)) continue;
         victim_heap *v = victims_of(c, c->owner[slot]);
         v->heap[v->count++] = (candidate){tc_cache_key(c, c->owner[slot]), slot};
     }
     for (uint32_t i = 0; i < heaps; i++) heapify(c->victims[i].heap, c->victims[i].count, false);
-    c->victims_stale = false;
-    c->victims_built = c->now;
 }
 
 void tc_cache_offer_victim(tc_hot_cache *c, uint32_t slot)
 {
     if (c->victims_stale || !evictable(c, slot)) return;
+    if (c->o.policy == TC_POLICY_LRU) {
+        tc_cache_lru_offer(c, slot);
+        return;
+    }
     victim_heap *v = victims_of(c, c->owner[slot]);
     candidate added = {tc_cache_key(c, c->owner[slot]), slot};
     uint32_t at = v->count++;
@@ -98,11 +118,21 @@ void tc_cache_offer_victim(tc_hot_cache *c, uint32_t slot)
     v->heap[at] = added;
 }
 
+static uint32_t oldest_beside(tc_hot_cache *c, uint32_t index, float *ret)
+{
+    uint32_t slot;
+    while ((slot = tc_cache_lru_oldest(c, index)) != TC_NO_SLOT && !evictable(c, slot))
+        tc_cache_lru_leave(c, slot); // pinned meanwhile
+    if (slot != TC_NO_SLOT) *ret = tc_cache_key(c, c->owner[slot]);
+    return slot;
+}
+
 // The least valuable slot beside which `index` could be; its key in *ret. TC_NO_SLOT: none may go.
 uint32_t tc_cache_worst_beside(tc_hot_cache *c, uint32_t index, float *ret)
 {
     bool sinks = c->o.policy >= TC_POLICY_DECAYED; // keys go down by themselves: looked at anew now and then
     if (c->victims_stale || (sinks && c->now - c->victims_built >= REBUILD_TOKENS)) rebuild_victims(c);
+    if (c->o.policy == TC_POLICY_LRU) return oldest_beside(c, index, ret);
     victim_heap *v = victims_of(c, index);
     while (v->count) {
         candidate *root = &v->heap[0];
@@ -124,7 +154,10 @@ uint32_t tc_cache_worst_beside(tc_hot_cache *c, uint32_t index, float *ret)
 void tc_cache_pop_victim(tc_hot_cache *c, uint32_t index)
 {
     victim_heap *v = victims_of(c, index);
-    pop(v->heap, &v->count, false);
+    if (c->o.policy == TC_POLICY_LRU)
+        tc_cache_lru_leave(c, tc_cache_lru_oldest(c, index));
+    else
+        pop(v->heap, &v->count, false);
 }
 
 void tc_cache_doom(tc_hot_cache *c, uint32_t slot)
@@ -153,7 +186,7 @@ void tc_cache_trim_layers(tc_hot_cache *c)
             float key;
             uint32_t slot = tc_cache_worst_beside(c, layer * c->o.experts, &key);
             if (slot != TC_NO_SLOT) {
-                pop(c->victims[layer].heap, &c->victims[layer].count, false);
+                tc_cache_pop_victim(c, layer * c->o.experts);
                 tc_cache_evict(c, slot);
                 c->free_slots[c->free_count++] = slot;
                 continue;
@@ -216,8 +249,7 @@ static bool place(plan *p, uint32_t index, float key, bool must)
     uint32_t victim = tc_cache_worst_beside(c, index, &least);
     if (victim == TC_NO_SLOT) return false;
     if (!must && !(key > least * (1 + (float)c->o.margin))) return false;
-    victim_heap *v = victims_of(c, index);
-    pop(v->heap, &v->count, false);
+    tc_cache_pop_victim(c, index);
     uint32_t evicted = c->owner[victim];
     tc_cache_evict(c, victim);
     start_fill(p, index, victim, evicted);
@@ -265,6 +297,14 @@ uint32_t tc_cache_room(tc_hot_cache *c, uint64_t now_us)
     return fills < room ? (uint32_t)fills : room;
 }
 
+// The most valuable candidate. LRU's were all used just now: they come as they lie.
+static candidate next_candidate(tc_hot_cache *c, uint32_t *at)
+{
+    if (c->o.policy != TC_POLICY_LRU) return pop(c->candidates, &c->candidate_count, true);
+    c->candidate_count--;
+    return c->candidates[(*at)++];
+}
+
 uint32_t tc_cache_plan(tc_hot_cache *c, const tc_cache_input *input, tc_cache_fill *fills)
 {
     plan p = {c, fills, 0, tc_cache_room(c, input->now_us), input->now_us};
@@ -276,9 +316,10 @@ uint32_t tc_cache_plan(tc_hot_cache *c, const tc_cache_input *input, tc_cache_fi
     if (!input->link_busy) take_wanted(c, p.room > p.count ? p.room - p.count : 0);
     for (uint32_t i = 0; i < c->candidate_count; i++)
         c->candidates[i].key = tc_cache_key(c, c->candidates[i].index);
-    heapify(c->candidates, c->candidate_count, true);
+    uint32_t at = 0;
+    if (c->o.policy != TC_POLICY_LRU) heapify(c->candidates, c->candidate_count, true);
     while (c->candidate_count && p.count < p.room) {
-        candidate best = pop(c->candidates, &c->candidate_count, true);
+        candidate best = next_candidate(c, &at);
         uint8_t *flags = &c->flags[best.index];
         if (*flags & FLAG_FILLING) continue; // a miss that was announced too
         if (best.key > 0 && place(&p, best.index, best.key, false)) {

@@ -13,7 +13,7 @@ static const double SCALE_MAX = 1e15;
 static const double WATCH_TOKENS = 3, STEADY_TOKENS = 128, CHANCES = 4, DROP_MIN = 0.04, FORGET = 0.02;
 enum { QUIET_TOKENS = 24 }; // between two changes
 
-enum { LRU_SPAN = 1 << 23 };
+enum { LRU_SPAN = 1 << 23, AHEAD_USES = 12 };
 
 // Rates: a use a token, for ever, is worth 1 by either half-life. Keys are told in units of the slow scale.
 void tc_cache_update_gains(tc_hot_cache *c)
@@ -54,7 +54,7 @@ void tc_cache_add_use(tc_hot_cache *c, uint32_t index, float uses)
     s->fast += uses * (float)c->fast_scale;
     s->slow += uses * (float)c->slow_scale;
     s->total += uses;
-    s->last = c->now;
+    tc_cache_used_now(c, index);
     if (s->total < (float)(1 << 22)) return;
     for (uint32_t i = 0; i < c->count; i++) c->scores[i].total /= 2; // before counting by ones loses them
     c->victims_stale = true;
@@ -107,6 +107,8 @@ void tc_cache_learn(tc_hot_cache *c, const tc_cache_input *input)
     uint64_t hits = c->stats.pair_hits, misses = c->stats.pair_misses;
     for (uint32_t i = 0; i < input->count; i++) {
         const tc_expert_use *use = &input->uses[i];
+        if (i + AHEAD_USES < input->count) // a model's scores are larger than the nearest caches
+            __builtin_prefetch(&c->scores[use[AHEAD_USES].layer * c->o.experts + use[AHEAD_USES].expert], 1);
         if (use->layer >= c->o.layers || use->expert >= c->o.experts) continue;
         uint32_t index = use->layer * c->o.experts + use->expert, before = c->scores[index].last;
         tc_cache_add_use(c, index, (float)use->count);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: the run of a policy over routes, and of the best choice that never changes.
 #include "common/placement/replay.h"
-#include "common/base/clock.h"
 #include "common/base/mem.h"
 
 #include <stdlib.h>
@@ -98,7 +97,7 @@ static void run(replayed *r, tc_replay_result *ret)
 {
     const tc_routes *routes = r->routes;
     double counted_us = 0;
-    uint64_t all = 0, start_ns = tc_now_ns();
+    uint64_t all = 0, start_ns = tc_replay_cpu_ns();
     const uint32_t *table = tc_hot_cache_table(r->cache);
     bool looks = r->o->cache.policy == TC_POLICY_PREDICTIVE;
     for (uint64_t i = 0; i < routes->step_count; i++) {
@@ -123,7 +122,7 @@ static void run(replayed *r, tc_replay_result *ret)
         uint32_t n = tc_hot_cache_step(r->cache, &in, r->fills);
         for (uint32_t k = 0; k < n; k++) push(&r->queue, r->fills[k].slot, i + 1 + r->o->fill_steps);
     }
-    finish(routes, r->o, counted_us, tc_now_ns() - start_ns, all, ret);
+    finish(routes, r->o, counted_us, tc_replay_cpu_ns() - start_ns, all, ret);
 }
 
 tc_status tc_replay_run(const tc_routes *routes, const tc_replay_options *o, tc_replay_result *ret,
@@ -198,7 +197,7 @@ tc_status tc_replay_best_static(const tc_routes *routes, const tc_replay_options
     if (!list || !table) TC_GOTO(tc_fail(e, TC_NOMEM, "out of memory for a replay"));
     choose_best(routes, o, list, table);
     double us = 0;
-    uint64_t start_ns = tc_now_ns();
+    uint64_t start_ns = tc_replay_cpu_ns();
     for (uint64_t i = o->skip_steps; i < routes->step_count; i++) {
         uint32_t hits = hits_of(table, routes, &routes->steps[i]);
         ret->hits += hits;
@@ -207,7 +206,7 @@ tc_status tc_replay_best_static(const tc_routes *routes, const tc_replay_options
     }
     ret->fills = o->cache.slots < n ? o->cache.slots : n;
     ret->fill_bytes = ret->fills * routes->info.expert_bytes;
-    finish(routes, o, us, tc_now_ns() - start_ns, ret->lookups, ret);
+    finish(routes, o, us, tc_replay_cpu_ns() - start_ns, ret->lookups, ret);
 out:
     free(list);
     free(table);

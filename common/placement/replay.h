@@ -5,6 +5,7 @@
 #pragma once
 
 #include "common/placement/routing.h"
+#include <time.h>
 
 // What a step costs: the hot experts of a step are read beside the cold ones, everything else comes on top.
 typedef struct tc_cost {
@@ -32,9 +33,17 @@ typedef struct tc_replay_options {
 typedef struct tc_replay_result {
     uint64_t hits, lookups, fills, fill_bytes, evictions; // lookups: (layer, expert) reads of steps
     uint64_t foreseen, foreseen_hits; // fills inside a step for its layers to come; those that it used
-    double hit_rate, lookups_per_s;   // how fast the replay itself was
+    double hit_rate, lookups_per_s;   // of CPU time: how fast the replay itself was
     double tokens_per_s;              // predicted; 0: no cost is known
 } tc_replay_result;
+
+// What the calling thread has had of a CPU: a replay's own speed, whoever shares the machine.
+static inline uint64_t tc_replay_cpu_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
 
 tc_status tc_replay_run(const tc_routes *routes, const tc_replay_options *options, tc_replay_result *ret,
                         tc_error *e);
