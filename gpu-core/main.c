@@ -338,6 +338,16 @@ static tc_status open_placed(core *c, tc_error *e)
                           c->hot, &c->placed, e);
 }
 
+static bool device_room(void *arg, uint64_t *ret_free_bytes, uint64_t *ret_total_bytes)
+{
+    const core *c = arg;
+    tc_cuda_memory m;
+    c->cuda->memory(c->dev, &m);
+    *ret_free_bytes = m.free_bytes;
+    *ret_total_bytes = m.total_bytes;
+    return m.total_bytes > 0;
+}
+
 static void device_memory(void *arg, uint64_t *ret_used_bytes, uint64_t *ret_total_bytes)
 {
     const core *c = arg;
@@ -427,8 +437,9 @@ static tc_status start(core *c, tc_error *e)
     describe(c, &info);
     TC_TRY(tc_engine_server_open(c->o.engine_url, &info, &c->server, e));
     TC_TRY(open_constrainer(c, e));
-    // slots in VRAM give nothing back to this memory
+    // slots in VRAM give nothing back to this memory, but to their own
     tc_memory_begin(&c->memory, &c->planned, c->placed.placement, c->cuda ? NULL : c->placed.cache, c->cache);
+    if (c->cuda) tc_memory_watch_device(&c->memory, &(tc_memory_device){device_room, c, c->placed.cache});
     // The cpu device takes prompts token by token, so they may be cut finer than pages.
     enum { CPU_PROMPT_GRAIN = 8 };
     const tc_sched_options sched = {

@@ -9,6 +9,8 @@
 #include <malloc.h>
 #include <stdio.h>
 
+enum { DEVICE_EVERY_US = 1000000, DEVICE_LOW_SHARE = 128 };
+#define DEVICE_LOW_MAX_BYTES (128ull << 20)
 enum { LOOK_EVERY_US = 250000, EASY_AFTER_US = 5000000, LOW_SHARE = 32 };
 #define LOW_MIN_BYTES (48ull << 20)
 #define LOW_MAX_BYTES (2ull << 30)
@@ -84,8 +86,64 @@ static void enter(tc_memory *m, tc_memory_state state)
     m->state = state;
 }
 
+// ---- the device's own memory ----
+
+void tc_memory_watch_device(tc_memory *m, const tc_memory_device *device)
+{
+    m->device = *device;
+    if (!m->device.read(m->device.arg, &m->device_free_bytes, &m->device_total_bytes)) m->device.read = NULL;
+    m->device_low_bytes = least(m->device_total_bytes / DEVICE_LOW_SHARE, DEVICE_LOW_MAX_BYTES);
+}
+
+// What we need there was taken at the start; this is what others take since.
+static void poll_device(tc_memory *m, uint64_t now_us)
+{
+    if (!m->device.read || now_us - m->device_looked_us < DEVICE_EVERY_US) return;
+    m->device_looked_us = now_us;
+    if (!m->device.read(m->device.arg, &m->device_free_bytes, &m->device_total_bytes)) return;
+    const tc_hot_cache_options *o = m->device.cache ? tc_hot_cache_get_options(m->device.cache) : NULL;
+    uint32_t slots = o ? o->slots : 0;
+    uint64_t eighth = o ? (uint64_t)(o->slots_max / 8 ? o->slots_max / 8 : 1) * o->slot_bytes : 0;
+    if (m->device_free_bytes < m->device_low_bytes) {
+        m->device_easy_us = 0;
+        m->alarms += !m->device_tight;
+        if (!m->device_tight)
+            tc_warn("memory of the device is tight: %llu MiB free, %llu MiB should be",
+                    (unsigned long long)(m->device_free_bytes >> 20),
+                    (unsigned long long)(m->device_low_bytes >> 20));
+        m->device_tight = true;
+        if (!slots) return;
+        tc_placement_shed(m->placement, true);
+        tc_placement_begin(m->placement, true); // the memory goes now where nothing is on its way there
+        m->sheds += o->slots < slots;
+        return;
+    }
+    if (m->device_free_bytes < 2 * m->device_low_bytes + eighth) {
+        m->device_easy_us = 0;
+        return;
+    }
+    if (!m->device_easy_us) m->device_easy_us = now_us;
+    if (now_us - m->device_easy_us < EASY_AFTER_US) return;
+    m->device_easy_us = now_us;
+    m->device_tight = false;
+    if (o && slots < o->slots_max) tc_placement_shed(m->placement, false);
+}
+
+static void report_device(const tc_memory *m, char *out, size_t room)
+{
+    if (!m->device.read)
+        snprintf(out, room, "null");
+    else
+        snprintf(out, room,
+                 "{\"state\":\"%s\",\"free_bytes\":%" PRIu64 ",\"low_bytes\":%" PRIu64
+                 ",\"total_bytes\":%" PRIu64 "}",
+                 state_names[m->device_tight], m->device_free_bytes, m->device_low_bytes,
+                 m->device_total_bytes);
+}
+
 void tc_memory_poll(tc_memory *m, uint64_t now_us)
 {
+    poll_device(m, now_us);
     if (now_us - m->looked_us < LOOK_EVERY_US) return;
     m->looked_us = now_us;
     tc_pressure_read(m->root, &m->now);
@@ -126,6 +184,8 @@ size_t tc_memory_report(tc_memory *m, char *out, size_t room)
     const tc_memory_purposes *p = &m->planned;
     tc_prefix_stats kept = tc_prefix_cache_stats(m->prefix);
     const tc_hot_cache_options *o = m->cache ? tc_hot_cache_get_options(m->cache) : NULL;
+    char device[200];
+    report_device(m, device, sizeof device);
     tc_pressure_read(m->root, &m->now);
     int n = snprintf(
         out, room,
@@ -136,11 +196,11 @@ size_t tc_memory_report(tc_memory *m, char *out, size_t room)
         ",\"scratch\":%" PRIu64 ",\"hot_experts\":{\"budget\":%" PRIu64 ",\"now\":%" PRIu64
         "},\"prefix_cache\":{\"budget\":%" PRIu64 ",\"allowed\":%" PRIu64 ",\"now\":%" PRIu64 "}}"
         ",\"held\":{\"weights\":%" PRIu64 ",\"kv\":%" PRIu64 ",\"states\":%" PRIu64 ",\"scratch\":%" PRIu64
-        ",\"other\":%" PRIu64 "}}",
+        ",\"other\":%" PRIu64 "},\"device\":%s}",
         state_names[m->state], m->now.available_bytes, m->low_bytes, m->now.limit_bytes, m->now.machine_bytes,
         m->now.waiting_percent, m->alarms, m->sheds, m->refusals, p->weights_bytes, p->kv_bytes,
         p->state_bytes, p->scratch_bytes, p->hot_bytes, o ? (uint64_t)o->slots * o->slot_bytes : 0,
         p->prefix_bytes, kept.budget_bytes, kept.bytes, tc_mem_bytes(TC_MEM_WEIGHTS), tc_mem_bytes(TC_MEM_KV),
-        tc_mem_bytes(TC_MEM_STATE), tc_mem_bytes(TC_MEM_SCRATCH), tc_mem_bytes(TC_MEM_OTHER));
+        tc_mem_bytes(TC_MEM_STATE), tc_mem_bytes(TC_MEM_SCRATCH), tc_mem_bytes(TC_MEM_OTHER), device);
     return n < 0 ? 0 : (size_t)n < room ? (size_t)n : room - 1;
 }

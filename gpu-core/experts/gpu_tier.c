@@ -97,9 +97,21 @@ static void changed(void *arg, const tc_table_change *changes, uint32_t count, b
             t->ops->place(t->dev, l, x, table[(size_t)l * o->experts + x]);
 }
 
+static void trim(void *arg, uint32_t slots)
+{
+    tc_gpu_tier *t = arg;
+    if (!t->still) t->ops->resize(t->dev, slots);
+}
+
+static uint32_t grow(void *arg, uint32_t slots)
+{
+    tc_gpu_tier *t = arg;
+    return t->still ? t->slots : t->ops->resize(t->dev, slots);
+}
+
 tc_hot_tier tc_gpu_tier_orders(tc_gpu_tier *t)
 {
-    return (tc_hot_tier){.arg = t, .fill = order, .changed = changed};
+    return (tc_hot_tier){.arg = t, .fill = order, .changed = changed, .trim = trim, .grow = grow};
 }
 
 void tc_gpu_tier_poll(tc_gpu_tier *t)

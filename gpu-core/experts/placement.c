@@ -417,7 +417,8 @@ void tc_placement_shed(tc_placement *p, bool shed)
         slots = slots > eighth ? slots - eighth : 0;
     else
         slots = slots + eighth < most ? slots + eighth : most;
-    if (slots == o->slots) return;
+    if (!shed && slots > o->slots && p->o.tier.grow) slots = p->o.tier.grow(p->o.tier.arg, slots);
+    if (shed ? slots == o->slots : slots <= o->slots) return;
     tc_error error;
     if (tc_hot_cache_resize(p->o.cache, slots, &error) != TC_OK) return; // pinned ones stay
     tc_placement_tell_changes(p);

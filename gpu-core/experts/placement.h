@@ -25,6 +25,9 @@ typedef struct tc_hot_tier {
     void (*changed)(void *arg, const tc_table_change *changes, uint32_t count, bool all);
     bool in_step; // fills may be ordered, and the table may change, while a step runs, between its layers
     void (*trim)(void *arg, uint32_t slots); // memory behind so many slots may go; NULL: it stays
+    // Takes memory for so many slots again, where trim gave it away; returns how many there are. NULL: there
+    // it is.
+    uint32_t (*grow)(void *arg, uint32_t slots);
 } tc_hot_tier;
 
 typedef struct tc_placement_options {

@@ -238,6 +238,8 @@ static tc_status apply_tuning(tc_placement *p, const tuning *t, tc_error *e)
 {
     const tc_hot_cache_options *o = tc_hot_cache_get_options(p->o.cache);
     TC_TRY(check_pins(p, t, e));
+    if (t->slots > o->slots && p->o.tier.grow && p->o.tier.grow(p->o.tier.arg, t->slots) < t->slots)
+        return tc_fail(e, TC_LIMIT, "cache_size: the device has no memory for %u experts now", t->slots);
     apply_pins(p, t);
     if (t->slots != o->slots) {
         TC_TRY(tc_hot_cache_resize(p->o.cache, t->slots, e));

@@ -7,7 +7,7 @@
 #include "common/model/store.h"
 #include "gpu-core/dev/dev.h"
 
-enum { TC_CUDA_ABI = 3, TC_CUDA_TOKENS_SMALL = 4096 };
+enum { TC_CUDA_ABI = 4, TC_CUDA_TOKENS_SMALL = 4096 };
 #define TC_CUDA_BUDGET_SMALL (12ull << 30)
 #define TC_CUDA_SYMBOL "tc_cuda_library_get" // const tc_cuda_library *(void)
 
@@ -26,7 +26,8 @@ typedef struct tc_cuda_options {
 typedef struct tc_cuda_memory {
     uint64_t budget_bytes, context_bytes;
     uint64_t tag_bytes[TC_MEM_TAGS], slot_bytes;
-    uint64_t peak_bytes; // of the device, as the driver reported it at most
+    uint64_t peak_bytes;              // of the device, as the driver reported it at most
+    uint64_t free_bytes, total_bytes; // of the device now, whoever has the rest; 0: the driver did not say
 } tc_cuda_memory;
 
 // Hot experts: slots in device memory. The table is the caller's (common/placement/hot_cache.h).
@@ -42,6 +43,10 @@ typedef struct tc_cuda_hot_ops {
     bool (*filled)(tc_dev *dev, uint32_t *ret_slot);
     // From the next batch on the expert is computed from this slot; UINT32_MAX: it is cold.
     void (*place)(tc_dev *dev, uint32_t layer, uint32_t expert, uint32_t slot);
+    // Memory for so many slots: gives what lies behind them back to the driver, an eighth of all at a time,
+    // and takes it again. Nothing is placed or being filled in a slot that goes. Returns how many there are
+    // now.
+    uint32_t (*resize)(tc_dev *dev, uint32_t slots);
     // Waits until it is ready; false: it never will be. And until all fills are done.
     bool (*settle)(tc_dev *dev);
     void (*drain)(tc_dev *dev);

@@ -741,12 +741,15 @@ out:
 static void cuda_memory(tc_dev *dev, tc_cuda_memory *ret)
 {
     tc_dev_cuda *c = cuda_of(dev);
-    size_t left, total;
-    if (cudaMemGetInfo(&left, &total) == cudaSuccess && total - left > c->peak) c->peak = total - left;
+    size_t left = 0, total = 0;
+    if (cudaMemGetInfo(&left, &total) != cudaSuccess) left = total = 0;
+    if (total - left > c->peak) c->peak = total - left;
     *ret = (tc_cuda_memory){.budget_bytes = c->budget,
                             .context_bytes = c->context,
                             .slot_bytes = c->hot.slot_bytes * c->hot.slot_count,
-                            .peak_bytes = c->peak};
+                            .peak_bytes = c->peak,
+                            .free_bytes = left,
+                            .total_bytes = total};
     memcpy(ret->tag_bytes, c->used, sizeof ret->tag_bytes);
 }
 

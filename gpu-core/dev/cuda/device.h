@@ -13,6 +13,7 @@
 
 enum {
     GRAPHS = TC_BATCH_SEGMENTS_MAX + 1,
+    SLOT_PARTS = 8,            // in which the slots of hot experts are given back
     STAGES = 8,                // buffers through which cold experts are streamed
     STAGE_EXPERTS = 32,        // experts of a buffer
     FILLS = 256,               // fills under way
@@ -36,9 +37,9 @@ typedef struct hot_experts {
     const tc_store *store;
     const tc_store_info *info;
     tc_gpu_expert_layout *layout; // [layers]
-    uint8_t *slots;
+    uint8_t *slots[SLOT_PARTS];   // part_slots each; NULL: given back
     uint64_t slot_bytes;
-    uint32_t slot_count;
+    uint32_t slot_count, part_slots;    // slot_count: of all parts
     const uint8_t **place, **place_dev; // [layers][experts]
     uint32_t *placed;                   // [layers] how many are hot
     uint8_t *dirty;                     // [layers]

@@ -157,6 +157,31 @@ static uint64_t room_left(const tc_dev_cuda *c)
     return c->budget > used ? c->budget - used : 0;
 }
 
+static uint8_t *slot_at(const hot_experts *h, uint32_t slot)
+{
+    return h->slots[slot / h->part_slots] + slot % h->part_slots * h->slot_bytes;
+}
+
+// Parts from the first to the last one needed: none is taken behind one that could not be.
+static uint32_t hot_resize(tc_dev *dev, uint32_t slots)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    hot_experts *h = &c->hot;
+    uint32_t held = 0;
+    for (uint32_t i = 0; i < SLOT_PARTS && i * h->part_slots < h->slot_count; i++) {
+        uint32_t first = i * h->part_slots, left = h->slot_count - first;
+        uint32_t count = left < h->part_slots ? left : h->part_slots;
+        if (first < slots && !h->slots[i] && held == first)
+            h->slots[i] = tc_cuda_take(c, TC_MEM_OTHER, count * h->slot_bytes);
+        if (first >= slots && h->slots[i]) {
+            tc_cuda_give(c, h->slots[i]);
+            h->slots[i] = NULL;
+        }
+        if (h->slots[i]) held = first + count;
+    }
+    return held < slots ? held : slots;
+}
+
 static tc_status open_slots(tc_dev_cuda *c, uint32_t wanted, tc_error *e)
 {
     hot_experts *h = &c->hot;
@@ -170,8 +195,9 @@ static tc_status open_slots(tc_dev_cuda *c, uint32_t wanted, tc_error *e)
     uint64_t fit = room_left(c) / h->slot_bytes;
     if (fit > wanted) fit = wanted;
     if (fit > table) fit = table;
-    h->slots = fit ? tc_cuda_take(c, TC_MEM_OTHER, fit * h->slot_bytes) : NULL;
-    h->slot_count = h->slots ? (uint32_t)fit : 0;
+    h->slot_count = (uint32_t)fit;
+    h->part_slots = (uint32_t)((fit + SLOT_PARTS - 1) / SLOT_PARTS);
+    h->slot_count = hot_resize(&c->dev, h->slot_count);
     return TC_OK;
 }
 
@@ -264,7 +290,7 @@ static bool hot_fill(tc_dev *dev, uint32_t slot, uint32_t layer, uint32_t expert
     hot_experts *h = &c->hot;
     uint32_t at = h->fill_tail % FILLS;
     if (!is_known(h) || slot >= h->slot_count || h->fill_tail - h->fill_head == FILLS) return false;
-    if (!copy_expert(c, h->slots + slot * h->slot_bytes, layer, expert)) return false;
+    if (!h->slots[slot / h->part_slots] || !copy_expert(c, slot_at(h, slot), layer, expert)) return false;
     if (!CHECK(c, cudaEventRecord(h->fill_event[at], h->copies))) return false;
     h->fill_slot[at] = slot;
     h->fill_tail++;
@@ -284,7 +310,7 @@ static void hot_place(tc_dev *dev, uint32_t layer, uint32_t expert, uint32_t slo
 {
     hot_experts *h = &cuda_of(dev)->hot;
     const uint8_t **at = &h->place[(size_t)layer * h->info->experts + expert];
-    const uint8_t *now = slot < h->slot_count ? h->slots + slot * h->slot_bytes : NULL;
+    const uint8_t *now = slot < h->slot_count ? slot_at(h, slot) : NULL;
     h->placed[layer] += (now != NULL) - (*at != NULL);
     *at = now;
     h->dirty[layer] = h->any_dirty = true;
@@ -486,5 +512,6 @@ const tc_cuda_hot_ops tc_cuda_hot = {.open = hot_open,
                                      .fill = hot_fill,
                                      .filled = hot_filled,
                                      .place = hot_place,
+                                     .resize = hot_resize,
                                      .settle = hot_settle,
                                      .drain = hot_drain};
