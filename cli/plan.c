@@ -36,7 +36,8 @@ static void print_plan(const tc_plan_input *in, const tc_memory_plan *p)
     row("prefix cache, up to", p->prefix_bytes);
     row("left", p->ram_left_bytes);
     if (in->vram_bytes && in->cold_only)
-        printf("hot: none: a GPU holds experts of 4 bits with a scale for 64 columns (--quantise nf4)\n");
+        printf("hot: none: a GPU holds experts of 4 bits with a scale for 64 columns, which convert "
+               "makes\n");
     else if (in->vram_bytes)
         printf("hot: %llu of %llu experts (%.1f %%), about %.0f %% of what is routed is found there\n",
                (unsigned long long)p->hot_experts, (unsigned long long)in->experts,
