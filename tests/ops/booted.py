@@ -179,6 +179,26 @@ class Booted(unittest.TestCase):
         self.assertEqual(scores, sorted(scores))
         self.assertGreater(scores[2] - scores[0], 500)
 
+    def test_17_a_cuda_library_without_a_gpu(self):
+        """The CUDA package on a machine without a card: auto takes the CPU and says why, doctor names what is missing."""
+        if not list(Path(arguments.debs).glob("thermocline-cuda_*.deb")):
+            self.skipTest("the CUDA device was not built")
+        self.m.must("test -r /usr/lib/thermocline/thermocline-cuda.so")
+        log = self.m.out(f"journalctl --no-pager -o cat -u {CORE}")
+        self.assertRegex(log, r"device: cpu \(cuda: .+\)")
+        self.assertNotIn("is not installed", log)  # it was found, loaded and asked
+        self.assertNotIn("of another version", log)
+        self.assertRegex(self.m.out("thermocline doctor"), r"(?i)(no nvidia|no gpu|gpu: none)[^\n]*")
+        self.assertEqual(self.m.generate(), 4)
+        self.m.must(f"cp {CONF} /root/good.conf; echo 'device = cuda' >>{CONF}")
+        try:
+            since = self.m.now()
+            self.m.sh(f"systemctl restart --no-block {CORE}")
+            self.m.wait_for(lambda: "--device cuda: " in self.m.journal(CORE, since), 20, "the core's refusal")
+        finally:
+            self.m.must(f"cp /root/good.conf {CONF}; systemctl reset-failed {CORE}; systemctl restart {CORE}")
+        self.m.wait_for(self.m.ready, 30, "readiness")
+
     def test_20_status_and_readiness_tell_the_truth(self):
         self.assertRegex(self.m.show(CORE, "StatusText"), r"^serving \S+, 1 of 1 workers$")
         self.assertRegex(self.m.show(GATEWAY, "StatusText"), r"^serving demo: \d+ running")
@@ -313,7 +333,7 @@ class Booted(unittest.TestCase):
         self.assertEqual(self.m.generate(), 4)
 
     def test_95_purge(self):
-        done = self.m.sh("dpkg --purge thermocline thermocline-demo-model")
+        done = self.m.sh("dpkg --purge $(dpkg-query -W -f '${Package} ' 'thermocline*')")
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.assertEqual(self.m.out("pgrep -f [l]ibexec/thermocline || true"), "")
         left = sorted(f for f in self.files() - self.before if "thermocline" in f)
