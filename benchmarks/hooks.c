@@ -72,9 +72,10 @@ int main(int argc, char **argv)
     b.source->workers[0].sent_us = tc_now_us(); // of the call that is answered
     double clock = time_of(&b, clock_hook), add = time_of(&b, histogram_hook),
            trace = time_of(&b, trace_hook), result = time_of(&b, result_hook);
-    // A layer: for each worker a result and the time it was sent at; three looks at the trace. A token: the
-    // step's histogram, and in the gateway the clock and a histogram.
-    double token = layers * (workers * (result + clock) + 3 * trace) + 2 * add + clock;
+    // A layer: for each worker a result and the time it was sent at; five looks at the clock for its stages,
+    // three at the trace. A token: the head's stage, the step's histogram, and in the gateway the clock and a
+    // histogram.
+    double token = layers * (workers * (result + clock) + 5 * clock + 3 * trace) + 2 * add + 3 * clock;
     printf(
         "{\"clock_ns\":%.1f,\"histogram_ns\":%.1f,\"trace_off_ns\":%.2f,\"result_ns\":%.1f,\"token_ns\":%.0f,"
         "\"share_percent\":%.3f}\n",

@@ -16,6 +16,7 @@ static const int codes[TC_METRIC_CODES] = {
 
 void tc_metrics_answered(tc_metrics *m, const tc_http_conn *conn)
 {
+    if (!TC_COUNTS) return;
     size_t count, route = tc_routes_index(&conn->parser), code = 0;
     tc_routes(&count);
     if (route >= count || route >= TC_METRIC_ROUTES_MAX) route = TC_METRIC_ROUTES_MAX;
@@ -25,6 +26,7 @@ void tc_metrics_answered(tc_metrics *m, const tc_http_conn *conn)
 
 void tc_metrics_ended(tc_metrics *m, tc_outcome outcome, uint64_t duration_us, const tc_usage *usage)
 {
+    if (!TC_COUNTS) return;
     m->outcomes[outcome]++;
     tc_histogram_add(&m->duration, duration_us);
     if (outcome != TC_OUTCOME_STOP && outcome != TC_OUTCOME_LENGTH) return;

@@ -95,6 +95,7 @@ static void end(tc_request *r)
 
 static void note_token(tc_request *r)
 {
+    if (!TC_COUNTS) return;
     uint64_t now_us = tc_now_us();
     tc_metrics *m = tc_core_link_metrics(r->link);
     if (r->token_us)

@@ -4,7 +4,20 @@
 // whoever reads two states of a counter makes them.
 #pragma once
 
+#include "common/base/clock.h"
 #include <stdint.h>
+
+// 0, by meson's -Dcounting=false: nothing is counted and no stage is timed, so that benchmarks/counting.py
+// can say what that costs. Not for use: metrics, budgets that follow from them and traces are void.
+#ifndef TC_COUNTS
+#define TC_COUNTS 1
+#endif
+
+// The clock, for what is timed only to be told.
+static inline uint64_t tc_stage_now_us(void)
+{
+    return TC_COUNTS ? tc_now_us() : 0;
+}
 
 // Upper bounds of the buckets, in microseconds; one more bucket is above all of them.
 #define TC_HISTOGRAM_BOUNDS_US                                                                               \
@@ -22,6 +35,7 @@ static inline void tc_histogram_add(tc_histogram *h, uint64_t us)
     static const uint64_t bounds[] = {TC_HISTOGRAM_BOUNDS_US};
     _Static_assert(sizeof bounds / sizeof *bounds == TC_HISTOGRAM_BOUNDS, "the list of bounds");
     unsigned at = 0;
+    if (!TC_COUNTS) return;
     while (at < TC_HISTOGRAM_BOUNDS && us > bounds[at]) at++;
     h->count[at]++;
     h->sum_us += us;

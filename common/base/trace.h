@@ -10,7 +10,11 @@
 
 #define TC_TRACE_BYTES_MAX (1ull << 30)
 
+#if defined TC_COUNTS && !TC_COUNTS // meson's -Dcounting=false
+#define tc_trace_on false
+#else
 extern bool tc_trace_on;
+#endif
 
 // process: how the viewer names us.
 tc_status tc_trace_open(const char *path, const char *process, tc_error *e);

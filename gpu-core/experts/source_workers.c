@@ -267,6 +267,7 @@ static void note_result(source_workers *s, const tc_hub_event *event, const shar
         snprintf(reason, sizeof reason, "failed at what another worker computed: %.100s", done->reason);
         strike(s, done->failed_index, done->failed_pid, reason);
     }
+    if (!TC_COUNTS) return;
     tc_worker_stats *stats = stats_of(s, w);
     uint64_t bytes = (uint64_t)call->tokens * call->hidden * (sizeof(float) + sizeof(int64_t)) +
                      (uint64_t)call->pair_count * sizeof *call->pairs;

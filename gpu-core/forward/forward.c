@@ -124,9 +124,9 @@ void tc_forward_mix(tc_forward *f, uint32_t index, uint32_t n)
 
 static tc_status run_layer(tc_forward *f, uint32_t index, uint32_t n, int32_t *chosen, tc_error *e)
 {
-    uint64_t start = tc_now_us();
+    uint64_t start = tc_stage_now_us();
     tc_forward_mix(f, index, n);
-    uint64_t end = tc_now_us();
+    uint64_t end = tc_stage_now_us();
     f->times.attention_us += end - start;
     if (tc_trace_on) tc_trace_span("attention", start, end, "\"layer\":%u", index);
     return tc_forward_mlp(f, &f->weights->layer[index], index, n, chosen, e);
@@ -170,7 +170,7 @@ tc_status tc_forward_run(tc_forward *f, const tc_batch *batch, int32_t *chosen, 
 const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t rows)
 {
     uint32_t hidden = f->desc->hidden;
-    uint64_t start = tc_now_us();
+    uint64_t start = tc_stage_now_us();
     for (uint32_t r = 0; r < rows; r++)
         f->dev->ops->rmsnorm(f->dev, f->x + (size_t)tokens[r] * hidden, f->weights->final_norm, 1, hidden,
                              f->desc->rms_eps, f->logits_in + (size_t)r * hidden);
@@ -179,7 +179,7 @@ const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t r
     if (f->host_logits)
         f->dev->ops->download(f->dev, f->host_logits, f->logits,
                               (size_t)rows * f->desc->vocab * sizeof(float));
-    f->times.head_us += tc_now_us() - start;
+    f->times.head_us += tc_stage_now_us() - start;
     if (tc_forward_check(f, NULL) != TC_OK) return NULL;
     return f->host_logits ? f->host_logits : f->logits;
 }

@@ -130,12 +130,12 @@ tc_status tc_forward_mlp(tc_forward *f, const tc_layer_weights *layer, uint32_t 
         if (f->looks_ahead) tc_forward_expect(f, layer_index + 1, n);
         return TC_OK;
     }
-    uint64_t start = tc_now_us();
+    uint64_t start = tc_stage_now_us();
     tc_forward_route(f, layer, layer_index, n);
     f->times.expert_reads +=
         tc_plan_pairs(f->expert, f->weight, n, desc->top_k, desc->experts, f->counts, f->pairs);
     if (chosen) note_chosen(f, n, chosen);
-    uint64_t routed = tc_now_us();
+    uint64_t routed = tc_stage_now_us();
     f->times.router_us += routed - start;
     const tc_expert_call call = {
         .layer = layer_index,
@@ -159,7 +159,7 @@ tc_status tc_forward_mlp(tc_forward *f, const tc_layer_weights *layer, uint32_t 
     if (status != TC_OK) return status;
     const float *gate, *beside = tc_forward_beside(f, &gate);
     f->dev->ops->combine(f->dev, f->x, f->sum, beside, gate, 1, n, desc->hidden, next_norm, f->normed);
-    uint64_t end = tc_now_us();
+    uint64_t end = tc_stage_now_us();
     f->times.expert_us += end - routed;
     if (tc_trace_on) {
         tc_trace_span("router", start, routed, "\"layer\":%u", layer_index);
