@@ -222,11 +222,11 @@ static void say_serving(const worker *w)
 }
 
 // Its share is in memory; whether a core is there is the core's to tell.
-static void tell_ready(const worker *w)
+static void tell(const worker *w, void (*what)(const char *format, ...))
 {
-    tc_notify_ready("%s %u of %u, %u threads, %llu MiB resident",
-                    w->options->shard == TC_SHARD_SLICE ? "slice" : "partition", w->options->index,
-                    w->options->of, w->threads, (unsigned long long)(w->resident_bytes >> 20));
+    what("%s %u of %u, %u threads, %llu MiB resident",
+         w->options->shard == TC_SHARD_SLICE ? "slice" : "partition", w->options->index, w->options->of,
+         w->threads, (unsigned long long)(w->resident_bytes >> 20));
 }
 
 // Misbehaves as a fault test asked. True when the call needs no further answer.
@@ -318,14 +318,14 @@ static void reload(worker *w)
         tc_info("configuration applied%s%s", *others ? "; these need a restart: " : "", others);
         tc_config_expand_free(&full);
     }
-    tell_ready(w);
+    tell(w, tc_notify_ready);
 }
 
 // The manager's watchdog is fed here: a call that does not end is a worker that hangs.
 static int loop(worker *w)
 {
     bool said = false;
-    tell_ready(w);
+    tell(w, tc_notify_ready);
     while (!atomic_load(&stopping)) {
         tc_peer_event event;
         if (atomic_exchange(&reloading, false)) reload(w);
@@ -340,6 +340,7 @@ static int loop(worker *w)
         case TC_PEER_WELCOME:
             if (!said) say_serving(w);
             if (said) tc_info("connected again");
+            tell(w, tc_notify_status); // in place of what was the matter
             tc_info("calls come by %s", event.carrier == TC_CARRIER_SHM ? "shared memory" : "message");
             if (*event.reason) tc_warn("the core's shared memory cannot be used: %s", event.reason);
             said = true;

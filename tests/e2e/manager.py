@@ -91,6 +91,15 @@ class Manager(unittest.TestCase):
             for program in ("core", "worker", "gateway"):
                 self.reload(server, program, "log-level = debug\n", "configuration applied")
                 self.reload(server, program, "nonsense = 1\n", "the configuration stays as it was")
+            # The core goes and comes: the worker says so, and takes it back.
+            server.conf.write_text("")
+            server.kill("core")
+            self.assertTrue(eventually(lambda: worker.status().startswith("no core at ipc://")), worker.all())
+            since = len(core.all())
+            server.start("core")
+            self.assertTrue(eventually(lambda: core.words(since) == ["READY"], 60), core.all())
+            self.assertTrue(eventually(lambda: worker.status().startswith("partition 0 of 1")), worker.all())
+            self.assertTrue(eventually(server.ready))
             self.assertEqual(server.generate("In", max_tokens=2, temperature=0)["tokens_generated"], 2)
             for program in ("gateway", "core", "worker"):
                 listener = server.listeners[program]
