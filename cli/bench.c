@@ -55,12 +55,21 @@ static int of_results(const tc_arguments *a, const tc_compare_options *compare)
 {
     tc_error e;
     const char *verb = a->positional[0], *first = a->count > 1 ? a->positional[1] : NULL;
-    if (!strcmp(verb, "report") && a->count == 2)
-        return tc_report_write(first, &e) == TC_OK ? 0 : tc_cli_fail(&e);
-    if (!strcmp(verb, "compare") && first)
-        return tc_cli_compare(first, a->count > 2 ? a->positional[2] : NULL, compare);
-    if (!strcmp(verb, "baseline") && a->count == 2) return tc_cli_baseline(first, compare);
-    return -1;
+    const char *second = a->count > 2 ? a->positional[2] : NULL, *usage = NULL;
+    if (!strcmp(verb, "report")) {
+        if (first && !second) return tc_report_write(first, &e) == TC_OK ? 0 : tc_cli_fail(&e);
+        usage = "report DIR";
+    } else if (!strcmp(verb, "compare")) {
+        if (first) return tc_cli_compare(first, second, compare);
+        usage = "compare A [B]";
+    } else if (!strcmp(verb, "baseline")) {
+        if (first && !second) return tc_cli_baseline(first, compare);
+        usage = "baseline DIR";
+    }
+    if (!usage) return -1;
+    tc_fail(&e, TC_ARGUMENT, "usage: thermocline bench %s", usage);
+    tc_cli_fail(&e);
+    return TC_EXIT_USAGE;
 }
 
 int tc_cli_bench(int argc, char **argv)

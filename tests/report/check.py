@@ -441,6 +441,58 @@ class Known(unittest.TestCase):
         self.assertEqual(len(rows), 10)
 
 
+# How colours look without one kind of cones (Machado, Oliveira and Fernandes 2009, severity 1), on linear RGB.
+EYES = {"all cones": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+        "no red": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+        "no green": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+        "no blue": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900))}
+
+
+def linear(colour):
+    channels = (int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5))
+    return [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+
+
+def luminance(colour):
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear(colour)))
+
+
+def lab(rgb):
+    xyz = (sum(w * c for w, c in zip(row, rgb)) / white for row, white in
+           (((0.4124, 0.3576, 0.1805), 0.9505), ((0.2126, 0.7152, 0.0722), 1), ((0.0193, 0.1192, 0.9505), 1.089)))
+    x, y, z = (max(v, 0) ** (1 / 3) if v > 0.008856 else 7.787 * max(v, 0) + 16 / 116 for v in xyz)
+    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
+
+
+class Colours(unittest.TestCase):
+    def test_looks_and_cells_for_every_eye(self):
+        css = (HERE.parents[1] / "cli" / "report.css").read_text()
+        blocks = re.findall(r":root \{(.*?)\}", css, re.S)
+        self.assertEqual(len(blocks), 2)
+        for block in blocks:
+            value = {k: v if len(v) == 7 else "#" + "".join(2 * c for c in v[1:]) for k, v in re.findall(r"--(\w+): (#[0-9a-f]+)", block)}
+            looks = [value[f"c{i}"] for i in range(8)]
+
+            def contrast(a, b):
+                high, low = sorted((luminance(a), luminance(b)), reverse=True)
+                return (high + 0.05) / (low + 0.05)
+
+            for colour in looks:
+                self.assertGreater(contrast(colour, value["ground"]), 3.2)
+            self.assertGreater(contrast(value["ink"], value["ground"]), 7)
+            self.assertGreater(contrast(value["soft"], value["ground"]), 4.5)
+            for eyes, matrix in EYES.items():
+                seen = [lab([sum(m * c for m, c in zip(row, linear(colour))) for row in matrix]) for colour in looks]
+                for i, a in enumerate(seen):
+                    for j, b in enumerate(seen[:i]):
+                        self.assertGreater(math.dist(a, b), LOOKS_APART, (eyes, i, j))
+            steps = [luminance(value[f"h{i}"]) for i in range(12)]
+            self.assertTrue(steps == sorted(steps) or steps == sorted(steps, reverse=True))  # lightness alone tells
+
+
+LOOKS_APART = 22
+
+
 def figure(id="p.q/f/s/1", **other):
     return {"record": "figure", "id": id, "part": "p.q", "figure": "f", "series": "s", "x": 1, "x_unit": "tokens", "unit": "tokens/s",
             "better": "higher", "values": [1, 2, 3], **other}
@@ -661,6 +713,23 @@ class Compare(unittest.TestCase):
         medians = [statistics.median(pairs["slower"][i]) for i in (0, 1)]
         self.assertIn(f"{100 * (medians[1] / medians[0] - 1):+.1f} %", change)
         self.assertIn("5/5", change)
+
+    def test_p_is_what_scipy_says(self):
+        sets = [  # scipy.stats.ttest_ind(a, b, equal_var=False).pvalue, 1.17
+            ([27.5, 21.0, 19.0, 23.6, 17.0, 17.9, 16.9, 20.1, 21.9, 22.6, 23.1, 19.6, 19.0, 21.7, 21.4],
+             [27.1, 22.0, 20.8, 23.4, 23.4, 23.5, 25.8, 22.0, 24.8, 20.2, 21.9, 22.1, 22.9, 30.5, 24.4], 0.008071938172194903),
+            ([19.8, 20.4, 19.6, 17.8, 18.5, 18.9, 18.3, 18.9, 19.5, 22.0],
+             [28.2, 26.6, 20.1, 23.3, 25.2, 22.1, 17.7, 27.6, 20.6, 13.7, 23.2, 17.5, 20.6, 18.0, 23.9, 21.6, 24.3, 20.4, 24.0, 13.2], 0.03597227102979692),
+            ([1, 2, 3], [11, 12, 13.5], 0.0005127165637602633)]
+        a, b = (self.file(n, [figure(id=str(i), values=s[k]) for i, s in enumerate(sets)]) for k, n in enumerate("ab"))
+        told = [float(p) for p in re.findall(r"p=([\d.]+)", command("compare", a, b, "--all").stdout)]
+        self.assertEqual(sorted(told), sorted(round(s[2], 4) for s in sets))
+
+    def test_usage(self):
+        for words in (("report",), ("report", "a", "b"), ("compare",), ("baseline",), ("baseline", "a", "b"), ("compare", "a", "b", "c")):
+            done = command(*words)
+            self.assertEqual((done.returncode, done.stdout), (2, ""), words)
+            self.assertEqual(done.stderr.count("\n"), 1)
 
     def test_threshold(self):
         a, b = (self.file(n, [figure(values=[v, v * 1.001, v * 0.999, v, v])]) for n, v in (("a", 100), ("b", 104)))
