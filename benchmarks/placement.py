@@ -44,7 +44,7 @@ class Servers:
         sys.path.insert(0, str(ROOT / "tests" / "e2e"))
         os.environ["TC_BUILD"] = str(build)
         import harness
-        self.h, self.prompts = harness, held_out()
+        self.h, self.prompts, self.program = harness, held_out(), build / "cli" / "thermocline"
 
     def start(self, *arguments):
         profile = tempfile.mktemp(suffix=".profile", dir=self.h.CACHE)
@@ -108,20 +108,20 @@ class Servers:
         print(f"prediction: speed against decayed {ratio:.2f} (medians), {top:.2f} (the ten best of each); {ahead}")
 
     def conversations(self):
-        for budget in ("3M", "6M"):
-            rates = []
-            for named in (False, True):
-                with self.start("--hot-budget", budget, "--hot-link-percent", 100) as server:
-                    hits = misses = 0
-                    name = lambda i: f"c{i}" if named else None  # noqa: E731
-                    texts = [self.ask(server, self.prompts[i], 150, name(i))["text"] for i in range(12)]
-                    for i, text in enumerate(texts):
-                        for k in range(3):
-                            self.ask(server, self.prompts[12 + (3 * i + k) % 30], 120)
-                        answer = self.ask(server, text[-12:], 16, name(i))
-                        hits, misses = hits + answer["expert_cache_hits"], misses + answer["expert_cache_misses"]
-                    rates.append(100 * hits / (hits + misses))
-            print(f"a conversation comes back, {budget}: first 16 tokens {rates[0]:.1f} % cold, {rates[1]:.1f} % warmed")
+        """Ten conversations go on behind their kept prompts after others had their turns; what footprints bring is replayed."""
+        with tempfile.TemporaryDirectory() as folder:
+            trace = Path(folder) / "t.routes"
+            profile = tempfile.mktemp(suffix=".profile", dir=self.h.CACHE)
+            with self.h.Server(self.h.DEMO, 0, "--profile", profile, "--trace-routing", trace) as server:
+                texts = []
+                for i in range(10):
+                    texts.append(self.prompts[i] + self.ask(server, self.prompts[i], 150, f"c{i}")["text"])
+                    self.ask(server, texts[i], 1, f"c{i}")
+                for i, text in enumerate(texts):
+                    for k in range(3):
+                        self.ask(server, self.prompts[12 + (3 * i + k) % 30], 100, f"o{i}-{k}")
+                    self.ask(server, text, 16, f"c{i}")
+            subprocess.run([self.program, "replay", trace, "--policy", "decayed", "--slots", "4,8,16", "--returns", "16"], check=True)
 
     def grouping(self):
         for steps in (0, 200, 0, 200):

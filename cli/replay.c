@@ -17,7 +17,7 @@ enum { CAPACITIES_MAX = TC_SVG_POINTS_MAX, ROWS = TC_POLICIES + 2 };
 typedef struct settings {
     const char *policies, *slots, *plot, *profile, *write;
     bool generated, json, per_layer, second_miss;
-    uint64_t tokens, seed, fill_steps, skip, topic_tokens, ahead, ahead_tokens;
+    uint64_t returns, tokens, seed, fill_steps, skip, topic_tokens, ahead, ahead_tokens;
     double link, hot, cold, fixed, fast, slow, weight, margin, repeat, stray, spread, common;
 } settings;
 
@@ -95,6 +95,26 @@ static void keep(sweep *w, const char *name, uint32_t point, double hit_rate)
     w->lines[i].y[point] = hit_rate;
 }
 
+// Sessions that come back, with and without their footprints.
+static tc_status print_returns(const settings *s, const tc_routes *routes, const tc_replay_options *o,
+                               tc_error *e)
+{
+    for (int warm = 0; warm < 2; warm++) {
+        tc_replay_returns r;
+        TC_TRY(tc_replay_first_tokens(routes, o, (uint32_t)s->returns, warm, &r, e));
+        double rate = r.lookups ? (double)r.hits / (double)r.lookups : 0;
+        if (s->json)
+            printf("{\"returns\":%llu,\"warm\":%s,\"tokens\":%llu,\"slots\":%u,\"hit_rate\":%.6f}\n",
+                   (unsigned long long)r.returns, warm ? "true" : "false", (unsigned long long)s->returns,
+                   o->cache.slots, rate);
+        else
+            printf("%7u %8s  %llu sessions come back, %s: %.2f %% in their first %llu tokens\n",
+                   o->cache.slots, "", (unsigned long long)r.returns, warm ? "with their footprints" : "cold",
+                   100 * rate, (unsigned long long)s->returns);
+    }
+    return TC_OK;
+}
+
 static tc_status run_capacity(const settings *s, const tc_routes *routes, uint32_t layers, const float *prior,
                               uint32_t point, sweep *w, tc_error *e)
 {
@@ -120,6 +140,12 @@ static tc_status run_capacity(const settings *s, const tc_routes *routes, uint32
         TC_TRY(tc_replay_run(routes, &o, &r, e));
         print_row(s, routes, tc_policy_name(o.cache.policy), w->slots[point], layers, &r);
         keep(w, tc_policy_name(o.cache.policy), point, r.hit_rate);
+    }
+    if (s->returns) {
+        o.cache.policy = TC_POLICY_DECAYED;
+        o.cache.second_miss = s->second_miss;
+        o.cache.margin = s->margin;
+        TC_TRY(print_returns(s, routes, &o, e));
     }
     TC_TRY(tc_replay_best_static(routes, &o, &r, e));
     print_row(s, routes, "best static", w->slots[point], layers, &r);
@@ -233,6 +259,9 @@ int tc_cli_replay(int argc, char **argv)
         NUMBER("--skip-steps", skip, 0, 1e9, "not counted: the cache warms up"),
         NUMBER("--fill-steps", fill_steps, 0, 1000,
                "steps until a fill is there (default 0: the next has it)"),
+        NUMBER(
+            "--returns", returns, 0, 4096,
+            "hits in so many first tokens of sessions that come back, cold and warmed (default 0: not told)"),
         NUMBER("--ahead", ahead, 0, 1024,
                "predictive: fills a layer to come (default: an eighth of the slots)"),
         NUMBER("--ahead-tokens", ahead_tokens, 0, 1024,

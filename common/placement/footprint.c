@@ -6,6 +6,8 @@
 #include <math.h>
 #include <string.h>
 
+enum { WARM = 2 };
+
 struct tc_footprints {
     uint32_t layers, experts, room;
     uint64_t ids[TC_FOOTPRINTS_MAX], used[TC_FOOTPRINTS_MAX]; // used: a count of notes, for the oldest
@@ -79,6 +81,39 @@ void tc_footprint_note(tc_footprints *all, uint64_t id, uint32_t tokens, uint32_
         uint8_t *uses = &row[i / top_k % all->layers * all->experts + (uint32_t)chosen[i]];
         if (*uses == UINT8_MAX) halve(row, count);
         ++*uses;
+    }
+}
+
+void tc_footprint_add(tc_footprints *all, uint64_t id, const tc_expert_use *uses, uint32_t count)
+{
+    if (!id) return;
+    uint32_t place = place_of(all, id), n = all->layers * all->experts;
+    uint8_t *row = row_of(all, place);
+    all->used[place] = ++all->clock;
+    for (uint32_t i = 0; i < count; i++) {
+        if (uses[i].layer >= all->layers || uses[i].expert >= all->experts) continue;
+        uint8_t *at = &row[uses[i].layer * all->experts + uses[i].expert];
+        for (uint32_t k = 0; k < uses[i].count; k++) {
+            if (*at == UINT8_MAX) halve(row, n);
+            ++*at;
+        }
+    }
+}
+
+void tc_footprint_announce(const tc_footprints *all, uint64_t id, uint32_t top_k, tc_hot_cache *cache)
+{
+    const uint8_t *uses = tc_footprint_find(all, id);
+    uint32_t slots = tc_hot_cache_get_options(cache)->slots, of[UINT8_MAX + 1] = {0}, bar = UINT8_MAX, kept;
+    if (!uses) return;
+    for (uint32_t i = 0; i < all->layers * all->experts; i++) of[uses[i]]++;
+    for (kept = of[bar]; bar > 1 && kept + of[bar - 1] <= slots; bar--) kept += of[bar - 1];
+    for (uint32_t layer = 0; layer < all->layers; layer++) {
+        const uint8_t *row = uses + (size_t)layer * all->experts;
+        uint32_t sum = 0;
+        for (uint32_t e = 0; e < all->experts; e++) sum += row[e];
+        for (uint32_t e = 0; e < all->experts; e++)
+            if (row[e] >= bar)
+                tc_hot_cache_expect(cache, layer, e, (float)(WARM * top_k * row[e]) / (float)sum);
     }
 }
 

@@ -47,6 +47,15 @@ static inline uint64_t tc_replay_cpu_ns(void)
 
 tc_status tc_replay_run(const tc_routes *routes, const tc_replay_options *options, tc_replay_result *ret,
                         tc_error *e);
+typedef struct tc_replay_returns {
+    uint64_t returns, hits, lookups; // of the first generated tokens of each return
+} tc_replay_returns;
+
+// The same run; of every session that comes back after others, hits in the first `tokens` tokens it
+// generates. warm: with what its footprint announces when it comes, which is there after the first step of
+// its prompt.
+tc_status tc_replay_first_tokens(const tc_routes *routes, const tc_replay_options *options, uint32_t tokens,
+                                 bool warm, tc_replay_returns *ret, tc_error *e);
 // Keeps what is used soonest; lets in only what is used sooner than what it would push out. Uses cache.slots,
 // cache.per_layer, cost, skip_steps and step_hits of the options.
 tc_status tc_replay_belady(const tc_routes *routes, const tc_replay_options *options, tc_replay_result *ret,

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SAVE_EVERY_US = 300000000, WARM = 2, PIN_USES = 16 };
+enum { SAVE_EVERY_US = 300000000, PIN_USES = 16 };
 
 static void say(const tc_placement *p, bool warning, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
@@ -338,25 +338,6 @@ static bool in_range(const tc_placement *p, const tc_expert_hint *hint)
     return hint->layer < p->o.layers && hint->expert < p->o.experts;
 }
 
-// The most used of the footprint, as many as there are slots, at the rates they were used with.
-static void announce_footprint(tc_placement *p, uint64_t id)
-{
-    const uint8_t *uses = p->footprints ? tc_footprint_find(p->footprints, id) : NULL;
-    uint32_t slots = tc_hot_cache_get_options(p->o.cache)->slots, of[UINT8_MAX + 1] = {0}, bar = UINT8_MAX,
-             kept;
-    if (!uses) return;
-    for (uint32_t i = 0; i < p->n; i++) of[uses[i]]++;
-    for (kept = of[bar]; bar > 1 && kept + of[bar - 1] <= slots; bar--) kept += of[bar - 1];
-    for (uint32_t layer = 0; layer < p->o.layers; layer++) {
-        const uint8_t *row = uses + (size_t)layer * p->o.experts;
-        uint32_t sum = 0;
-        for (uint32_t e = 0; e < p->o.experts; e++) sum += row[e];
-        for (uint32_t e = 0; e < p->o.experts; e++)
-            if (row[e] >= bar)
-                tc_hot_cache_expect(p->o.cache, layer, e, (float)(WARM * p->o.top_k * row[e]) / (float)sum);
-    }
-}
-
 // Between steps, nothing used: what was announced is ordered now, and comes while the prompt is computed.
 static void order_announced(tc_placement *p)
 {
@@ -380,8 +361,10 @@ void tc_placement_arrived(tc_placement *p, const tc_placement_request *r, const 
             set_pin(p, index);
         }
     }
-    announce_footprint(p, r->conversation);
-    announce_footprint(p, r->named);
+    if (p->footprints) {
+        tc_footprint_announce(p->footprints, r->conversation, p->o.top_k, p->o.cache);
+        tc_footprint_announce(p->footprints, r->named, p->o.top_k, p->o.cache);
+    }
     order_announced(p);
     p->ns += tc_now_ns() - start_ns;
 }

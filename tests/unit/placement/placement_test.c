@@ -343,6 +343,17 @@ static void test_returning_conversation(void **state)
     assert_int_equal(tc_routes_generate(&spec, &r, &e), TC_OK);
     double cold = first_hits(&r, spec.topics, spec.topic_tokens, false);
     double warm = first_hits(&r, spec.topics, spec.topic_tokens, true);
+    tc_replay_returns told[2]; // the same as `replay --returns` tells it, fills without limit
+    tc_replay_options o = {.cache = {.slots = 64 * spec.layers,
+                                     .slots_max = 64 * spec.layers,
+                                     .policy = TC_POLICY_DECAYED,
+                                     .second_miss = true}};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(tc_replay_first_tokens(&r, &o, 16, i, &told[i], &e), TC_OK);
+        assert_int_equal(told[i].returns, spec.topics);
+        assert_int_equal(told[i].lookups, spec.topics * 16ull * spec.layers * spec.top_k);
+    }
+    assert_true((double)told[1].hits > (double)told[0].hits + 0.1 * (double)told[0].lookups);
     print_message("first 16 tokens: cold %.3f, warm %.3f\n", cold, warm);
     assert_true(warm >= cold + 0.1);
     tc_routes_free(&r);
