@@ -63,8 +63,7 @@ static void head(FILE *f, const tc_results *r)
     char memory[TC_NUMBER_BYTES], number[TC_NUMBER_BYTES];
     fputs("# Thermocline: speed and quality\n\nMachine: ", f);
     text(f, run->machine);
-    fputs(", ", f);
-    text(f, run->cpu);
+    if (!strstr(run->machine, run->cpu)) fputs(", ", f), text(f, run->cpu);
     fprintf(f, ", %llu cores, %s", (unsigned long long)run->cores, tc_bytes_text(run->ram_bytes, memory));
     if (run->read_bytes_per_s > 0)
         fprintf(f, ", reads %s GB/s", tc_number(run->read_bytes_per_s / 1e9, number));

@@ -106,11 +106,11 @@ static void tell_all(tc_summary_line *line, const tc_group *g)
         const tc_result *item = g->items[i];
         tc_x_text(g, item, x, sizeof x);
         if (i == 4) {
-            snprintf(line->value + n, sizeof line->value - n, ", …");
+            snprintf(line->value + n, sizeof line->value - n, "; …");
             break;
         }
         n += (size_t)snprintf(line->value + n, sizeof line->value - n, "%s%.20s%s%.20s %s%s%.10s",
-                              i ? ", " : "", many ? item->series : "", many && *item->series && *x ? " " : "",
+                              i ? "; " : "", many ? item->series : "", many && *item->series && *x ? " " : "",
                               x, tc_number(item->median * g->factor, value),
                               strcmp(g->unit, "perplexity") != 0 && *g->unit ? " " : "",
                               strcmp(g->unit, "perplexity") != 0 ? g->unit : "");

@@ -434,7 +434,7 @@ class Known(unittest.TestCase):
         self.assertIn("in 5 runs", rows["Decode, one user"][1])
         best = max(statistics.median(r["values"]) for r in self.of("figure", "policy-hits") if not r["series"].startswith("all-"))
         self.assertEqual(rows["Placement, best hit rate"][0], f"{100 * best:.2f} %")
-        self.assertEqual(rows["Perplexity"][0], "bf16 10.48, NF4 exact 10.61, NF4 fast 10.62")
+        self.assertEqual(rows["Perplexity"][0], "bf16 10.48; NF4 exact 10.61; NF4 fast 10.62")
         self.assertTrue(rows["Time to ready"][0].startswith("cold 7") and "arena resident 0." in rows["Time to ready"][0])
         self.assertTrue(rows["First token under load"][0].endswith(" ms"))
         self.assertEqual(rows["Parts"], ["11 of 14 done", "1 skipped, 1 failed, 1 missing"])
