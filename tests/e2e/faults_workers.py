@@ -96,8 +96,10 @@ class Workers(unittest.TestCase):
         says = {"lie": "answered a call", "nan": "failed at what another worker computed", "id": "missed its deadline",
                 "replay": "missed its deadline"}
         for fault, reason in says.items():
+            # Where the deadline plays no part it is one that the honest worker meets on any machine: it must not be blamed.
+            deadline_ms = 1000 if "deadline" in reason else 10000
             for plane in ("shm", "nng"):
-                with self.subTest(fault, plane=plane), Pieces(2, core=["--call-deadline-ms", 250, "--data-plane", plane],
+                with self.subTest(fault, plane=plane), Pieces(2, core=["--call-deadline-ms", deadline_ms, "--data-plane", plane],
                                                               worker={0: ("--fault", f"{fault}-after=30")}) as server:
                     stream = Stream(server, "/api/v1/generate", ASK).read()
                     self.assertEqual((stream.text, stream.done, stream.error), (self.want, True, None), server.text())
