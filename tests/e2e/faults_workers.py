@@ -97,7 +97,7 @@ class Workers(unittest.TestCase):
                 "replay": "missed its deadline"}
         for fault, reason in says.items():
             # Where the deadline plays no part it is one that the honest worker meets on any machine: it must not be blamed.
-            deadline_ms = 1000 if "deadline" in reason else 10000
+            deadline_ms = 2000 if "deadline" in reason else 10000
             for plane in ("shm", "nng"):
                 with self.subTest(fault, plane=plane), Pieces(2, core=["--call-deadline-ms", deadline_ms, "--data-plane", plane],
                                                               worker={0: ("--fault", f"{fault}-after=30")}) as server:
