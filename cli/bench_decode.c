@@ -21,10 +21,11 @@ typedef struct measured {
     tc_touched touched;
 } measured;
 
-// All three, unless the options name one.
+// All three, unless the options name one; beside a GPU, which they would have to share, shared memory only.
 static bool wanted(const tc_bench *b, int i)
 {
     if (b->o.workers_given && !b->o.workers) return i == 0;
+    if (!b->o.data_plane && b->o.device && !strcmp(b->o.device, "cuda")) return i == 1;
     if (b->o.data_plane) return i > 0 && !strcmp(b->o.data_plane, configurations[i].data_plane);
     return true;
 }

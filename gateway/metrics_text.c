@@ -111,6 +111,8 @@ static void numbers(const tc_model_info *info, const tc_engine_status *e, tc_buf
          e->expert_retries},
         {"thermocline_expert_reads_total", "counter", "Experts read, one a step, layer and expert.",
          e->expert_reads},
+        {"thermocline_experts_fetched_total", "counter",
+         "Cold experts that the GPU read over its link for one step.", e->experts_fetched},
         {"thermocline_decode_allocations_total", "counter", "Allocations in steps; there should be none.",
          e->decode_allocations},
         {"thermocline_workers_up", "gauge", "Connected expert workers.", e->workers_up},

@@ -288,6 +288,7 @@ static tc_status open_device(core *c, const tc_dev_geometry *g, tc_error *e)
         .tokens_by_budget = !c->o.chunk_tokens,
         .vram_bytes = c->o.vram_bytes,
         .ordinal = c->o.gpu,
+        .fetch_percent = c->o.workers_only ? 0 : -1,
         .call_deadline_us = c->o.call_deadline_us,
         .log = log_source,
     };

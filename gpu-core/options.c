@@ -103,6 +103,9 @@ static bool apply_choice(tc_setting_id id, int choice, tc_core_options *o)
     case TC_OPT_HOT_SCOPE:
         o->hot_per_layer = choice == 1;
         return true;
+    case TC_OPT_COLD_EXPERTS:
+        o->workers_only = choice == 1;
+        return true;
     case TC_OPT_PRECISION:
         o->precision = (tc_precision)choice;
         return true;

@@ -40,6 +40,7 @@ typedef struct tc_core_options {
     uint64_t cache_bytes;      // prefix cache; TC_CACHE_AUTO: a part of what is left, 0: none
     uint64_t hot_budget_bytes; // hot tier; 0: none
     double hot_link_share;
+    bool workers_only; // they compute all cold experts
     tc_cache_policy hot_policy;
     bool hot_per_layer;
     uint32_t group_steps;

@@ -163,6 +163,7 @@ typedef struct tc_engine_status {
     // stage times in us since start: attention (both kinds), router, expert call (post + compute of shared),
     // wait, head + sampling
     uint64_t attention_us, router_us, expert_us, wait_us, head_us;
+    uint64_t experts_fetched;    // cold ones that the device read over the link for one step
     uint64_t expert_reads;       // experts read: one a (step, layer, expert), however many tokens chose it
     uint64_t decode_allocations; // violations of the no-allocation guard
     uint32_t held;               // running, but their readers are slow

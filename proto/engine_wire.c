@@ -210,7 +210,7 @@ tc_status tc_engine_pack_ask(uint64_t session, tc_wire_header *ret, tc_error *e)
     X(expert_calls) X(expert_retries) X(workers_lost) X(expert_hits) X(expert_misses) X(uptime_us) \
     X(step_us_total) X(steps) X(attention_us) X(router_us) X(expert_us) X(wait_us) X(head_us) \
     X(decode_allocations) X(held) X(queue_tokens) X(kv_pages) X(kv_pages_free) X(cached_tokens) X(cache_bytes) \
-    X(cache_evictions) X(refused) X(expired) X(sched_us) X(expert_reads) X(placement_us) X(grouped)
+    X(cache_evictions) X(refused) X(expired) X(sched_us) X(expert_reads) X(experts_fetched) X(placement_us) X(grouped)
 #define USAGE_NUMBERS(X) \
     X(prompt_tokens) X(generated_tokens) X(queue_us) X(prefill_us) X(decode_us) X(expert_hits) X(expert_misses) \
     X(cached_tokens) X(stopped_by)

@@ -195,6 +195,7 @@ typedef struct tc_dev_queue_ops {
     tc_status (*wait)(tc_dev *dev, void (*turn)(void *arg), void *arg, uint32_t *ret_layer, tc_error *e);
     uint64_t (*join_us)(
         tc_dev *dev); // spent waiting for workers' answers, since creation, as of the last wait
+    uint64_t (*fetched)(tc_dev *dev); // cold experts it read for one step by itself, since creation, as above
     // Host memory that copies to and from the device run fastest with. NULL: out of memory.
     void *(*host_alloc)(tc_dev *dev, size_t bytes);
     void (*host_release)(tc_dev *dev, void *memory); // NULL is legal

@@ -187,6 +187,7 @@ tc_status tc_forward_run_queued(tc_forward *f, const tc_batch *batch, int32_t *c
     TC_TRY(status);
     note_routes(f, n, chosen);
     f->times.join_us = queue->join_us(f->dev);
+    f->times.experts_fetched = queue->fetched(f->dev);
     f->times.device_us += tc_now_us() - start;
     return TC_OK;
 }

@@ -439,6 +439,7 @@ void tc_sched_status(tc_sched *s, tc_engine_status *ret)
     ret->expert_us = times->expert_us + times->join_us;
     ret->head_us = times->head_us;
     ret->expert_reads = times->expert_reads;
+    ret->experts_fetched = times->experts_fetched;
     ret->uptime_us = tc_sched_now(s) - s->start_us;
     ret->sched_us = s->sched_ns / 1000;
     ret->placement_us = tc_placement_ns(s->o.placement) / 1000;

@@ -92,6 +92,28 @@ static void stop_worker(fixture *f)
     tc_shm_close(f->hub);
 }
 
+// percent: of the cold experts, fetched over the link
+static void open_device(fixture *f, int32_t percent)
+{
+    tc_error e = {0};
+    const tc_cuda_options o = {.geometry = {.matmul_cols_max = f->info->hidden,
+                                            .positions_max = 1024,
+                                            .pages = 1,
+                                            .slots = 1,
+                                            .kv_type = TC_KV_F16},
+                               .hidden = f->info->hidden,
+                               .experts = f->info->experts,
+                               .top_k = f->info->top_k,
+                               .tokens_max = TOKENS,
+                               .vram_bytes = 4ull << 30,
+                               .fetch_percent = percent,
+                               .call_deadline_us = 300000};
+    need(f->cuda->create(&o, &f->dev, &e), &e);
+    need(f->cuda->hot.open(f->dev, f->store, 1000, &f->slots, &e), &e);
+    assert_true(f->slots >= f->info->experts);
+    assert_true(f->cuda->hot.settle(f->dev));
+}
+
 static tc_status set_up(fixture *f, const char *model, const char *cache, tc_error *e)
 {
     char card[128], path[TC_STORE_PATH_BYTES];
@@ -106,21 +128,7 @@ static tc_status set_up(fixture *f, const char *model, const char *cache, tc_err
     need(tc_team_create(&team, &f->team, e), e);
     need(tc_ffn_create(f->store, f->team, TOKENS, NULL, &f->ffn, e), e);
     need(tc_ffn_create(f->store, f->team, TOKENS, NULL, &f->worker_ffn, e), e);
-    const tc_cuda_options o = {.geometry = {.matmul_cols_max = f->info->hidden,
-                                            .positions_max = 1024,
-                                            .pages = 1,
-                                            .slots = 1,
-                                            .kv_type = TC_KV_F16},
-                               .hidden = f->info->hidden,
-                               .experts = f->info->experts,
-                               .top_k = f->info->top_k,
-                               .tokens_max = TOKENS,
-                               .vram_bytes = 4ull << 30,
-                               .call_deadline_us = 300000};
-    need(f->cuda->create(&o, &f->dev, e), e);
-    need(f->cuda->hot.open(f->dev, f->store, 1000, &f->slots, e), e);
-    assert_true(f->slots >= f->info->experts);
-    assert_true(f->cuda->hot.settle(f->dev));
+    open_device(f, 0);
     size_t pairs = (size_t)TOKENS * f->info->top_k;
     f->x = tc_alloc(TC_MEM_OTHER, (size_t)TOKENS * f->info->hidden, sizeof *f->x);
     f->expert = tc_alloc(TC_MEM_OTHER, pairs, sizeof *f->expert);
@@ -271,6 +279,34 @@ static void test_same_bits(void **state)
     stop_worker(f);
 }
 
+// Cold experts, all or some of them, are read over the link instead of being asked for.
+static void test_fetched(void **state)
+{
+    fixture *f = *state;
+    static const uint32_t counts[] = {1, 2, 5, 40, 64, 65, 130, 256};
+    static const int32_t percents[] = {100, 30, -1};
+    for (size_t p = 0; p < sizeof percents / sizeof *percents; p++) {
+        tc_dev_free(f->dev);
+        open_device(f, percents[p]);
+        start_worker(f);
+        for (uint32_t hot = 0; hot < f->info->experts; hot += f->info->experts / 2) {
+            place(f, hot);
+            for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+                uint64_t before = f->dev->queue->fetched(f->dev);
+                make_input(f, counts[i]);
+                reference(f, counts[i]);
+                compare(f, counts[i]);
+                if (percents[p] == 100 || (percents[p] == 30 && !hot && counts[i] == 64))
+                    assert_true(f->dev->queue->fetched(f->dev) > before || hot);
+            }
+        }
+        place(f, 0);
+        stop_worker(f);
+    }
+    tc_dev_free(f->dev);
+    open_device(f, 0);
+}
+
 static void test_faults(void **state)
 {
     fixture *f = *state;
@@ -307,6 +343,7 @@ int main(int argc, char **argv)
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_prestate(test_same_bits, &f),
+        cmocka_unit_test_prestate(test_fetched, &f),
         cmocka_unit_test_prestate(test_faults, &f),
     };
     int failed = cmocka_run_group_tests_name("cuda experts", tests, NULL, NULL);

@@ -18,6 +18,7 @@ typedef struct tc_cuda_options {
     bool tokens_by_budget; // no more than TC_CUDA_TOKENS_SMALL where the budget is below TC_CUDA_BUDGET_SMALL
     uint64_t vram_bytes;   // of everything, as the driver counts; 0: what the card has, less a reserve
     uint32_t ordinal;
+    int32_t fetch_percent; // of cold experts, fetched for one step; 0: workers compute all; -1: as rates tell
     uint64_t call_deadline_us; // of a worker's answer
     void (*log)(void *arg, bool warning, const char *text);
     void *arg;

@@ -16,7 +16,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { TURN_US = 1000 };
+enum { TURN_US = 1000, RESULT_BYTES = 8 + sizeof(tc_gpu_sums) }; // failed, broken, sums
 
 // ---- the batch ----
 
@@ -190,12 +190,19 @@ static void wait_for_stream(tc_dev_cuda *c, void (*turn)(void *arg), void *arg)
     CHECK(c, cudaStreamSynchronize(c->stream));
 }
 
+static const tc_gpu_sums *result_sums(const tc_dev_cuda *c)
+{
+    return (const tc_gpu_sums *)(const void *)(c->result_host + 2);
+}
+
 static tc_status cuda_wait(tc_dev *dev, void (*turn)(void *arg), void *arg, uint32_t *ret_layer, tc_error *e)
 {
     tc_dev_cuda *c = cuda_of(dev);
     *ret_layer = UINT32_MAX;
-    CHECK(c, cudaMemcpyAsync(c->result_host, c->tables.failed, 16, cudaMemcpyDeviceToHost, c->stream));
+    CHECK(c,
+          cudaMemcpyAsync(c->result_host, c->tables.failed, RESULT_BYTES, cudaMemcpyDeviceToHost, c->stream));
     wait_for_stream(c, turn, arg);
+    if (!*c->error && !c->result_host[0]) tc_cuda_link_learn(c, result_sums(c));
     c->direct = false;
     if (*c->error) return tc_fail(e, TC_INTERNAL, "cuda: %s", c->error);
     if (c->result_host[1]) return tc_fail(e, TC_INTERNAL, "an expert's output is not finite or out of range");
@@ -468,9 +475,12 @@ static void cuda_combine(tc_dev *dev, float *x, const int64_t *sum, const float 
 
 static uint64_t cuda_join_us(tc_dev *dev)
 {
-    uint64_t ns;
-    memcpy(&ns, cuda_of(dev)->result_host + 2, sizeof ns);
-    return ns / 1000;
+    return result_sums(cuda_of(dev))->wait_ns / 1000;
+}
+
+static uint64_t cuda_fetched(tc_dev *dev)
+{
+    return result_sums(cuda_of(dev))->fetched;
 }
 
 static void *cuda_host_alloc(tc_dev *dev, size_t bytes)
@@ -556,6 +566,7 @@ static const tc_dev_queue_ops cuda_queue = {
     .experts = tc_cuda_experts,
     .force_routes = cuda_force_routes,
     .join_us = cuda_join_us,
+    .fetched = cuda_fetched,
     .host_alloc = cuda_host_alloc,
     .host_release = cuda_host_release,
 };
@@ -604,7 +615,7 @@ static uint32_t list_wanted(const tc_cuda_options *o, tc_dev_cuda *c, wanted ret
     const bool split = partial <= SPLIT_BYTES_MAX && !is_wide(g);
     const wanted all[] = {
         {(void **)&c->tables.map, TC_MEM_SCRATCH, 256 * f},
-        {(void **)&c->tables.failed, TC_MEM_SCRATCH, 64},
+        {(void **)&c->tables.failed, TC_MEM_SCRATCH, RESULT_BYTES},
         {(void **)&c->posted, TC_MEM_SCRATCH, 4 * TC_GPU_MAILBOXES_MAX},
         {(void **)&c->batch_dev, TC_MEM_SCRATCH, lay_out(o).bytes},
         {(void **)&c->kv, TC_MEM_KV, tc_dev_page_bytes(g) * g->pages},
@@ -698,11 +709,11 @@ static tc_status fill_tables(tc_dev_cuda *c, tc_error *e)
     CHECK(c,
           cudaMemcpy((void *)c->tables.map, tc_nested_levels(), 256 * sizeof(float), cudaMemcpyHostToDevice));
     c->broken = c->tables.failed + 1;
-    c->wait_ns = (uint64_t *)(void *)(c->tables.failed + 2);
+    c->sums = (tc_gpu_sums *)(void *)(c->tables.failed + 2);
     size_t rows = (size_t)c->o.tokens_max * c->o.hidden * sizeof(float);
     CHECK(c, cudaHostAlloc((void **)&c->batch_host, c->layout.bytes, cudaHostAllocDefault));
     CHECK(c, cudaHostAlloc((void **)&c->embed_host, rows, cudaHostAllocDefault));
-    CHECK(c, cudaHostAlloc((void **)&c->result_host, 64, cudaHostAllocDefault));
+    CHECK(c, cudaHostAlloc((void **)&c->result_host, RESULT_BYTES, cudaHostAllocDefault));
     if (*c->error) return tc_fail(e, TC_INTERNAL, "cuda: %s", c->error);
     return TC_OK;
 }

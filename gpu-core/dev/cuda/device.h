@@ -13,11 +13,12 @@
 
 enum {
     GRAPHS = TC_BATCH_SEGMENTS_MAX + 1,
-    SLOT_PARTS = 8,            // in which the slots of hot experts are given back
-    STAGES = 8,                // buffers through which cold experts are streamed
-    STAGE_EXPERTS = 32,        // experts of a buffer
-    FILLS = 256,               // fills under way
-    STREAM_FROM = 65,          // tokens of a batch from which cold experts are streamed and not sent
+    SLOT_PARTS = 8,     // in which the slots of hot experts are given back
+    STAGES = 8,         // buffers through which cold experts are streamed
+    STAGE_EXPERTS = 32, // experts of a buffer
+    FILLS = 256,        // fills under way
+    STREAM_FROM = 65,   // tokens of a batch from which cold experts are streamed, where they cannot be shared
+    GROUP_FROM = 65,    // tokens from which pairs are sorted by expert
     RESERVE_BYTES = 384 << 20, // graphs, the driver's own growth
 };
 
@@ -32,6 +33,24 @@ typedef struct expert_range { // one layer's bytes in one place of the store
     size_t bytes;
     bool registered;
 } expert_range;
+
+// Cold experts that the card fetches itself (link.c).
+enum { LINK_CLASSES = 9, LINK_QUOTAS = TC_GPU_FETCH_DISTINCT_MAX + 1 };
+typedef struct link_rates {
+    double fetch_us, worker_us; // of an expert
+    double side_us;             // from a call to its join, without fetches
+} link_rates;
+
+typedef struct link_share {
+    const uint8_t **from, **from_dev; // [layers][experts] in host memory
+    bool on, known;                   // wanted, and the table is with the device
+    link_rates rates[LINK_CLASSES];   // by log2 of a batch's tokens
+    uint8_t quota[LINK_CLASSES][LINK_QUOTAS], *quota_dev;
+    bool dirty;
+    tc_gpu_sums sums; // up to the last batch
+    tc_gpu_fetch_list *list;
+    const uint8_t **at;
+} link_share;
 
 typedef struct hot_experts {
     const tc_store *store;
@@ -55,12 +74,13 @@ typedef struct hot_experts {
     cudaEvent_t fill_event[FILLS];
     uint32_t fill_slot[FILLS], fill_head, fill_tail;
     // streaming
-    uint8_t *stage[STAGES];
+    uint8_t *stage; // STAGES of them, each of STAGE_EXPERTS
     cudaEvent_t stage_full[STAGES], stage_free[STAGES];
     uint32_t next_stage;
     tc_gpu_pairs pairs;
     uint8_t *h_rounded;
     float *h_scale;
+    link_share link;
 } hot_experts;
 
 typedef struct tc_dev_cuda {
@@ -69,8 +89,8 @@ typedef struct tc_dev_cuda {
     cudaStream_t stream;
     uint32_t multiprocessors;
     tc_gpu_tables tables;
-    uint32_t *broken; // beside tables.failed
-    uint64_t *wait_ns;
+    uint32_t *broken;  // beside tables.failed
+    tc_gpu_sums *sums; // behind them
     uint32_t *posted;
     // memory
     uint64_t budget, context, used[TC_MEM_TAGS], peak;
@@ -143,6 +163,16 @@ void tc_cuda_slot_load(tc_dev *dev, uint32_t slot, const void *host);
 void tc_cuda_give_all(tc_dev_cuda *c);
 void tc_cuda_drop_graphs(tc_dev_cuda *c);
 tc_gpu_q4 tc_cuda_q4(const tc_matrix *w);
+
+// The share of cold experts that come over the link: before a batch, and after one.
+tc_status tc_cuda_link_open(tc_dev_cuda *c, tc_error *e);
+void tc_cuda_link_flush(tc_dev_cuda *c);
+void tc_cuda_link_learn(tc_dev_cuda *c, const tc_gpu_sums *sums);
+void tc_cuda_link_close(tc_dev_cuda *c);
+uint32_t
+tc_cuda_link_tokens_max(const tc_dev_cuda *c); // of a batch whose cold experts are shared; 0: none are
+tc_gpu_fetch tc_cuda_link_of(tc_dev_cuda *c, uint32_t layer, uint32_t tokens);
+const uint8_t *tc_cuda_expert_whole(const hot_experts *h, uint32_t layer, uint32_t expert);
 
 extern const tc_cuda_hot_ops tc_cuda_hot;
 void tc_cuda_hot_close(tc_dev_cuda *c);

@@ -58,6 +58,15 @@ static const uint8_t *unit_at(const tc_store *store, uint32_t layer, uint32_t ex
     return u.gate.data;
 }
 
+// Where the expert lies in one piece; NULL: it does not.
+const uint8_t *tc_cuda_expert_whole(const hot_experts *h, uint32_t layer, uint32_t expert)
+{
+    const uint8_t *first = unit_at(h->store, layer, expert, 0);
+    for (uint32_t u = 1; u < h->info->units; u++)
+        if (unit_at(h->store, layer, expert, u) != first + u * h->layout[layer].unit_stride) return NULL;
+    return first;
+}
+
 // ---- making the store's memory known to the card ----
 
 static void *register_all(void *arg)
@@ -67,10 +76,11 @@ static void *register_all(void *arg)
     bool fine = cudaSetDevice((int)c->o.ordinal) == cudaSuccess;
     for (uint32_t i = 0; fine && i < h->range_count && !atomic_load(&h->stop); i++) {
         expert_range *r = &h->ranges[i];
-        cudaError_t code = cudaHostRegister((void *)r->base, r->bytes, cudaHostRegisterReadOnly);
+        cudaError_t code =
+            cudaHostRegister((void *)r->base, r->bytes, cudaHostRegisterMapped | cudaHostRegisterReadOnly);
         if (code != cudaSuccess) {
             cudaGetLastError();
-            code = cudaHostRegister((void *)r->base, r->bytes, cudaHostRegisterDefault);
+            code = cudaHostRegister((void *)r->base, r->bytes, cudaHostRegisterMapped);
         }
         fine = r->registered = code == cudaSuccess;
         if (!fine && c->o.log) {
@@ -133,9 +143,9 @@ static tc_status take_staging(tc_dev_cuda *c, tc_error *e)
     hot_experts *h = &c->hot;
     const tc_store_info *info = h->info;
     uint64_t pairs = (uint64_t)c->o.tokens_max * info->top_k;
+    h->stage = tc_cuda_take(c, TC_MEM_SCRATCH, STAGES * STAGE_EXPERTS * h->slot_bytes);
+    if (!h->stage) return tc_fail(e, TC_BUDGET, "cuda: no room to stream experts");
     for (int i = 0; i < STAGES; i++) {
-        h->stage[i] = tc_cuda_take(c, TC_MEM_SCRATCH, STAGE_EXPERTS * h->slot_bytes);
-        if (!h->stage[i]) return tc_fail(e, TC_BUDGET, "cuda: no room to stream experts");
         CHECK(c, cudaEventCreateWithFlags(&h->stage_full[i], cudaEventDisableTiming));
         CHECK(c, cudaEventCreateWithFlags(&h->stage_free[i], cudaEventDisableTiming));
     }
@@ -219,6 +229,7 @@ static tc_status hot_open(tc_dev *dev, const tc_store *store, uint32_t wanted, u
     h->store = store;
     TC_TRY(list_ranges(h, e));
     TC_TRY(take_staging(c, e));
+    TC_TRY(tc_cuda_link_open(c, e));
     TC_TRY(open_slots(c, wanted, e));
     CHECK(c, cudaStreamCreateWithFlags(&h->copies, cudaStreamNonBlocking));
     for (int i = 0; i < FILLS; i++)
@@ -244,6 +255,7 @@ void tc_cuda_hot_close(tc_dev_cuda *c)
     for (int i = 0; i < FILLS; i++)
         if (h->fill_event[i]) cudaEventDestroy(h->fill_event[i]);
     if (h->copies) cudaStreamDestroy(h->copies);
+    tc_cuda_link_close(c);
     free(h->layout);
     free(h->ranges);
     free(h->place);
@@ -319,6 +331,7 @@ static void hot_place(tc_dev *dev, uint32_t layer, uint32_t expert, uint32_t slo
 void tc_cuda_hot_flush(tc_dev_cuda *c)
 {
     hot_experts *h = &c->hot;
+    tc_cuda_link_flush(c);
     if (!h->any_dirty) return;
     h->any_dirty = false;
     const uint32_t n = h->info->experts;
@@ -380,12 +393,14 @@ bool tc_cuda_experts_begin(tc_dev *dev, const tc_lent_mailbox *boxes, uint32_t c
 {
     tc_dev_cuda *c = cuda_of(dev);
     c->direct = false;
-    c->streaming = c->batch.tokens >= STREAM_FROM && is_known(&c->hot);
+    const uint32_t shared_max = tc_cuda_link_tokens_max(c),
+                   sent_max = shared_max ? shared_max : STREAM_FROM - 1;
+    c->streaming = c->batch.tokens > sent_max && is_known(&c->hot);
     if (c->streaming) {
         c->direct = true;
         return true;
     }
-    if (!count || c->batch.tokens >= STREAM_FROM || !attach(c, boxes, count)) return false;
+    if (!count || c->batch.tokens > sent_max || !attach(c, boxes, count)) return false;
     *(uint64_t *)c->batch_host = sequence;
     CHECK(c,
           cudaMemcpyAsync(c->batch_dev, c->batch_host, sizeof sequence, cudaMemcpyHostToDevice, c->stream));
@@ -393,7 +408,7 @@ bool tc_cuda_experts_begin(tc_dev *dev, const tc_lent_mailbox *boxes, uint32_t c
     c->boxes.deadline_ns = c->o.call_deadline_us * 1000;
     c->boxes.precision = TC_FAST;
     c->boxes.posted = c->posted;
-    c->boxes.wait_ns = c->wait_ns;
+    c->boxes.sums = c->sums;
     c->direct = true;
     return true;
 }
@@ -402,6 +417,7 @@ static void stream_chunk(tc_dev_cuda *c, uint32_t layer, uint32_t first, uint32_
 {
     hot_experts *h = &c->hot;
     uint32_t stage = h->next_stage++ % STAGES;
+    uint8_t *memory = h->stage + stage * STAGE_EXPERTS * h->slot_bytes;
     const uint64_t stride = h->layout[layer].expert_stride;
     const uint8_t **place = h->place + (size_t)layer * h->info->experts;
     bool any = false;
@@ -419,15 +435,15 @@ static void stream_chunk(tc_dev_cuda *c, uint32_t layer, uint32_t first, uint32_
                    from + (end - i + 1) * stride - h->layout[layer].unit_stride)
             end++;
         if (whole)
-            CHECK(c, cudaMemcpyAsync(h->stage[stage] + i * stride, from, (end - i) * stride,
-                                     cudaMemcpyHostToDevice, h->copies));
+            CHECK(c, cudaMemcpyAsync(memory + i * stride, from, (end - i) * stride, cudaMemcpyHostToDevice,
+                                     h->copies));
         else
-            copy_expert(c, h->stage[stage] + i * stride, layer, first + i);
+            copy_expert(c, memory + i * stride, layer, first + i);
     }
     if (any) {
         CHECK(c, cudaEventRecord(h->stage_full[stage], h->copies));
         CHECK(c, cudaStreamWaitEvent(c->stream, h->stage_full[stage], 0));
-        g->base = h->stage[stage];
+        g->base = memory;
         g->first = first;
         g->count = count;
         CHECK(c, tc_gpu_grouped_run(c->stream, &c->tables, g));
@@ -435,33 +451,65 @@ static void stream_chunk(tc_dev_cuda *c, uint32_t layer, uint32_t first, uint32_
     CHECK(c, cudaEventRecord(h->stage_free[stage], c->stream));
 }
 
-static void stream_layer(tc_dev_cuda *c, uint32_t layer, const float *x, uint32_t n, const uint32_t *expert,
-                         const float *weight, int64_t *sum)
+// Many tokens: pairs sorted by expert, inputs rounded once. place: where each expert lies, or NULL.
+static tc_gpu_grouped group_pairs(tc_dev_cuda *c, uint32_t layer, const tc_gpu_pairs_in *in,
+                                  const uint8_t *const *place, int64_t *sum)
 {
     hot_experts *h = &c->hot;
     const tc_store_info *info = h->info;
-    tc_gpu_grouped g = {.layout = h->layout[layer],
-                        .place = h->place_dev + (size_t)layer * info->experts,
-                        .pairs = h->pairs,
-                        .n = n,
-                        .x_rounded = c->x_rounded,
-                        .x_scale = c->x_scale,
-                        .h_rounded = h->h_rounded,
-                        .h_scale = h->h_scale,
-                        .sum = sum,
-                        .broken = c->broken,
-                        .blocks = c->multiprocessors,
-                        .first = 0,
-                        .count = info->experts};
-    CHECK(c, cudaMemsetAsync(sum, 0, (size_t)n * info->hidden * sizeof *sum, c->stream));
-    CHECK(c, tc_gpu_sort_pairs(c->stream, expert, weight, n, info->top_k, info->experts, &h->pairs));
-    CHECK(c, tc_gpu_round(c->stream, x, NULL, info->hidden, n, info->hidden / TC_SPAN_COLS, c->x_rounded,
-                          c->x_scale));
+    CHECK(c, cudaMemsetAsync(sum, 0, (size_t)in->n * info->hidden * sizeof *sum, c->stream));
+    CHECK(c,
+          tc_gpu_sort_pairs(c->stream, in->expert, in->weight, in->n, info->top_k, info->experts, &h->pairs));
+    CHECK(c, tc_gpu_round(c->stream, in->x, NULL, info->hidden, in->n, info->hidden / TC_SPAN_COLS,
+                          c->x_rounded, c->x_scale));
+    return (tc_gpu_grouped){.layout = h->layout[layer],
+                            .place = place,
+                            .pairs = h->pairs,
+                            .n = in->n,
+                            .x_rounded = c->x_rounded,
+                            .x_scale = c->x_scale,
+                            .h_rounded = h->h_rounded,
+                            .h_scale = h->h_scale,
+                            .sum = sum,
+                            .broken = c->broken,
+                            .blocks = c->multiprocessors,
+                            .first = 0,
+                            .count = info->experts};
+}
+
+static void stream_layer(tc_dev_cuda *c, uint32_t layer, const tc_gpu_pairs_in *in, int64_t *sum)
+{
+    hot_experts *h = &c->hot;
+    const uint32_t experts = h->info->experts;
+    tc_gpu_grouped g = group_pairs(c, layer, in, h->place_dev + (size_t)layer * experts, sum);
     if (h->placed[layer]) CHECK(c, tc_gpu_grouped_run(c->stream, &c->tables, &g));
-    for (uint32_t first = 0; first < info->experts; first += STAGE_EXPERTS) {
-        uint32_t left = info->experts - first;
+    for (uint32_t first = 0; first < experts; first += STAGE_EXPERTS) {
+        uint32_t left = experts - first;
         stream_chunk(c, layer, first, left < STAGE_EXPERTS ? left : STAGE_EXPERTS, &g);
     }
+}
+
+// Those in VRAM, the fetched among them.
+static void run_here(tc_dev_cuda *c, uint32_t layer, const tc_gpu_pairs_in *in, const uint8_t *const *place,
+                     int64_t *sum)
+{
+    hot_experts *h = &c->hot;
+    if (in->n >= GROUP_FROM) {
+        const tc_gpu_grouped g = group_pairs(c, layer, in, place, sum);
+        CHECK(c, tc_gpu_grouped_run(c->stream, &c->tables, &g));
+        return;
+    }
+    const tc_gpu_hot hot = {.layout = h->layout[layer],
+                            .place = place,
+                            .expert = in->expert,
+                            .weight = in->weight,
+                            .x = in->x,
+                            .n = in->n,
+                            .h_rounded = h->h_rounded,
+                            .h_scale = h->h_scale,
+                            .sum = sum,
+                            .broken = c->broken};
+    CHECK(c, tc_gpu_hot_run(c->stream, &c->tables, &hot));
 }
 
 void tc_cuda_experts(tc_dev *dev, uint32_t layer, const float *x, uint32_t n, const uint32_t *expert,
@@ -471,29 +519,26 @@ void tc_cuda_experts(tc_dev *dev, uint32_t layer, const float *x, uint32_t n, co
     hot_experts *h = &c->hot;
     c->pending = true;
     c->pending_sum = sum;
+    const bool here = h->slot_count || h->link.on; // some pairs may be computed by the card
+    const tc_gpu_pairs_in pairs = {.place = here ? h->place_dev + (size_t)layer * h->info->experts : NULL,
+                                   .expert = expert,
+                                   .weight = weight,
+                                   .x = x,
+                                   .n = n,
+                                   .top_k = c->o.top_k,
+                                   .hidden = c->o.hidden};
     if (c->streaming) {
-        stream_layer(c, layer, x, n, expert, weight, sum);
+        stream_layer(c, layer, &pairs, sum);
         return;
     }
-    const uint8_t *const *place = h->slot_count ? h->place_dev + (size_t)layer * h->info->experts : NULL;
+    const tc_gpu_fetch fetch = here ? tc_cuda_link_of(c, layer, n) : (tc_gpu_fetch){.list = NULL};
     c->boxes.layer = layer;
-    CHECK(c, tc_gpu_post(c->stream, &c->tables, &c->boxes, place, expert, weight, x, n, c->o.top_k,
-                         c->o.hidden));
-    if (!place) {
+    c->boxes.list = fetch.list;
+    CHECK(c, tc_gpu_post(c->stream, &c->tables, &c->boxes, &fetch, &pairs));
+    if (here)
+        run_here(c, layer, &pairs, fetch.at, sum);
+    else
         c->pending_sum = NULL;
-        return;
-    }
-    const tc_gpu_hot hot = {.layout = h->layout[layer],
-                            .place = place,
-                            .expert = expert,
-                            .weight = weight,
-                            .x = x,
-                            .n = n,
-                            .h_rounded = h->h_rounded,
-                            .h_scale = h->h_scale,
-                            .sum = sum,
-                            .broken = c->broken};
-    CHECK(c, tc_gpu_hot_run(c->stream, &c->tables, &hot));
 }
 
 static bool hot_ready(tc_dev *dev)

@@ -138,8 +138,7 @@ __global__ void __launch_bounds__(DOWN_WARPS * 32)
     bool fine = true;
     let_next_start();
     follow_previous();
-    if (threadIdx.x < h.layout.top_k)
-        base[threadIdx.x] = h.place[h.expert[token * h.layout.top_k + threadIdx.x]];
+    if (threadIdx.x < h.layout.top_k) base[threadIdx.x] = h.place[h.expert[token * h.layout.top_k + threadIdx.x]];
     __syncthreads();
     if (*(volatile uint32_t *)tables.failed) return;
     for (uint32_t first = warp; first < items; first += DOWN_WARPS * DOWN_AHEAD) {

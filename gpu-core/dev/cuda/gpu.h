@@ -24,6 +24,8 @@ enum {
     TC_GPU_CHUNK = 256,     // positions of attention that make one partial result
     TC_GPU_MAILBOXES_MAX = 8,
     TC_GPU_TOP_K_MAX = 64,
+    TC_GPU_FETCH_MAX = 256, // experts fetched in a layer
+    TC_GPU_FETCH_DISTINCT_MAX = 128,
 };
 
 // A 4-bit matrix in the packed layout (common/model/matrix.h), group 64.
@@ -94,6 +96,24 @@ typedef struct tc_gpu_row_args {
 // Why a join failed: above bit 16 of tables.failed, whose low half is the layer plus one.
 enum { TC_GPU_JOIN_ABORTED = 1, TC_GPU_JOIN_LATE, TC_GPU_JOIN_WRONG, TC_GPU_JOIN_REFUSED };
 
+// Sums over all layers of all passes since creation, by the clock of the card.
+typedef struct tc_gpu_sums {
+    uint64_t wait_ns; // in joins
+    uint64_t fetched; // experts, and the time from a call to the end of its fetches
+    uint64_t fetch_ns;
+    uint64_t side_ns; // from a call to the beginning of its join
+    uint64_t calls;   // to workers, how many experts they asked for, and what the slowest said it took
+    uint64_t asked, compute_us;
+} tc_gpu_sums;
+
+// What one layer's pairs came to. Written by post, read by those behind it.
+typedef struct tc_gpu_fetch_list {
+    uint32_t count, blocks_done; // to fetch
+    uint32_t asked;              // distinct experts that workers compute
+    uint64_t called_ns;
+    const uint8_t *from[TC_GPU_FETCH_MAX];
+} tc_gpu_fetch_list;
+
 // One worker's segment (proto/shm_layout.h), as the device sees it.
 typedef struct tc_gpu_mailbox {
     char *memory; // device address of the registered segment
@@ -107,8 +127,9 @@ typedef struct tc_gpu_mailboxes {
     const uint64_t *sequence; // sequence number of the step's layer 0; device memory, written by the host
     uint64_t deadline_ns;     // of one join
     uint32_t layer, precision;
-    uint32_t *posted;  // [mailboxes] whether this layer's post reached it
-    uint64_t *wait_ns; // [1] sum of the time spent in joins
+    uint32_t *posted; // [mailboxes] whether this layer's post reached it
+    tc_gpu_sums *sums;
+    const tc_gpu_fetch_list *list; // of this layer, or NULL
 } tc_gpu_mailboxes;
 
 int tc_gpu_rmsnorm(tc_gpu_stream stream, const float *x, const float *multiplier, uint32_t n, uint32_t dim,
@@ -225,9 +246,21 @@ typedef struct tc_gpu_expert_layout {
     float alpha, limit;
 } tc_gpu_expert_layout;
 
+// Cold experts that the card fetches out of host memory for one step, so that link and workers share them.
+typedef struct tc_gpu_fetch {
+    const uint8_t *const *from; // [experts] where each expert of the layer lies in host memory
+    const uint8_t *quota;    // [TC_GPU_FETCH_DISTINCT_MAX + 1] of so many distinct cold experts, how many are
+                             // fetched; NULL: none
+    uint8_t *stage;          // room for TC_GPU_FETCH_MAX of them
+    tc_gpu_fetch_list *list; // of this layer; NULL: nothing is computed here
+    const uint8_t **at; // [n][top_k] where the pair's expert lies: a slot, the stage, or NULL: a worker's
+    tc_gpu_sums *sums;
+    uint64_t bytes; // of an expert
+} tc_gpu_fetch;
+
 typedef struct tc_gpu_hot {
     tc_gpu_expert_layout layout;
-    const uint8_t *const *place; // [experts] where each expert of the layer lies in VRAM, or NULL
+    const uint8_t *const *place; // [experts] where each expert of the batch lies in VRAM, or NULL
     const uint32_t *expert;      // [n][top_k]
     const float *weight;
     const float *x; // [n][hidden]
@@ -240,10 +273,17 @@ typedef struct tc_gpu_hot {
 // The hot ones of few tokens: two launches.
 int tc_gpu_hot_run(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_hot *args);
 
-// Sends the cold pairs to the mailboxes. place as above (NULL: all are cold).
+typedef struct tc_gpu_pairs_in {
+    const uint8_t *const
+        *place; // [experts] where each expert of the layer lies in VRAM, or NULL; NULL: all are cold
+    const uint32_t *expert;  // [n][top_k]
+    const float *weight, *x; // [n][top_k], [n][hidden]
+    uint32_t n, top_k, hidden;
+} tc_gpu_pairs_in;
+// Deals out the pairs: hot ones stay here, of the cold ones some are to be fetched, the rest goes to the
+// mailboxes. Then fetches: two launches, or one where nothing may be fetched.
 int tc_gpu_post(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_mailboxes *boxes,
-                const uint8_t *const *place, const uint32_t *expert, const float *weight, const float *x,
-                uint32_t n, uint32_t top_k, uint32_t hidden);
+                const tc_gpu_fetch *fetch, const tc_gpu_pairs_in *pairs);
 
 // Many tokens. The pairs sorted by expert: begin [experts + 1], token and weight [n * top_k].
 typedef struct tc_gpu_pairs {

@@ -199,6 +199,13 @@ static inline tc_gpu_jobs deal_panels(const tc_gpu_jobs *jobs, uint32_t panels)
     return dealt;
 }
 
+static __device__ __forceinline__ uint64_t now_ns(void)
+{
+    uint64_t v;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(v));
+    return v;
+}
+
 static inline int launched(void)
 {
     return (int)cudaPeekAtLastError();

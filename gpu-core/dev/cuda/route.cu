@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the router's softmax and top-k, sending cold pairs to the workers' mailboxes, and sorting pairs by
-// expert for many tokens.
+// Owns: the router's softmax and top-k, and sorting pairs by expert for many tokens.
 #include "gpu-core/dev/cuda/q4.cuh"
 
-#include "proto/shm_layout.h"
-
-enum { ROUTE_THREADS = 128, POST_THREADS = 512, SCAN_THREADS = 1024, EXPERTS_MAX = 4096 };
+enum { ROUTE_THREADS = 128, SCAN_THREADS = 1024, EXPERTS_MAX = 4096 };
 
 // Larger logit first, then lower expert: one number orders both.
 static __device__ __forceinline__ uint64_t order_of(float logit, uint32_t expert)
@@ -128,82 +125,6 @@ int tc_gpu_route(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu
 #define ROUTE(each) launch_chained(route_kernel<each>, blocks, ROUTE_THREADS, 0, stream, *tables, *args)
     return experts <= 128 ? ROUTE(4) : experts <= 512 ? ROUTE(16) : experts <= 1024 ? ROUTE(32) : ROUTE(128);
 #undef ROUTE
-}
-
-// ---- posting ----
-
-struct wire_pair { // tc_expert_pair
-    uint32_t expert, token;
-    float weight;
-};
-
-static __device__ __forceinline__ void store_release_system(void *at, uint64_t v)
-{
-    asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(at), "l"(v) : "memory");
-}
-
-// One block a mailbox. Keys (expert, token) of the cold pairs into shared memory; a pair's place is the
-// number of smaller keys.
-__global__ void __launch_bounds__(POST_THREADS)
-    post_kernel(tc_gpu_tables tables, const __grid_constant__ tc_gpu_mailboxes boxes,
-                const uint8_t *const *place, const uint32_t *expert, const float *weight, const float *x,
-                uint32_t n, uint32_t top_k, uint32_t hidden)
-{
-    extern __shared__ uint32_t key[]; // [n * top_k]
-    __shared__ uint32_t cold;
-    const tc_gpu_mailbox &box = boxes.box[blockIdx.x];
-    const uint32_t pairs = n * top_k;
-    char *memory = box.memory;
-    let_next_start();
-    follow_previous();
-    if (*(volatile uint32_t *)tables.failed) return;
-    if (threadIdx.x == 0) cold = 0;
-    __syncthreads();
-    for (uint32_t i = threadIdx.x; i < pairs; i += POST_THREADS) {
-        uint32_t e = expert[i];
-        bool mine = e >= box.expert_begin && e < box.expert_end && !(place && place[e]);
-        key[i] = mine ? e << 12 | i / top_k : 0xffffffffu;
-        if (mine) atomicAdd(&cold, 1u);
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) boxes.posted[blockIdx.x] = cold != 0;
-    if (cold == 0) return;
-    wire_pair *to = (wire_pair *)(memory + box.pairs_at);
-    for (uint32_t i = threadIdx.x; i < pairs; i += POST_THREADS) {
-        uint32_t own = key[i], at = 0;
-        if (own == 0xffffffffu) continue;
-        for (uint32_t j = 0; j < pairs; j++) at += key[j] < own;
-        to[at].expert = own >> 12;
-        to[at].token = own & 4095;
-        to[at].weight = weight[i];
-    }
-    float4 *to_x = (float4 *)(memory + box.x_at);
-    const float4 *from = (const float4 *)x;
-    for (uint32_t i = threadIdx.x; i < n * hidden / 4; i += POST_THREADS) to_x[i] = from[i];
-    const uint64_t sequence = *boxes.sequence + boxes.layer;
-    if (threadIdx.x == 0) {
-        tc_shm_request_record *record = (tc_shm_request_record *)(memory + TC_SHM_REQUEST_AT);
-        record->seq = sequence;
-        record->layer = boxes.layer;
-        record->unit_begin = box.unit_begin;
-        record->unit_end = box.unit_end;
-        record->precision = boxes.precision;
-        record->tokens = n;
-        record->hidden = hidden;
-        record->pair_count = cold;
-        record->reserved = 0;
-    }
-    __threadfence_system();
-    __syncthreads();
-    if (threadIdx.x == 0) store_release_system(memory + TC_SHM_REQUEST_FLAG_AT, sequence);
-}
-
-int tc_gpu_post(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_mailboxes *boxes,
-                const uint8_t *const *place, const uint32_t *expert, const float *weight, const float *x,
-                uint32_t n, uint32_t top_k, uint32_t hidden)
-{
-    return launch_chained(post_kernel, boxes->count, POST_THREADS, (size_t)n * top_k * 4, stream, *tables,
-                          *boxes, place, expert, weight, x, n, top_k, hidden);
 }
 
 // ---- pairs of many tokens, sorted by expert ----

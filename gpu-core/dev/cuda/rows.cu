@@ -67,6 +67,8 @@ int tc_gpu_add(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_r
 
 // ---- the join ----
 
+static constexpr uint64_t CALL_US_MAX = 1000000; // a worker may say anything
+
 static __device__ __forceinline__ uint64_t load_acquire_system(const void *at)
 {
     uint64_t v;
@@ -78,13 +80,6 @@ static __device__ __forceinline__ uint32_t load_system(const void *at)
 {
     uint32_t v;
     asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
-    return v;
-}
-
-static __device__ __forceinline__ uint64_t now_ns(void)
-{
-    uint64_t v;
-    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(v));
     return v;
 }
 
@@ -102,6 +97,25 @@ static __device__ uint32_t wait_for(const tc_gpu_mailbox &box, uint64_t sequence
     return load_system(reply + 12) == n && load_system(reply + 16) == dim ? 0 : TC_GPU_JOIN_WRONG;
 }
 
+static __device__ void add_times(const tc_gpu_mailboxes &boxes, uint64_t begin)
+{
+    tc_gpu_sums *sums = boxes.sums;
+    sums->wait_ns += now_ns() - begin;
+    if (!boxes.list) return;
+    sums->side_ns += begin - boxes.list->called_ns;
+    if (!boxes.list->asked) return;
+    uint64_t slowest = 0;
+    for (uint32_t b = 0; b < boxes.count; b++) {
+        const uint64_t us = boxes.posted[b] ? load_acquire_system(boxes.box[b].memory + TC_SHM_REPLY_AT +
+                                                                  offsetof(tc_shm_reply_record, compute_us))
+                                            : 0;
+        if (us > slowest && us < CALL_US_MAX) slowest = us;
+    }
+    sums->calls++;
+    sums->asked += boxes.list->asked;
+    sums->compute_us += slowest;
+}
+
 // Whether every posted mailbox has answered. The whole block.
 static __device__ bool join(const tc_gpu_tables &tables, const tc_gpu_mailboxes &boxes, uint32_t n,
                             uint32_t dim)
@@ -116,7 +130,7 @@ static __device__ bool join(const tc_gpu_tables &tables, const tc_gpu_mailboxes 
             if (why) atomicCAS(tables.failed, 0u, (boxes.layer + 1) | why << 16);
             good = !why;
         }
-        if (blockIdx.x == 0) *boxes.wait_ns += now_ns() - begin;
+        if (blockIdx.x == 0 && good) add_times(boxes, begin);
         fine = good;
     }
     __syncthreads();

@@ -136,6 +136,7 @@ static void all_fields(void **state)
                                .steps = 77,
                                .decode_allocations = 3,
                                .expert_reads = 5,
+                               .experts_fetched = 6,
                                .reason = "because"};
     tc_engine_server_status(server, &status);
     tc_engine_event event = client_expect(client, TC_ENGINE_STATUS);
