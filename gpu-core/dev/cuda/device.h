@@ -4,6 +4,7 @@
 
 #include "gpu-core/dev/cuda/cuda.h"
 #include "gpu-core/dev/cuda/gpu.h"
+#include "gpu-core/dev/share.h"
 #include "gpu-core/experts/source.h"
 
 #include <cuda_runtime_api.h>
@@ -35,17 +36,13 @@ typedef struct expert_range { // one layer's bytes in one place of the store
 } expert_range;
 
 // Cold experts that the card fetches itself (link.c).
-enum { LINK_CLASSES = 9, LINK_QUOTAS = TC_GPU_FETCH_DISTINCT_MAX + 1 };
-typedef struct link_rates {
-    double fetch_us, worker_us; // of an expert
-    double side_us;             // from a call to its join, without fetches
-} link_rates;
+enum { LINK_CLASSES = 9 };
 
 typedef struct link_share {
-    const uint8_t **from, **from_dev; // [layers][experts] in host memory
-    bool on, known;                   // wanted, and the table is with the device
-    link_rates rates[LINK_CLASSES];   // by log2 of a batch's tokens
-    uint8_t quota[LINK_CLASSES][LINK_QUOTAS], *quota_dev;
+    const uint8_t **from, **from_dev;   // [layers][experts] in host memory
+    bool on, known;                     // wanted, and the table is with the device
+    tc_share_rates rates[LINK_CLASSES]; // by log2 of a batch's tokens
+    uint8_t quota[LINK_CLASSES][TC_SHARE_QUOTAS], *quota_dev;
     bool dirty;
     tc_gpu_sums sums; // up to the last batch
     tc_gpu_fetch_list *list;

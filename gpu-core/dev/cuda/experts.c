@@ -394,7 +394,7 @@ bool tc_cuda_experts_begin(tc_dev *dev, const tc_lent_mailbox *boxes, uint32_t c
     tc_dev_cuda *c = cuda_of(dev);
     c->direct = false;
     const uint32_t shared_max = tc_cuda_link_tokens_max(c),
-                   sent_max = shared_max ? shared_max : STREAM_FROM - 1;
+                   sent_max = count && shared_max ? shared_max : STREAM_FROM - 1;
     c->streaming = c->batch.tokens > sent_max && is_known(&c->hot);
     if (c->streaming) {
         c->direct = true;

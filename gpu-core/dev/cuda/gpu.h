@@ -24,8 +24,8 @@ enum {
     TC_GPU_CHUNK = 256,     // positions of attention that make one partial result
     TC_GPU_MAILBOXES_MAX = 8,
     TC_GPU_TOP_K_MAX = 64,
-    TC_GPU_FETCH_MAX = 256, // experts fetched in a layer
-    TC_GPU_FETCH_DISTINCT_MAX = 128,
+    TC_GPU_FETCH_MAX = 256,          // experts fetched in a layer
+    TC_GPU_FETCH_DISTINCT_MAX = 128, // TC_SHARE_COLD_MAX
 };
 
 // A 4-bit matrix in the packed layout (common/model/matrix.h), group 64.
