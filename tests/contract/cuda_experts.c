@@ -283,7 +283,7 @@ static void test_same_bits(void **state)
 static void test_fetched(void **state)
 {
     fixture *f = *state;
-    static const uint32_t counts[] = {1, 2, 5, 40, 64, 65, 130, 256};
+    static const uint32_t counts[] = {1, 2, 5, 40, 64, 65, 130, 192, 193};
     static const int32_t percents[] = {100, 30, -1};
     for (size_t p = 0; p < sizeof percents / sizeof *percents; p++) {
         tc_dev_free(f->dev);

@@ -8,7 +8,9 @@
 
 #include <stdlib.h>
 
-enum { PAIRS_MAX = 4096 }; // of a batch: one block deals them out
+// Of a batch whose cold experts are shared: one block deals the pairs out; and above, streaming is as fast.
+enum { PAIRS_MAX = 4096, TOKENS_MAX = 192 };
+_Static_assert((int)TOKENS_MAX <= (int)TC_CALL_TOKENS_MAX, "one call");
 _Static_assert((int)TC_GPU_FETCH_DISTINCT_MAX == (int)TC_SHARE_COLD_MAX, "one table");
 
 static uint32_t class_of(uint32_t tokens)
@@ -58,12 +60,11 @@ tc_status tc_cuda_link_open(tc_dev_cuda *c, tc_error *e)
 
 // ---- a batch ----
 
-// Above, workers would be asked several times, and the link alone is nearly as fast.
 uint32_t tc_cuda_link_tokens_max(const tc_dev_cuda *c)
 {
     const uint32_t fit = PAIRS_MAX / c->o.top_k;
     if (!c->hot.link.known) return 0;
-    return fit < TC_CALL_TOKENS_MAX ? fit : TC_CALL_TOKENS_MAX;
+    return fit < TOKENS_MAX ? fit : TOKENS_MAX;
 }
 
 tc_gpu_fetch tc_cuda_link_of(tc_dev_cuda *c, uint32_t layer, uint32_t tokens)
