@@ -6,6 +6,7 @@
 #include "cli/cli.h"
 #include "cli/compare.h"
 #include "cli/report.h"
+#include "cli/suite.h"
 
 #include <string.h>
 
@@ -72,50 +73,103 @@ static int of_results(const tc_arguments *a, const tc_compare_options *compare)
     return TC_EXIT_USAGE;
 }
 
+// Options that say where and how much, not how: they may differ when a suite is gone on with.
+static bool is_of_run(const char *name)
+{
+    static const char *const names[] = {"--suite",  "--output",    "--parts", "--text",
+                                        "--golden", "--log-level", "--model"};
+    size_t n = strcspn(name, "=");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strncmp(names[i], name, n) && !names[i][n]) return true;
+    return false;
+}
+
+// The others, as they were written: a suite that measured with other ones is another suite.
+static void note_options(tc_suite *s, int argc, char **argv)
+{
+    size_t used = 0;
+    bool value = false, keeps = false;
+    for (int i = 1; i < argc; i++) {
+        bool option = argv[i][0] == '-';
+        if (!option && !value) continue; // the model
+        if (option) {
+            keeps = !is_of_run(argv[i]) && strcmp(argv[i], "--restart") != 0;
+            value =
+                !strchr(argv[i], '=') && strcmp(argv[i], "--restart") != 0 && strcmp(argv[i], "--json") != 0;
+        } else {
+            value = false;
+        }
+        int n = keeps
+                    ? snprintf(s->options + used, sizeof s->options - used, "%s%s", used ? " " : "", argv[i])
+                    : 0;
+        used += n > 0 && (size_t)n < sizeof s->options - used ? (size_t)n : 0;
+    }
+}
+
+static int suite(tc_suite *s, const tc_arguments *arguments, int argc, char **argv)
+{
+    tc_error e;
+    const char *what = !s->suite    ? "--suite is missing (quick or full)"
+                       : !s->output ? "--output is missing: the folder of results.jsonl and the report"
+                       : s->b.json  ? "--suite writes JSON lines anyway: --json is for figures"
+                       : s->b.model ? "--model is for figures: a suite is `bench MODEL --suite ...`"
+                       : arguments->count > 1 ? "a suite takes a MODEL and no figure"
+                                              : NULL;
+    if (what) {
+        tc_fail(&e, TC_ARGUMENT, "bench: %s", what);
+        tc_cli_fail(&e);
+        return TC_EXIT_USAGE;
+    }
+    s->b.model = arguments->positional[0];
+    note_options(s, argc, argv);
+    return tc_suite_main(s);
+}
+
 int tc_cli_bench(int argc, char **argv)
 {
     tc_compare_options compare = {.baselines = "benchmarks/baselines", .threshold = 3};
-    static tc_bench b; // large
+    static tc_suite s; // large
+    tc_bench *b = &s.b;
     tc_arguments arguments;
     tc_error e;
-    b = (tc_bench){.users = 8, .positions = 32768, .o = {.sessions = 1}};
+    s = (tc_suite){.b = {.users = 8, .positions = 32768}};
     const tc_option table[] = {
         {.name = "--model",
          .kind = TC_OPTION_TEXT,
-         .target = &b.model,
+         .target = &b->model,
          .choices = "MODEL",
          .help = "instead of the second argument"},
         {.name = "--tokens",
          .kind = TC_OPTION_NUMBER,
-         .target = &b.tokens,
+         .target = &b->tokens,
          .min = 1,
          .max = TC_GENERATE_TOKENS_MAX / 128,
          .help = "to decode in one measurement (decode 128, users 48, context 32)"},
         {.name = "--prompt-tokens",
          .kind = TC_OPTION_NUMBER,
-         .target = &b.prompt_tokens,
+         .target = &b->prompt_tokens,
          .min = 1,
          .max = TC_PROMPT_TOKENS_MAX,
          .help = "of the prompt (decode 64, users 16, prompt 512 and 2048)"},
         {.name = "--users",
          .kind = TC_OPTION_NUMBER,
-         .target = &b.users,
+         .target = &b->users,
          .min = 1,
          .max = TC_BENCH_USERS_MAX,
          .help = "users: most streams at once (8); 1, 2, 4 ... are measured on the way"},
         {.name = "--positions",
          .kind = TC_OPTION_NUMBER,
-         .target = &b.positions,
+         .target = &b->positions,
          .min = 64,
          .max = TC_PROMPT_TOKENS_MAX / 2,
          .help = "context: length of the long prompt (32768)"},
         {.name = "--repetitions",
          .kind = TC_OPTION_NUMBER,
-         .target = &b.repetitions,
+         .target = &b->repetitions,
          .min = 1,
          .max = TC_BENCH_REPETITIONS_MAX - 1,
          .help = "of each measurement (5; prompt, users, context 3; load 1)"},
-        {.name = "--json", .kind = TC_OPTION_FLAG, .target = &b.json, .help = "one JSON object a line"},
+        {.name = "--json", .kind = TC_OPTION_FLAG, .target = &b->json, .help = "one JSON object a line"},
         {.name = "--threshold",
          .kind = TC_OPTION_REAL,
          .target = &compare.threshold,
@@ -136,18 +190,51 @@ int tc_cli_bench(int argc, char **argv)
          .target = &compare.baselines,
          .choices = "DIR",
          .help = "compare with one argument, baseline: where MACHINE.jsonl lies (benchmarks/baselines)"},
-        TC_RUN_OPTIONS(b.o),
+        {.name = "--suite",
+         .kind = TC_OPTION_CHOICE,
+         .target = &s.suite,
+         .choices = "quick|full",
+         .help = "everything a report needs; quick: minutes, full: up to an hour with the demo model"},
+        {.name = "--output",
+         .kind = TC_OPTION_TEXT,
+         .target = &s.output,
+         .choices = "DIR",
+         .help = "suite: where results.jsonl and the report go; what is done there already is not run again"},
+        {.name = "--parts",
+         .kind = TC_OPTION_TEXT,
+         .target = &s.parts,
+         .choices = "LIST",
+         .help = "suite: only these parts or sections, by commas (throughput,load.ready)"},
+        {.name = "--text",
+         .kind = TC_OPTION_TEXT,
+         .target = &s.text,
+         .choices = "FILE",
+         .help = "suite: text the model has not seen (heldout.txt beside the model)"},
+        {.name = "--golden",
+         .kind = TC_OPTION_TEXT,
+         .target = &s.golden,
+         .choices = "DIR",
+         .help = "suite: stored answers of the reference (tests/golden/fixtures)"},
+        {.name = "--restart",
+         .kind = TC_OPTION_FLAG,
+         .target = &s.restart,
+         .help = "suite: DIR's results are thrown away"},
+        TC_RUN_OPTIONS(b->o),
         {0},
     };
-    int code = tc_options_parse(
-        table, "bench " FIGURE_NAMES " MODEL | report DIR | compare A [B] | baseline DIR [options]", 1, 3,
-        argc, argv, &arguments);
+    int code = tc_options_parse(table,
+                                "bench " FIGURE_NAMES
+                                " MODEL | MODEL --suite quick|full --output DIR | report DIR | "
+                                "compare A [B] | baseline DIR [options]",
+                                1, 3, argc, argv, &arguments);
     if (code >= 0) return code;
-    b.figure = arguments.positional[0];
+    if (s.suite || s.output || s.parts) return suite(&s, &arguments, argc, argv);
     code = of_results(&arguments, &compare);
     if (code >= 0) return code;
-    if (arguments.count > 1) b.model = arguments.positional[1];
-    for (int i = 0; i < FIGURES && b.model && arguments.count < 3; i++)
-        if (!strcmp(b.figure, figures[i].name)) return measure(&b, i, &e) == TC_OK ? 0 : tc_cli_fail(&e);
-    return bad_figure(b.figure);
+    if (!b->o.sessions) b->o.sessions = 1;
+    b->figure = arguments.positional[0];
+    if (arguments.count > 1) b->model = arguments.positional[1];
+    for (int i = 0; i < FIGURES && b->model && arguments.count < 3; i++)
+        if (!strcmp(b->figure, figures[i].name)) return measure(b, i, &e) == TC_OK ? 0 : tc_cli_fail(&e);
+    return bad_figure(b->figure);
 }

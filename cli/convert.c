@@ -12,6 +12,7 @@ int tc_cli_convert(int argc, char **argv)
 {
     char pulled[TC_HUB_PATH_BYTES];
     uint64_t shard_bytes = 4ull << 30;
+    bool dense = false;
     tc_checkpoint *checkpoint = NULL;
     tc_progress progress;
     tc_arguments arguments;
@@ -24,6 +25,10 @@ int tc_cli_convert(int argc, char **argv)
          .min = 1 << 20,
          .max = 1e15,
          .help = "largest safetensors file (default 4G)"},
+        {.name = "--dense",
+         .kind = TC_OPTION_FLAG,
+         .target = &dense,
+         .help = "weights of 16 bits instead: what the quantised ones stand for"},
         {0},
     };
     int code = tc_options_parse(table, "convert MODEL FOLDER [options]", 2, 2, argc, argv, &arguments);
@@ -32,7 +37,7 @@ int tc_cli_convert(int argc, char **argv)
         tc_checkpoint_open(pulled, &checkpoint, &e) != TC_OK)
         return tc_cli_fail(&e);
     const tc_convert_options options = {
-        .shard_bytes = shard_bytes, .progress = tc_progress_step, .arg = &progress};
+        .shard_bytes = shard_bytes, .dense = dense, .progress = tc_progress_step, .arg = &progress};
     tc_progress_begin(&progress, "converting");
     tc_status status = tc_convert_nf4(checkpoint, pulled, arguments.positional[1], &options, &e);
     tc_progress_end(&progress);

@@ -62,3 +62,28 @@ void tc_progress_end(tc_progress *p)
     sigaction(SIGINT, &old_int, NULL);
     sigaction(SIGTERM, &old_term, NULL);
 }
+
+void tc_progress_name(tc_progress *p, const char *what)
+{
+    *p = (tc_progress){.what = what, .started_us = tc_now_us()};
+}
+
+void tc_progress_show(tc_progress *p, double part, const char *step)
+{
+    char bar[BAR_CELLS + 1], left[48] = "";
+    uint64_t now_us = tc_now_us();
+    if (!isatty(STDERR_FILENO) || (p->drawn && now_us - p->shown_us < REDRAW_US)) return;
+    for (int i = 0; i < BAR_CELLS; i++) bar[i] = (double)i < part * BAR_CELLS ? '#' : '.';
+    bar[BAR_CELLS] = 0;
+    double took_s = (double)(now_us - p->started_us) * 1e-6;
+    if (part > 0.02) snprintf(left, sizeof left, ", about %.0f s left", took_s * (1 - part) / part);
+    fprintf(stderr, "\r\033[K%s [%s] %3.0f %%  %s%s", p->what, bar, part * 100, step, left);
+    p->shown_us = now_us;
+    p->drawn = true;
+}
+
+void tc_progress_clear(tc_progress *p)
+{
+    if (p->drawn) fputs("\r\033[K", stderr);
+    p->drawn = false;
+}

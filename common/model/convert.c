@@ -78,8 +78,13 @@ static tc_status add_role(converter *v, tc_role role, uint32_t layer)
     tc_model_tensor_shape(v->d, role, layer, &i.rows, &i.cols);
     snprintf(full, sizeof full, "%s%s", base, whole ? "" : ".weight");
     if (!tc_checkpoint_has(v->c, full)) return TC_OK;
-    i.kind = i.cols == 1 || role == TC_DN_CONV ? ITEM_VECTOR : stays(role) ? ITEM_MATRIX : ITEM_NF4;
-    if (i.kind != ITEM_NF4) TC_TRY(choose_item_dtype(v, &i, base, full));
+    i.kind = i.cols == 1 || role == TC_DN_CONV ? ITEM_VECTOR
+             : v->o->dense || stays(role)      ? ITEM_MATRIX
+                                               : ITEM_NF4;
+    if (i.kind == ITEM_MATRIX && !stays(role))
+        i.dtype = v->dtype; // dense: what NF4 dequantises to
+    else if (i.kind != ITEM_NF4)
+        TC_TRY(choose_item_dtype(v, &i, base, full));
     TC_TRY(add_item(v, &i));
     snprintf(full, sizeof full, "%s.bias", base);
     if (whole || !tc_checkpoint_has(v->c, full)) return TC_OK;
@@ -93,7 +98,8 @@ static tc_status add_role(converter *v, tc_role role, uint32_t layer)
 // One by one under names of their own, however they are stored.
 static tc_status add_experts(converter *v, tc_role role, uint32_t layer)
 {
-    item i = {.kind = ITEM_NF4, .role = role, .layer = layer, .of_expert = true};
+    item i = {.kind = v->o->dense ? ITEM_MATRIX : ITEM_NF4, .role = role, .layer = layer, .of_expert = true};
+    i.dtype = v->dtype;
     tc_model_tensor_shape(v->d, role, layer, &i.rows, &i.cols);
     for (i.expert = 0; i.expert < v->d->experts; i.expert++) {
         TC_TRY(add_item(v, &i));
@@ -348,7 +354,6 @@ static void add_quantisation(const converter *v, yyjson_mut_doc *doc, yyjson_mut
 {
     static const char *const skipped[] = {"lm_head", "embed_tokens",       "gate",
                                           "router",  "shared_expert_gate", "conv1d"};
-    yyjson_mut_obj_remove_key(root, "quantization_config");
     yyjson_mut_val *q = yyjson_mut_obj_add_obj(doc, root, "quantization_config");
     yyjson_mut_obj_add_str(doc, q, "quant_method", "bitsandbytes");
     yyjson_mut_obj_add_bool(doc, q, "load_in_4bit", true);
@@ -387,7 +392,8 @@ static tc_status write_config(converter *v)
     set_dtype(doc, root, dtype);
     if (yyjson_mut_is_obj(yyjson_mut_obj_get(root, "text_config")))
         set_dtype(doc, yyjson_mut_obj_get(root, "text_config"), dtype);
-    add_quantisation(v, doc, root, dtype);
+    yyjson_mut_obj_remove_key(root, "quantization_config");
+    if (!v->o->dense) add_quantisation(v, doc, root, dtype);
     made = yyjson_mut_write(doc, YYJSON_WRITE_PRETTY_TWO_SPACES, &bytes);
     if (!made) TC_GOTO(tc_fail(v->e, TC_NOMEM, "%s: out of memory", what));
     status = write_text(v, "config.json", made, bytes);

@@ -9,6 +9,7 @@
 
 typedef struct tc_convert_options {
     uint64_t shard_bytes; // 0: 4 GiB
+    bool dense; // nothing is quantised: weights of 16 bits, rounded once where they are not so already
     bool (*progress)(void *arg, uint64_t done,
                      uint64_t total); // bytes; may be NULL; false stops (TC_CANCELLED)
     void *arg;
