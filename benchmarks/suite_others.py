@@ -62,7 +62,11 @@ class Results:
 
     def __init__(self, output):
         self.path = output / "results.jsonl"
-        self.records = [json.loads(line) for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        text = self.path.read_bytes()
+        whole = text[:text.rfind(b"\n") + 1]  # whoever wrote half a line was stopped
+        if len(whole) < len(text):
+            os.truncate(self.path, len(whole))
+        self.records = [json.loads(line) for line in whole.decode().splitlines()]
         self.run = [r for r in self.records if r["record"] == "run"][-1]
         self.part, self.lines = None, []
 

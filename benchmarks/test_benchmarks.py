@@ -14,6 +14,7 @@ import tempfile
 import unittest
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 
@@ -23,6 +24,7 @@ import gguf_random  # noqa: E402
 import llamacpp  # noqa: E402
 import quality  # noqa: E402
 import shapes  # noqa: E402
+import suite_others  # noqa: E402
 
 HELP = """usage: thermocline eval MODEL --ids FILE.json [options]
   --precision exact|fast       exact: every weight rounded as the reference does
@@ -220,6 +222,83 @@ class Blocks(unittest.TestCase):
             shape = (3, 5, 512)
             pieces = list(gguf_random.content(rng, "blk.0.ffn_gate_exps.weight", shape, kind))
             self.assertEqual(sum(p.nbytes for p in pieces), shapes.nbytes(shape, kind))
+
+
+AIPERF = """#!/usr/bin/env python3
+import json, pathlib, sys
+folder = pathlib.Path(sys.argv[sys.argv.index("--artifact-dir") + 1]) / "run"
+folder.mkdir(parents=True)
+rate = float(sys.argv[sys.argv.index("--request-rate") + 1])
+some = {"unit": "ms", "p50": rate, "p95": 2 * rate, "p99": 3 * rate}
+(folder / "profile_export_aiperf.json").write_text(json.dumps({"time_to_first_token": some, "inter_token_latency": some}))
+"""
+
+
+class Others(unittest.TestCase):
+    RUN = {"record": "run", "schema": 1, "parts": ["load.ready"]}
+
+    def setUp(self):
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.path = self.folder / "results.jsonl"
+        self.path.write_text(json.dumps(self.RUN) + "\n" + '{"record":"fig')
+
+    def records(self):
+        return [json.loads(line) for line in self.path.read_text().splitlines()]
+
+    def measure(self, function):
+        with contextlib.redirect_stderr(io.StringIO()):
+            return suite_others.Results(self.folder).measure("peers.x", "peers", "How.", function)
+
+    def test_half_a_line_goes_and_the_run_names_more(self):
+        results = suite_others.Results(self.folder)
+        results.mean(["peers.x"])
+        results.mean(["peers.x"])
+        self.assertEqual([r["parts"] for r in self.records()], [["load.ready"], ["load.ready", "peers.x"]])
+
+    def test_done_is_not_run_again(self):
+        def function(results):
+            results.figure("peer", "a", "shape", "tokens/s", "higher", [1, 2], roofline=3)
+            return "Twice."
+
+        self.assertTrue(self.measure(function))
+        figure, part = self.records()[1:]
+        self.assertEqual((figure["id"], figure["values"], figure["roofline"]), ("peers.x/peer/a/shape", [1.0, 2.0], 3))
+        self.assertEqual((part["state"], part["method"], part["section"]), ("done", "How. Twice.", "peers"))
+        before = self.path.read_bytes()
+        self.assertTrue(self.measure(function))
+        self.assertEqual(self.path.read_bytes(), before)
+
+    def test_what_cannot_be_is_skipped_and_what_breaks_failed(self):
+        def function(error):
+            def raises(results):
+                results.figure("peer", "a", "shape", "tokens/s", "higher", [1])
+                raise error
+            return raises
+
+        self.assertTrue(self.measure(function(suite_others.Skip("no network"))))
+        self.assertFalse(self.measure(function(ValueError("broken"))))
+        parts = self.records()[1:]
+        self.assertEqual([(p["state"], p["reason"]) for p in parts], [("skipped", "no network"), ("failed", "ValueError: broken")])
+        with self.assertRaises(suite_others.Skip):
+            suite_others.run([sys.executable, "-c", "import sys; sys.exit('gone')"], "a peer")
+
+    def test_the_other_client(self):
+        program = self.folder / "aiperf"
+        program.write_text(AIPERF)
+        program.chmod(0o755)
+        own = [{"record": "figure", "figure": figure, "series": "P50", "x": 50, "values": [4.0, 5.0]}
+               for figure in ("first-token-by-load", "between-tokens-by-load")]
+        capacity = {"record": "figure", "figure": "capacity", "values": [7.0, 8.0, 9.0]}
+        self.path.write_text("".join(json.dumps(r) + "\n" for r in (self.RUN, capacity, *own)))
+        options = SimpleNamespace(model=Path("model"), work=self.folder)
+        server = SimpleNamespace(url="http://127.0.0.1:1")
+        with mock.patch.multiple(suite_others, venv_of=lambda *_: self.folder, Server=lambda _: contextlib.nullcontext(server)):
+            self.assertTrue(self.measure(suite_others.crosscheck(options)))
+        figures = {(r["figure"], r["series"], r["x"]): r["values"] for r in self.records() if r["record"] == "figure" and "id" in r}
+        self.assertEqual(len(figures), 14)
+        self.assertEqual(figures["crosscheck-first-token", "aiperf, P95", 50], [8.0])
+        self.assertEqual(figures["crosscheck-between-tokens", "aiperf, P99", 100], [24.0])
+        self.assertEqual(figures["crosscheck-first-token", "our client, P50", 50], [4.0, 5.0])
 
 
 def main():

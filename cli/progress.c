@@ -11,6 +11,7 @@
 enum { BAR_CELLS = 30, QUIET_US = 500000, REDRAW_US = 50000 };
 
 static volatile sig_atomic_t interrupted;
+static bool told; // the work was stopped by it
 static struct sigaction old_int, old_term;
 
 static void on_signal(int number)
@@ -23,6 +24,7 @@ void tc_progress_begin(tc_progress *p, const char *what)
 {
     *p = (tc_progress){.what = what, .started_us = tc_now_us()};
     interrupted = 0;
+    told = false;
     sigaction(SIGINT, &(struct sigaction){.sa_handler = on_signal}, &old_int);
     sigaction(SIGTERM, &(struct sigaction){.sa_handler = on_signal}, &old_term);
 }
@@ -42,7 +44,10 @@ bool tc_progress_step(void *arg, uint64_t done, uint64_t total)
     uint64_t now_us = tc_now_us();
     char a[TC_BYTES_TEXT], b[TC_BYTES_TEXT];
     double part = total ? (double)done / (double)total : 1;
-    if (interrupted) return false;
+    if (interrupted) {
+        told = true;
+        return false;
+    }
     if (now_us - p->started_us < QUIET_US || now_us - p->shown_us < REDRAW_US) return true;
     if (isatty(STDERR_FILENO)) {
         p->shown_us = now_us;
@@ -61,6 +66,7 @@ void tc_progress_end(tc_progress *p)
     if (p->drawn) fputc('\n', stderr);
     sigaction(SIGINT, &old_int, NULL);
     sigaction(SIGTERM, &old_term, NULL);
+    if (interrupted && !told) raise(SIGINT); // it came after the last step: whoever is next is told
 }
 
 void tc_progress_name(tc_progress *p, const char *what)

@@ -163,6 +163,7 @@ static tc_status run_parts(tc_suite *s, uint32_t *ret_failed, tc_error *e)
             fprintf(stderr, "thermocline: %u of %u: %s: done before\n", number, of, tc_suite_parts[i].id);
             continue;
         }
+        if (!s->b.machine.read_gb_per_s.count) TC_TRY(tc_machine_measure_read(&s->b.machine, e));
         TC_TRY(run_part(s, &tc_suite_parts[i], number, of, &s->failed[i], e));
         s->ended[i] = true;
         s->weight_done += tc_suite_parts[i].weight;
@@ -281,7 +282,6 @@ static tc_status prepare(tc_suite *s, tc_error *e)
     TC_TRY(read_heldout(s, e));
     TC_TRY(tc_machine_open(s->b.o.threads, &s->b.machine, e));
     tc_host_read(&s->b.machine, &s->host);
-    TC_TRY(tc_machine_measure_read(&s->b.machine, e));
     TC_TRY(make_output(s, e));
     return tc_suite_file_open(s, e);
 }

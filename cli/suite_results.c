@@ -470,6 +470,7 @@ tc_status tc_suite_file_open(tc_suite *s, tc_error *e)
     time_t now = time(NULL);
     struct tm utc;
     if (!*started) strftime(started, sizeof started, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
+    TC_TRY(tc_machine_measure_read(&s->b.machine, e)); // the machine's roof is part of what it is
     write_run(s, started, s->file);
     return fflush(s->file) == 0 ? TC_OK : tc_fail_errno(e, TC_IO, "%s", path);
 }

@@ -80,6 +80,9 @@ class Suite(unittest.TestCase):
         self.assertEqual(len(ids), len(set(ids)))
         self.check_figures(rest)
         self.assertFalse((output / "work").exists())
+        for name in ("report.html", "report.md"):
+            for section in ("Throughput", "Placement", "Quality"):
+                self.assertIn(section, (output / name).read_text())
         self.check_going_on(output)
 
     def check_figures(self, rest):
@@ -141,7 +144,7 @@ class Suite(unittest.TestCase):
 
     def test_interrupted(self):
         output = self.folder / "interrupted"
-        wanted = "throughput.carriers,latency.open-loop,memory"
+        wanted = "throughput.carriers,load.ready,memory"
         command = [str(PROGRAM), *map(str, self.command(output, "--parts", wanted))]
         process = subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                    text=True)
@@ -154,12 +157,13 @@ class Suite(unittest.TestCase):
         said += process.stderr.read()
         process.stderr.close()
         self.assertEqual(process.wait(60), 130, said)
-        self.assertIn("missing: memory.timeline, latency.open-loop", said)
+        self.assertIn("memory.timeline", (output / "report.md").read_text())  # which says that it is missing
+        self.assertIn("missing: memory.timeline, load.ready", said)
         self.assertEqual(list(parts_of(output)), ["throughput.carriers"])
         self.assertFalse([r for r in records_of(output) if r.get("part", "throughput.carriers") != "throughput.carriers"])
         done = self.bench(output, "--parts", wanted)
         self.assertEqual((done.returncode, done.stderr.count("done before")), (0, 1), done.stderr)
-        self.assertEqual(list(parts_of(output)), ["throughput.carriers", "memory.timeline", "latency.open-loop"])
+        self.assertEqual(list(parts_of(output)), ["throughput.carriers", "memory.timeline", "load.ready"])
         self.assertNotIn("missing", done.stderr)
 
     def test_another_run_is_left_alone(self):
