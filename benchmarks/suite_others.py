@@ -123,7 +123,8 @@ def venv_of(work, name):
     shutil.rmtree(folder, ignore_errors=True)
     say(f"installing {name} (once) ...")
     run([sys.executable, "-m", "venv", folder], f"a virtual environment for {name}")
-    run([folder / "bin/python", "-m", "pip", "install", "--quiet", "--require-hashes", "-r", requirements], f"installing {name}")
+    hashes = ["--require-hashes"] if "--hash=" in requirements.read_text() else []
+    run([folder / "bin/python", "-m", "pip", "install", "--quiet", *hashes, "-r", requirements], f"installing {name}")
     stamp.write_text(requirements.read_text())
     return folder / "bin"
 
