@@ -202,7 +202,8 @@ static tc_status open_slots(tc_dev_cuda *c, uint32_t wanted, tc_error *e)
     h->place_dev = tc_cuda_take(c, TC_MEM_SCRATCH, table * sizeof *h->place_dev);
     if (!h->place || !h->placed || !h->dirty || !h->place_dev)
         return tc_fail(e, TC_NOMEM, "out of memory for the table of hot experts");
-    uint64_t fit = room_left(c) / h->slot_bytes;
+    const uint64_t rounding = SLOT_PARTS * tc_cuda_round_up(1), room = room_left(c);
+    uint64_t fit = room > rounding ? (room - rounding) / h->slot_bytes : 0;
     if (fit > wanted) fit = wanted;
     if (fit > table) fit = table;
     h->slot_count = (uint32_t)fit;
