@@ -83,6 +83,7 @@ static tc_status linear_bytes(const tc_checkpoint *c, tc_role role, uint32_t lay
     tc_model_tensor_shape(desc, role, layer, &rows, &cols);
     TC_TRY(tc_checkpoint_expert(c, role, layer, 0, &weight, e));
     if (quantise == TC_QUANTISE_KEEP) weight.coarse = false;
+    weight.eight = quantise == TC_QUANTISE_INT8 && !weight.quantised;
     tc_status status =
         quantise == TC_QUANTISE_NF4 && !weight.quantised ? tc_weight_quantise_nf4(&weight, e) : TC_OK;
     if (status == TC_OK) {

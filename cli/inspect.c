@@ -152,7 +152,7 @@ int tc_cli_inspect(int argc, char **argv)
         {.name = "--quantise",
          .kind = TC_OPTION_CHOICE,
          .target = &quantise,
-         .choices = "nf4|keep",
+         .choices = "nf4|int8|keep",
          .help = "as packing with that option would make the experts"},
         {0},
     };

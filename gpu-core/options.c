@@ -116,7 +116,7 @@ static bool apply_choice(tc_setting_id id, int choice, tc_core_options *o)
         o->head = (uint32_t)choice;
         return true;
     case TC_OPT_QUANTISE:
-        o->quantise = choice ? TC_QUANTISE_KEEP : TC_QUANTISE_NF4;
+        o->quantise = (tc_quantise)(TC_QUANTISE_NF4 + choice); // in the table's order
         return true;
     case TC_OPT_DEVICE:
         o->device = choice;

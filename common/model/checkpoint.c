@@ -333,7 +333,8 @@ void tc_checkpoint_keep(tc_checkpoint *c)
 tc_quantise tc_quantise_named(const char *name)
 {
     if (!name) return TC_QUANTISE_USUAL;
-    return strcmp(name, "keep") == 0 ? TC_QUANTISE_KEEP : TC_QUANTISE_NF4;
+    if (strcmp(name, "keep") == 0) return TC_QUANTISE_KEEP;
+    return strcmp(name, "int8") == 0 ? TC_QUANTISE_INT8 : TC_QUANTISE_NF4;
 }
 
 bool tc_checkpoint_is_4bit(const tc_checkpoint *c, const char *base)

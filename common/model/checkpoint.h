@@ -29,6 +29,7 @@ typedef struct tc_weight {
     tc_dtype dtype;
     uint8_t block_type; // tc_block_type; 0: none
     bool coarse;
+    bool eight; // packing rounds it to 8 bits with a scale for 64 columns, where those are whole
     void *data;
     float *absmax;
     uint32_t block;
@@ -39,10 +40,16 @@ typedef struct tc_weight {
     float levels[16];
 } tc_weight;
 
-// What packing does to weights that are not 4-bit. USUAL: kept, `coarse` ones rounded to float16. NF4:
-// experts become 4-bit. KEEP: every bit is kept, `coarse` ones become float32.
-typedef enum tc_quantise { TC_QUANTISE_USUAL, TC_QUANTISE_NF4, TC_QUANTISE_KEEP } tc_quantise;
-tc_quantise tc_quantise_named(const char *name); // NULL: USUAL; "nf4"; "keep"
+// What packing does to weights that are not 4-bit; from NF4 on in the order of --quantise's choices. USUAL:
+// kept, `coarse` ones rounded to float16. NF4: experts become 4-bit. INT8: experts become 8-bit. KEEP: every
+// bit is kept, `coarse` ones become float32.
+typedef enum tc_quantise {
+    TC_QUANTISE_USUAL,
+    TC_QUANTISE_NF4,
+    TC_QUANTISE_INT8,
+    TC_QUANTISE_KEEP
+} tc_quantise;
+tc_quantise tc_quantise_named(const char *name); // NULL: USUAL; "nf4"; "int8"; "keep"
 
 typedef struct tc_checkpoint tc_checkpoint;
 

@@ -63,6 +63,7 @@ tc_matrix_form tc_matrix_form_for(const tc_weight *w, uint32_t col0, uint32_t co
         bool nested = w->scale_codes && w->block == 64 && w->nested_block == 1u << TC_NESTED_SHIFT;
         return (tc_matrix_form){TC_M_Q4, group, nested ? w->cols / TC_SPAN_COLS : 0};
     }
+    if (w->eight && cols % TC_SPAN_COLS == 0) return (tc_matrix_form){TC_M_Q8, TC_SPAN_COLS, 0};
     if (w->coarse) return (tc_matrix_form){TC_M_F16, 0, 0};
     return (tc_matrix_form){w->dtype == TC_BF16 ? TC_M_BF16 : w->dtype == TC_F16 ? TC_M_F16 : TC_M_F32, 0, 0};
 }

@@ -60,7 +60,7 @@ size_t tc_matrix_bytes(const tc_matrix_form *form, uint32_t rows, uint32_t cols)
 
 // Form that columns [col0, col0+cols) of a weight can keep without losing a bit: Q4 where its blocks fall on
 // whole 32- or 64-column groups of each row, else the dtype it dequantises to. A `coarse` weight is rounded
-// to float16 instead.
+// to float16 instead, an `eight` one to Q8 where cols % 64 == 0.
 tc_matrix_form tc_matrix_form_for(const tc_weight *weight, uint32_t col0, uint32_t cols);
 
 // Packs rows [row0, row0+rows) x columns [col0, col0+cols) of a weight into `data` (tc_matrix_bytes, 64-byte

@@ -48,7 +48,7 @@ tc_status tc_store_verify(const tc_store *store, tc_error *e);
 
 typedef struct tc_pack_options {
     const char *cache_dir; // created if missing
-    tc_quantise quantise;  // NF4: of experts that are not 4-bit; KEEP: tc_checkpoint_keep was called
+    tc_quantise quantise;  // NF4, INT8: of experts that are not 4-bit; KEEP: tc_checkpoint_keep was called
     bool force;            // pack again even if the file is there
     bool (*progress)(void *arg, uint64_t done,
                      uint64_t total); // bytes; may be NULL; false stops (TC_CANCELLED)

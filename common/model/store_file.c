@@ -53,6 +53,7 @@ static const char *kind_of(const tc_checkpoint *c, const tc_pack_options *option
 {
     if (!any_dense_expert(c)) return "stored";
     if (options->quantise == TC_QUANTISE_USUAL) return tc_checkpoint_ready(c) ? "half" : "stored";
+    if (options->quantise == TC_QUANTISE_INT8) return "int8";
     return options->quantise == TC_QUANTISE_NF4 ? "nf4" : tc_checkpoint_ready(c) ? "kept" : "stored";
 }
 

@@ -48,6 +48,7 @@ static tc_status load_part(const packer *p, uint32_t layer, uint32_t expert, uin
                            tc_error *e)
 {
     TC_TRY(tc_checkpoint_expert(p->checkpoint, part_role[part], layer, expert, ret, e));
+    ret->eight = p->options->quantise == TC_QUANTISE_INT8 && !ret->quantised;
     if (p->options->quantise != TC_QUANTISE_NF4 || ret->quantised) return TC_OK;
     tc_status status = tc_weight_quantise_nf4(ret, e);
     if (status != TC_OK) {
@@ -65,6 +66,7 @@ static tc_store_part part_for(const packer *p, const tc_weight *w, uint32_t part
     tc_store_part_shape(p->header, part, &rows, &cols);
     tc_matrix_form form = tc_matrix_form_for(w, 0, cols);
     tc_store_part ret = {form.type, form.group, form.nested_stride, w->dtype, {0}};
+    if (ret.type == TC_M_Q8) ret.round = TC_F32; // whatever the source was: experts need not agree
     if (ret.type == TC_M_Q4) memcpy(ret.levels, w->levels, sizeof ret.levels);
     return ret;
 }

@@ -32,6 +32,7 @@ TYPES = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "
 SERVED = ["Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_NL", "MXFP4", "F16", "BF16"]  # the types promised by name
 EXACT = {"F32", "F16", "BF16", "Q4_0", "IQ4_NL", "IQ4_XS", "MXFP4"}  # packed without losing a bit
 ROUNDED = 0.002  # of the largest logit: how far 16 bits may carry the others
+EIGHT = 0.02     # and 8 bits
 PROMPT = [7, 3, 250, 19, 100, 64, 5, 88]
 
 
@@ -196,6 +197,34 @@ def test_same_tokens(o, scratch):
             assert off < ROUNDED, f"{family} {name}: 16 bits carry logits off by {off:.4f}"
             shutil.rmtree(folder)
             yield f"{family} {name}: packed, the largest logit's share of what is lost {off:.1e}"
+
+
+def test_int8(o, scratch):
+    """--quantise int8: experts of 8 bits and a scale for 64 columns, in a store of their own, whatever they were."""
+    for family, name in (("qwen3_moe", "Q4_K"), ("qwen3_moe", "BF16"), ("qwen3_next", "Q8_0")):
+        folder = scratch / f"{family}-{name}"
+        config = tiny(family)
+        write_pair(folder, config, name, np.random.default_rng(5))
+        want, want_logits = evaluate(o, scratch, folder / "twin", "--precision", "exact")
+        weights = 3 * config["hidden_size"] * config["moe_intermediate_size"] * config["num_experts"] * config["num_hidden_layers"]
+        for precision in ("exact", "float", "fast"):
+            before = set(scratch.rglob("*.tcx"))
+            have, logits = evaluate(o, scratch, folder / "m.gguf", "--precision", precision, "--quantise", "int8")
+            assert len(have) == len(want) and np.isfinite(logits).all()
+            # A rounded hidden state may choose another expert where two are near: the median position tells.
+            off = float(np.median(np.abs(logits - want_logits).max(1)) / np.abs(want_logits).max())
+            assert 0 < off < EIGHT, f"{family} {name} {precision}: 8 bits carry logits off by {off:.4f}"
+            if precision == "exact":
+                store, = set(scratch.rglob("*.tcx")) - before
+                bits = 8 * store.stat().st_size / weights
+                assert "-int8-" in store.name and 8.5 <= bits < 8.6, f"{store.name}: {bits:.2f} bits a weight"
+                evaluate(o, scratch, folder / "m.gguf", "--precision", precision)  # the usual packing: another store
+                other, = set(scratch.rglob("*.tcx")) - before - {store}
+                assert 8 * other.stat().st_size / weights > 16
+        shown = subprocess.run([o.thermocline, "inspect", folder / "m.gguf", "--quantise", "int8"], capture_output=True, text=True, check=True).stdout
+        assert "(8-bit)" in shown, shown
+        shutil.rmtree(folder)
+        yield f"{family} {name}: {bits:.2f} bits a weight, {precision}: logits off by {off:.1e}"
 
 
 def type_pair(folder, name):
