@@ -148,7 +148,8 @@ static tc_status part_parameters(const tc_record *r, tc_result_part *ret)
     yyjson_val *all = tc_json_field(&r->object, "parameters"), *key, *value;
     char text[TC_RESULTS_TEXT_BYTES_MAX + 1] = "";
     size_t i, n, used = 0;
-    if (all && !yyjson_is_obj(all))
+    if (!all) return copy(r, text, 0, &ret->parameters);
+    if (!yyjson_is_obj(all))
         return tc_fail(r->object.e, TC_FORMAT, "%s: parameters: expected an object", r->object.what);
     yyjson_obj_foreach(all, i, n, key, value)
     {
