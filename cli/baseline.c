@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 // The machine's name as a file's: letters, digits, dots and dashes.
 tc_status tc_baseline_path(const char *folder, const tc_results *r, char *ret, tc_error *e)
@@ -88,13 +87,7 @@ static tc_status write_file(const char *path, const char *old, size_t old_bytes,
     fputs("{\"record\":\"baseline\"}\n", f);
     if (was) copy_lines(f, old, old_bytes, was, stays);
     copy_lines(f, new, new_bytes, r, is_kept);
-    bool bad = ferror(f) || fflush(f) != 0;
-    if (fclose(f) != 0 || bad || rename(part, path) != 0) {
-        tc_status status = tc_fail_errno(e, TC_IO, "%s", path);
-        unlink(part);
-        return status;
-    }
-    return TC_OK;
+    return tc_results_put(f, part, path, e);
 }
 
 static tc_status add(const char *results, const char *folder, char path[PATH_MAX], tc_error *e)

@@ -65,6 +65,7 @@ typedef struct tc_window {
     uint64_t expert_reads, expert_pairs;
     uint64_t prefill_us; // of the request, not of the window
 } tc_window;
+void tc_window_add(tc_window *total, const tc_window *w);
 
 // Reads of a model's tokens: where they went and whether they came from all over the model.
 typedef struct tc_touched {

@@ -45,21 +45,6 @@ static tc_status bring_up(tc_bench *b, measured *m, int i, tc_error *e)
                         &warm, NULL, e);
 }
 
-static void add(tc_window *total, const tc_window *w)
-{
-    total->seconds += w->seconds;
-    total->steps += w->steps;
-    total->tokens += w->tokens;
-    total->step_us += w->step_us;
-    total->attention_us += w->attention_us;
-    total->router_us += w->router_us;
-    total->expert_us += w->expert_us;
-    total->wait_us += w->wait_us;
-    total->head_us += w->head_us;
-    total->expert_reads += w->expert_reads;
-    total->expert_pairs += w->expert_pairs;
-}
-
 static uint64_t token_bytes(const tc_bench *b, const tc_local *local)
 {
     return tc_bench_step_bytes(b, local, (double)tc_bench_token_reads(b), 1,
@@ -78,7 +63,7 @@ static tc_status measure(tc_bench *b, measured *all, tc_error *e)
             TC_TRY(tc_bench_run(b, &m->local, &load, &w, &m->touched, e));
             tc_samples_add(&m->tokens_per_s, (double)w.tokens / w.seconds);
             tc_samples_add(&m->carrier, (double)w.wait_us * 1e-6 / w.seconds);
-            add(&m->total, &w);
+            tc_window_add(&m->total, &w);
         }
     }
     return tc_machine_measure_read(&b->machine, e);

@@ -37,6 +37,21 @@ static uint32_t random_token(uint64_t id, uint32_t place, uint32_t vocab)
     return (uint32_t)((z ^ (z >> 31)) % vocab);
 }
 
+void tc_window_add(tc_window *total, const tc_window *w)
+{
+    total->seconds += w->seconds;
+    total->steps += w->steps;
+    total->tokens += w->tokens;
+    total->step_us += w->step_us;
+    total->attention_us += w->attention_us;
+    total->router_us += w->router_us;
+    total->expert_us += w->expert_us;
+    total->wait_us += w->wait_us;
+    total->head_us += w->head_us;
+    total->expert_reads += w->expert_reads;
+    total->expert_pairs += w->expert_pairs;
+}
+
 static tc_status start_request(tc_local *local, uint64_t id, uint32_t prompt_tokens, uint32_t max_tokens,
                                bool experts, tc_error *e)
 {

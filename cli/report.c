@@ -5,7 +5,6 @@
 
 #include <limits.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 typedef void writer(const tc_results *r, const tc_groups *g, FILE *f);
 
@@ -20,13 +19,7 @@ static tc_status put(const char *dir, const char *name, writer *write, const tc_
     FILE *f = fopen(part, "we");
     if (!f) return tc_fail_errno(e, TC_IO, "%s", part);
     write(r, g, f);
-    bool bad = ferror(f) || fflush(f) != 0;
-    if (fclose(f) != 0 || bad || rename(part, path) != 0) {
-        tc_status status = tc_fail_errno(e, TC_IO, "%s", path);
-        unlink(part);
-        return status;
-    }
-    return TC_OK;
+    return tc_results_put(f, part, path, e);
 }
 
 tc_status tc_report_write(const char *dir, tc_error *e)

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 // ---- memory ----
 
@@ -289,4 +290,15 @@ tc_status tc_results_load(const char *path, tc_results **ret, tc_error *e)
     tc_status status = tc_results_parse(file, text, bytes, ret, e);
     free(text);
     return status;
+}
+
+tc_status tc_results_put(FILE *f, const char *part, const char *path, tc_error *e)
+{
+    bool bad = ferror(f) || fflush(f) != 0;
+    if (fclose(f) != 0 || bad || rename(part, path) != 0) {
+        tc_status status = tc_fail_errno(e, TC_IO, "%s", path);
+        unlink(part);
+        return status;
+    }
+    return TC_OK;
 }

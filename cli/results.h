@@ -7,6 +7,8 @@
 
 #include "common/base/json.h"
 
+#include <stdio.h>
+
 #define TC_RESULTS_FILE "results.jsonl"
 
 enum {
@@ -102,6 +104,8 @@ tc_status tc_results_load(const char *path, tc_results **ret, tc_error *e);
 void tc_results_free(tc_results *r);
 // The bytes that tc_results_load reads. Owner: the caller, free().
 tc_status tc_results_read(const char *path, char **ret, size_t *ret_bytes, tc_error *e);
+// Ends what was written to `part` and gives it its name; closes f. On failure nothing of it is left.
+tc_status tc_results_put(FILE *f, const char *part, const char *path, tc_error *e);
 
 // NULL: no part of that id.
 const tc_result_part *tc_results_part(const tc_results *r, const char *id);

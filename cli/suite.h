@@ -153,6 +153,9 @@ typedef struct tc_answer {
 // One greedy request to its end.
 tc_status tc_suite_generate(tc_suite *s, tc_local *local, const uint32_t *prompt, uint32_t count,
                             uint32_t max_tokens, tc_answer *ret, tc_error *e);
+// Starts one that goes on to the end of the context, for load; whoever starts it cancels it.
+tc_status tc_suite_endless(tc_suite *s, tc_local *local, const uint32_t *prompt, uint32_t count,
+                           uint64_t seed, bool no_cache, uint64_t *ret_id, tc_error *e);
 // A file's path in the folder of the suite's own files, which goes at the end.
 tc_status tc_suite_place(tc_suite *s, const char *name, char ret[TC_STORE_PATH_BYTES], tc_error *e);
 // A copy of a file there.

@@ -102,6 +102,21 @@ tc_status tc_suite_generate(tc_suite *s, tc_local *local, const uint32_t *prompt
     return TC_OK;
 }
 
+tc_status tc_suite_endless(tc_suite *s, tc_local *local, const uint32_t *prompt, uint32_t count,
+                           uint64_t seed, bool no_cache, uint64_t *ret_id, tc_error *e)
+{
+    const tc_generate request = {
+        .id = *ret_id = s->next_id++,
+        .prompt = prompt,
+        .prompt_count = count,
+        .max_tokens = local->info.context - count,
+        .sampling = {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seeded = true, .seed = seed},
+        .ignore_eos = true,
+        .optimize_experts = true,
+        .no_cache = no_cache};
+    return tc_engine_client_generate(local->client, &request, e);
+}
+
 uint64_t tc_suite_expert_bytes(const tc_suite *s)
 {
     return s->b.footprint.experts_bytes;

@@ -124,15 +124,7 @@ static tc_status start_users(tc_suite *s, tc_local *local, uint32_t users, uint6
     for (uint32_t i = 0; i < users; i++) {
         uint32_t prompt[PROMPT_TOKENS];
         for (uint32_t k = 0; k < PROMPT_TOKENS; k++) prompt[k] = (i * 977 + k * 131 + 1) % local->info.vocab;
-        const tc_generate request = {
-            .id = ids[i] = s->next_id++,
-            .prompt = prompt,
-            .prompt_count = PROMPT_TOKENS,
-            .max_tokens = local->info.context - PROMPT_TOKENS,
-            .sampling = {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seeded = true, .seed = i},
-            .ignore_eos = true,
-            .optimize_experts = true};
-        TC_TRY(tc_engine_client_generate(local->client, &request, e));
+        TC_TRY(tc_suite_endless(s, local, prompt, PROMPT_TOKENS, i, false, &ids[i], e));
     }
     return TC_OK;
 }

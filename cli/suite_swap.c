@@ -92,16 +92,7 @@ static tc_status start_load(tc_suite *s, tc_local *local, uint64_t ids[LOAD_USER
 {
     for (uint32_t i = 0; i < LOAD_USERS; i++) {
         const uint32_t prompt[LOAD_PROMPT] = {2 + i, 3 + i, 5 + i, 7 + i};
-        const tc_generate request = {
-            .id = ids[i] = s->next_id++,
-            .prompt = prompt,
-            .prompt_count = LOAD_PROMPT,
-            .max_tokens = local->info.context - LOAD_PROMPT,
-            .sampling = {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seeded = true, .seed = i},
-            .ignore_eos = true,
-            .optimize_experts = true,
-            .no_cache = true};
-        TC_TRY(tc_engine_client_generate(local->client, &request, e));
+        TC_TRY(tc_suite_endless(s, local, prompt, LOAD_PROMPT, i, true, &ids[i], e));
     }
     return TC_OK;
 }

@@ -34,19 +34,6 @@ static void put_stages(tc_suite *s, const char *figure, const char *x, const tc_
     tc_suite_stack(s, figure, x, "us", shares, sizeof shares / sizeof *shares);
 }
 
-static void add(tc_window *sum, const tc_window *w)
-{
-    sum->seconds += w->seconds;
-    sum->steps += w->steps;
-    sum->tokens += w->tokens;
-    sum->attention_us += w->attention_us;
-    sum->router_us += w->router_us;
-    sum->expert_us += w->expert_us;
-    sum->wait_us += w->wait_us;
-    sum->head_us += w->head_us;
-    sum->expert_reads += w->expert_reads;
-}
-
 static uint64_t ids_of(tc_suite *s, uint32_t streams)
 {
     uint64_t first = s->next_id;
@@ -81,7 +68,7 @@ static tc_status decode_at(tc_suite *s, tc_local *local, uint32_t position, uint
     TC_TRY(tc_bench_run(&s->b, local, &load, w, NULL, e));
     for (uint32_t i = 0; i < s->repetitions; i++) {
         tc_samples_add(&rate, (double)w[i].tokens / w[i].seconds);
-        add(&sum, &w[i]);
+        tc_window_add(&sum, &w[i]);
     }
     double bytes =
         (double)tc_bench_step_bytes(&s->b, local, (double)tc_bench_token_reads(&s->b), 1, position);
@@ -148,7 +135,7 @@ static tc_status measure_carriers(tc_suite *s, carrier *all, uint32_t count, uin
             TC_TRY(tc_suite_step(s, r * count + i, (double)count * (double)s->repetitions, e));
             TC_TRY(tc_bench_run(&s->b, &all[i].local, &load, &w, NULL, e));
             tc_samples_add(&all[i].rate, (double)w.tokens / w.seconds);
-            add(&all[i].sum, &w);
+            tc_window_add(&all[i].sum, &w);
         }
     return TC_OK;
 }
@@ -266,7 +253,7 @@ static tc_status measure_users(tc_suite *s, tc_local *local, uint32_t users, uin
         tc_window w;
         TC_TRY(tc_bench_run(&s->b, local, &load, &w, NULL, e));
         double rate = (double)w.tokens / w.seconds;
-        add(&m->sum, &w);
+        tc_window_add(&m->sum, &w);
         tc_samples_add(&m->all, rate);
         tc_samples_add(&m->each, rate / users);
     }

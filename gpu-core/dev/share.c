@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Owns: the rates and quotas of share.h. Refuses: clocks and devices.
 #include "gpu-core/dev/share.h"
 
 static const double GUESS_BYTES_PER_US = 40000, GUESS_SIDE_US = 20;
