@@ -161,7 +161,9 @@ class Seeing(unittest.TestCase):
         for i in range(3):
             cls.server.request("POST", "/v1/completions", {"prompt": f"{SECRET} words", "max_tokens": 8},
                                {"X-Request-Id": f"test-{i}"})
-        time.sleep(1.2)  # the core tells its state twice a second
+        told = lambda: re.search(r"(?m)^thermocline_generated_tokens_total 24$", cls.text("/metrics"))  # noqa: E731
+        eventually(told)  # the core tells its state twice a second
+        time.sleep(1.2)   # and goes on telling it: nothing is counted after the end
         cls.metrics = cls.text("/metrics")
 
     @classmethod
