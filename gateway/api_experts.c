@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: the routes about placement and memory, which the core answers: it is asked, and its JSON is passed on
 // between what the gateway knows itself.
+#include "common/base/mem.h"
 #include "gateway/engine_link.h"
 #include "gateway/json_request.h"
 #include "gateway/routes.h"
@@ -38,8 +39,10 @@ static void add_memory(const tc_gateway *gateway, const tc_model_info *info, con
     tc_buffer_format(out, "},\"queue\":{\"tokens\":%" PRIu64, engine->queue_tokens);
     number_field(out, "tokens_max", info->queue_tokens_max);
     number_field(out, "requests_max", info->queue_requests_max);
-    tc_buffer_format(out, "},\"gateway\":{\"connections\":%u,\"request_bodies_bytes\":%" PRIu64 "}",
+    tc_buffer_format(out, "},\"gateway\":{\"connections\":%u,\"request_bodies_bytes\":%" PRIu64,
                      gateway->conn_count, gateway->bodies_bytes);
+    number_field(out, "heap_bytes", tc_mem_heap_bytes());
+    tc_buffer_text(out, "}");
 }
 
 static void add_experts(const tc_engine_status *engine, tc_buffer *out)

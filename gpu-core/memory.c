@@ -196,11 +196,12 @@ size_t tc_memory_report(tc_memory *m, char *out, size_t room)
         ",\"scratch\":%" PRIu64 ",\"hot_experts\":{\"budget\":%" PRIu64 ",\"now\":%" PRIu64
         "},\"prefix_cache\":{\"budget\":%" PRIu64 ",\"allowed\":%" PRIu64 ",\"now\":%" PRIu64 "}}"
         ",\"held\":{\"weights\":%" PRIu64 ",\"kv\":%" PRIu64 ",\"states\":%" PRIu64 ",\"scratch\":%" PRIu64
-        ",\"other\":%" PRIu64 "},\"device\":%s}",
+        ",\"other\":%" PRIu64 ",\"heap\":%" PRIu64 "},\"device\":%s}",
         state_names[m->state], m->now.available_bytes, m->low_bytes, m->now.limit_bytes, m->now.machine_bytes,
         m->now.waiting_percent, m->alarms, m->sheds, m->refusals, p->weights_bytes, p->kv_bytes,
         p->state_bytes, p->scratch_bytes, p->hot_bytes, o ? (uint64_t)o->slots * o->slot_bytes : 0,
         p->prefix_bytes, kept.budget_bytes, kept.bytes, tc_mem_bytes(TC_MEM_WEIGHTS), tc_mem_bytes(TC_MEM_KV),
-        tc_mem_bytes(TC_MEM_STATE), tc_mem_bytes(TC_MEM_SCRATCH), tc_mem_bytes(TC_MEM_OTHER), device);
+        tc_mem_bytes(TC_MEM_STATE), tc_mem_bytes(TC_MEM_SCRATCH), tc_mem_bytes(TC_MEM_OTHER),
+        tc_mem_heap_bytes(), device);
     return n < 0 ? 0 : (size_t)n < room ? (size_t)n : room - 1;
 }

@@ -3,6 +3,7 @@
 #include "common/base/mem.h"
 #include "common/base/pressure.h"
 
+#include <malloc.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,6 +51,12 @@ void tc_free(void *block)
     block_header *header = (block_header *)((char *)block - TC_ALIGN_BYTES);
     atomic_fetch_sub_explicit(&held_bytes[header->tag], header->bytes, memory_order_relaxed);
     free(header);
+}
+
+uint64_t tc_mem_heap_bytes(void)
+{
+    struct mallinfo2 held = mallinfo2();
+    return held.uordblks + held.hblkhd;
 }
 
 uint64_t tc_mem_bytes(tc_mem_tag tag)

@@ -28,6 +28,9 @@ void tc_free(void *block);
 // Bytes now held under a tag, process-wide.
 uint64_t tc_mem_bytes(tc_mem_tag tag);
 
+// Bytes that this process now holds from malloc, third-party libraries' too.
+uint64_t tc_mem_heap_bytes(void);
+
 // Between begin and end, tc_alloc of this thread fails and counts as a violation. Not nestable.
 void tc_mem_guard_begin(void);
 uint64_t tc_mem_guard_end(void); // violations since begin

@@ -6,6 +6,8 @@
 
 What must hold: every answer, and every beginning of one, is its golden; a request is lost only when core or gateway were killed
 while it ran, and a stream then never says that it is whole; nothing is stuck; memory, descriptors and threads do not grow.
+Resident memory creeps for hours though nothing is lost (malloc touches one page more of what it has), so from time to time all clients
+rest, and what gateway and core hold from malloc must be what it was at earlier rests.
 Prints a summary and `N passed, N failed`."""
 import argparse
 import collections
@@ -24,6 +26,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 GROWTH_BYTES_A_REQUEST = 64  # the least leak of a request's that must show: well below any structure of ours
 WORKERS = 3                  # the last is stopped, but never killed: its memory is watched over the whole run
+HEAP_JITTER_BYTES = 16 << 10 # between the rests of one process, once it has met everything
+RESTS = 12                   # and each is a look at the heap
 KILLS_A_MINUTE = 8           # of one worker: the supervisor gives up beyond ten
 PROGRAMS = {"gateway": "thermocline-gat", "core": "thermocline-cor", "worker": "thermocline-wor"}
 
@@ -57,7 +61,9 @@ class Soak:
         self.begin = time.monotonic()
         self.end, self.cores_from = self.begin + seconds, self.begin + seconds * kill_core_from
         self.clients = [soak_clients.Client(server.port, cases, golden, seed * 1000 + i, patience_s) for i in range(clients)]
-        self.lock = threading.Lock()
+        self.lock, self.at_work = threading.Lock(), threading.Event()
+        self.at_work.set()
+        self.heaps = collections.defaultdict(list)  # (program, pid) -> [(s, bytes at rest)]
         self.counts, self.chaos = collections.Counter(), collections.Counter()
         self.wrong, self.outages, self.asking = [], [], {}
         self.samples = collections.defaultdict(list)  # (program, pid) -> [(s, anonymous, resident, descriptors, threads)]
@@ -73,6 +79,7 @@ class Soak:
 
     def run_client(self, number, client):
         while time.monotonic() < self.end:
+            self.at_work.wait()
             since = time.monotonic()
             self.asking[number] = since
             try:
@@ -172,6 +179,7 @@ class Soak:
     def run_chaos(self):
         while time.monotonic() < self.end - 2:
             time.sleep(self.random.uniform(1.5, 4.5))
+            self.at_work.wait()
             try:
                 self.harm(self.random.random())
             except Exception as error:  # the soak would go on in peace
@@ -207,6 +215,42 @@ class Soak:
                     self.log(f"{(time.monotonic() - self.begin) / 60:.1f} min: {dict(self.counts)} {dict(self.chaos)}")
                 time.sleep(every)
 
+    def rest(self):
+        """Everybody waits; what the programs then hold is noted."""
+        self.at_work.clear()
+        try:
+            deadline = time.monotonic() + self.patience_s
+            while self.asking and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if self.asking or self.settle():
+                return  # stuck: the end tells
+            time.sleep(1)
+            told = self.server.get("/api/v1/memory")[1]
+            for program, held in (("gateway", told["gateway"]["heap_bytes"]), ("core", told["held"]["heap"])):
+                self.heaps[program, self.named(program)[0]].append((time.monotonic() - self.begin, held))
+        except (OSError, KeyError, TypeError) as error:
+            self.fail(f"at rest: {type(error).__name__}: {error}")
+        finally:
+            self.at_work.set()
+
+    def run_rests(self):
+        for i in range(1, RESTS + 1):
+            time.sleep(max(0, self.begin + self.seconds * (i - 0.5) / RESTS - time.monotonic()))
+            self.rest()
+
+    def heap_growth(self):
+        lines, bad = [], []
+        for (program, pid), points in self.heaps.items():
+            settled = [held for _, held in points[len(points) // 4:]]
+            if len(settled) < 4:
+                continue
+            half = len(settled) // 2
+            before, after = statistics.median(settled[:half]), statistics.median(settled[half:])
+            lines.append(f"{program} {pid}: heap at rest {' '.join(str(held) for _, held in points)} bytes: {after - before:+.0f} from half to half")
+            if after - before > (HEAP_JITTER_BYTES if self.seconds >= 1800 else 1 << 20):  # shorter: it still meets what is new
+                bad.append("the heap grows: " + lines[-1])
+        return lines, bad
+
     def growth(self):
         """Complaints about what grew, and a line for each process that lived long enough to tell."""
         lines, bad = [], []
@@ -233,14 +277,15 @@ class Soak:
 
     def run(self, samples_path):
         threads = [threading.Thread(target=self.run_client, args=(i, c), daemon=True) for i, c in enumerate(self.clients)]
-        threads += [threading.Thread(target=self.run_chaos, daemon=True), threading.Thread(target=self.run_sampler, args=(samples_path,), daemon=True)]
+        threads += [threading.Thread(target=self.run_chaos, daemon=True), threading.Thread(target=self.run_sampler, args=(samples_path,), daemon=True),
+                    threading.Thread(target=self.run_rests, daemon=True)]
         for t in threads:
             t.start()
         for t in threads:
             t.join(max(0.1, self.end + 2 * self.patience_s - time.monotonic()))
         stuck = [f"client {n} since {time.monotonic() - since:.0f} s" for n, since in self.asking.items()]
         quiet = self.settle()
-        lines, bad = self.growth()
+        lines, bad = [a + b for a, b in zip(self.growth(), self.heap_growth())]
         for line in lines:
             self.log(line)
         for program, times in self.back_s.items():
