@@ -29,6 +29,10 @@ static tc_status measure(tc_bench *b, int figure, tc_error *e)
     if (!b->tokens) b->tokens = figures[figure].tokens;
     if (!b->repetitions) b->repetitions = figures[figure].repetitions;
     if (!b->prompt_tokens && figures[figure].run == tc_bench_decode) b->prompt_tokens = DECODE_PROMPT_TOKENS;
+    if (b->o.empty_experts && figures[figure].run != tc_bench_decode)
+        return tc_fail(e, TC_ARGUMENT, "--empty-experts is for decode: its answers are zeros");
+    if (b->o.empty_experts && b->o.workers_given && !b->o.workers)
+        return tc_fail(e, TC_ARGUMENT, "--empty-experts needs workers: they are what answers nothing");
     if (!b->o.context && figures[figure].run == tc_bench_decode)
         b->o.context = b->prompt_tokens + b->tokens + 128;
     TC_TRY(tc_checkpoint_open(b->model, &checkpoint, e));
@@ -40,6 +44,9 @@ static tc_status measure(tc_bench *b, int figure, tc_error *e)
     TC_TRY(tc_machine_open(b->o.threads, &b->machine, e));
     status = figures[figure].run(b, e);
     tc_machine_close(&b->machine);
+    if (status == TC_OK && b->collapsed)
+        status = tc_fail(e, TC_FORMAT, "routing has collapsed: %u of the figures above are not valid",
+                         b->collapsed);
     return status;
 }
 
@@ -113,6 +120,7 @@ static int suite(tc_suite *s, const tc_arguments *arguments, int argc, char **ar
                        : !s->output ? "--output is missing: the folder of results.jsonl and the report"
                        : s->b.json  ? "--suite writes JSON lines anyway: --json is for figures"
                        : s->b.model ? "--model is for figures: a suite is `bench MODEL --suite ...`"
+                       : s->b.o.empty_experts ? "--empty-experts is for decode: its answers are zeros"
                        : arguments->count > 1 ? "a suite takes a MODEL and no figure"
                                               : NULL;
     if (what) {
@@ -164,6 +172,21 @@ static const tc_option options[] = {
      .min = 1,
      .max = TC_BENCH_REPETITIONS_MAX - 1,
      .help = "of each measurement (5; prompt, users, context 3; load 1)"},
+    {.name = "--prompts",
+     .kind = TC_OPTION_TEXT,
+     .target = &run.b.prompts,
+     .choices = "LIST",
+     .help = "prompt: sizes by commas (512,2048; with --device cuda 8192 too)"},
+    {.name = "--settle-seconds",
+     .kind = TC_OPTION_NUMBER,
+     .target = &run.b.settle_s,
+     .min = 0,
+     .max = 600,
+     .help = "between ready and the first measurement: a GPU's link is not there at once (0)"},
+    {.name = "--empty-experts",
+     .kind = TC_OPTION_FLAG,
+     .target = &run.b.o.empty_experts,
+     .help = "decode: workers answer zeros at once, which leaves what synchronisation costs"},
     {.name = "--json", .kind = TC_OPTION_FLAG, .target = &run.b.json, .help = "one JSON object a line"},
     {.name = "--threshold",
      .kind = TC_OPTION_REAL,

@@ -42,6 +42,9 @@ typedef struct tc_bench {
     const char *model, *figure;
     uint64_t tokens, prompt_tokens, repetitions, users, positions;
     bool json;
+    const char *prompts; // sizes of `prompt`, by commas; NULL: the usual ones
+    uint64_t settle_s;   // between ready and the first measurement
+    uint32_t collapsed;  // lines that are not valid
     tc_machine machine;
     tc_model_desc desc;
     tc_footprint footprint;
@@ -62,15 +65,40 @@ typedef struct tc_window {
     double seconds;
     uint64_t steps, tokens;
     uint64_t step_us, attention_us, router_us, expert_us, wait_us, head_us;
-    uint64_t expert_reads, expert_pairs;
-    uint64_t prefill_us; // of the request, not of the window
+    uint64_t expert_reads, expert_pairs, expert_hits;
+    uint64_t prefill_us;               // of the request, not of the window
+    double token_p50_us, token_p95_us; // between two tokens of the first stream, as this client sees them
 } tc_window;
 void tc_window_add(tc_window *total, const tc_window *w);
 
-// Reads of a model's tokens: where they went and whether they came from all over the model.
+// ---- where tokens were routed (bench_routing.c) ----
 typedef struct tc_touched {
-    uint64_t experts, of; // distinct (layer, expert) of all tokens of the window; of all there are
+    uint64_t experts, of, tokens; // distinct (layer, expert); of all there are; tokens looked at
+    uint32_t layers, fewest;      // layers with experts; distinct experts of the layer with fewest
+    double a_layer, even;         // distinct experts a layer; what even routing would touch
+    double zipf, repeated;        // NaN: not known. Exponent of popularity; share of the token's before
+    double quarter_hits;          // of a hot tier for a quarter of all experts, policy `decayed`
+    bool collapsed;               // a_layer is far below even
 } tc_touched;
+
+typedef struct tc_routes tc_routes;
+typedef struct tc_seen {
+    const tc_model_desc *desc; // borrowed
+    uint32_t *used;            // [layers][experts]
+    int32_t *last;             // [layers][top_k] of the first stream's token before
+    tc_routes *routes;         // of the first stream
+    uint64_t tokens, compared, repeated;
+    bool followed;
+} tc_seen;
+
+double tc_even_experts(uint32_t experts, uint32_t top_k, uint64_t tokens);
+tc_status tc_seen_open(tc_seen *seen, const tc_model_desc *desc, tc_error *e);
+void tc_seen_free(tc_seen *seen); // zeroed is legal
+// experts: [positions][layers][top_k], -1 where a layer has none. Tokens of the first stream follow each
+// other.
+tc_status tc_seen_note(tc_seen *seen, bool first_stream, uint32_t positions, const int32_t *experts,
+                       tc_error *e);
+tc_status tc_seen_touched(tc_seen *seen, tc_touched *ret, tc_error *e); // once, at the end
 
 // `streams` requests with random prompts of `prompt_tokens` decode together; each of the windows (0: one),
 // which follow each other, has `tokens` steps or one or two more, in which all of them took part. `id` and
@@ -81,9 +109,12 @@ typedef struct tc_load {
 } tc_load;
 tc_status tc_bench_run(tc_bench *b, tc_local *local, const tc_load *load, tc_window *ret, tc_touched *touched,
                        tc_error *e);
-// Only the prompt: usage of a request that stops after its first token, and what its steps did.
+// Only the prompt: usage of a request that stops after its first token, and what its steps did. touched: as
+// above, of the prompt; looking costs time.
 tc_status tc_bench_prefill(tc_bench *b, tc_local *local, uint64_t id, uint32_t prompt_tokens, tc_window *ret,
-                           tc_error *e);
+                           tc_touched *touched, tc_error *e);
+// After tc_local_open: what was asked for between ready and the first measurement.
+void tc_bench_settle(const tc_bench *b);
 
 // Bytes that one step of `streams` tokens at `position` must read: dense weights once, `reads` experts, each
 // stream's KV and recurrent state. From what the core and the store say they hold.
@@ -111,5 +142,10 @@ void tc_report_note(tc_report *r, const char *text);            // a line for pe
 // Where the time of a step goes: attention, router, experts, carrier wait, head and sampling, rest.
 void tc_report_stages(tc_report *r, const tc_window *w);
 void tc_report_memory(tc_report *r, const tc_local *local);
+void tc_report_hits(tc_report *r, const tc_bench *b, const tc_window *w); // of the hot tier
+void tc_report_device(tc_report *r, const tc_local *local);               // its memory, if it has any
 void tc_report_peak(tc_report *r, const tc_machine *machine);
+// Where tokens went, and whether that makes a valid figure (bench_routing.c); one that is not is counted in
+// b.
+void tc_bench_routing(tc_bench *b, tc_report *r, const tc_touched *touched);
 void tc_report_close(tc_report *r); // prints it

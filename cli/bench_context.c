@@ -11,6 +11,7 @@ typedef struct place {
     uint32_t position; // where the first window begins
     tc_samples tokens_per_s, attention_us;
     tc_window last;
+    tc_touched touched;
 } place;
 
 // One prompt, then one window after another behind it.
@@ -18,7 +19,7 @@ static tc_status measure(tc_bench *b, tc_local *local, uint64_t id, place *p, tc
 {
     tc_window w[TC_BENCH_REPETITIONS_MAX];
     const tc_load load = {id, 1, p->position, (uint32_t)b->tokens, (uint32_t)b->repetitions};
-    TC_TRY(tc_bench_run(b, local, &load, w, NULL, e));
+    TC_TRY(tc_bench_run(b, local, &load, w, &p->touched, e));
     for (uint64_t r = 0; r < b->repetitions; r++) {
         tc_samples_add(&p->tokens_per_s, (double)w[r].tokens / w[r].seconds);
         tc_samples_add(&p->attention_us, (double)w[r].attention_us / (double)w[r].steps);
@@ -27,8 +28,7 @@ static tc_status measure(tc_bench *b, tc_local *local, uint64_t id, place *p, tc
     return TC_OK;
 }
 
-static tc_status report(const tc_bench *b, const tc_local *local, const place *from, const place *p,
-                        tc_error *e)
+static tc_status report(tc_bench *b, const tc_local *local, const place *from, const place *p, tc_error *e)
 {
     char name[48];
     tc_report *r;
@@ -52,6 +52,7 @@ static tc_status report(const tc_bench *b, const tc_local *local, const place *f
         tc_report_number(r, "attention_fraction", "  of read bandwidth",
                          us > 0 ? bytes * 1e-3 / us / read : 0, "times");
     }
+    tc_bench_routing(b, r, &p->touched);
     tc_report_stages(r, &p->last);
     tc_report_close(r);
     return TC_OK;

@@ -3,10 +3,36 @@
 #include "cli/bench.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
-enum { WARM_UP_ID = 1000000, WARM_UP_TOKENS = 64 };
+enum { WARM_UP_ID = 1000000, LOOK_ID = 2000000, WARM_UP_TOKENS = 64, SIZES_MAX = 8 };
 
-static const uint32_t sizes[] = {512, 2048};
+static const char usual[] = "512,2048", beside_gpu[] = "512,2048,8192";
+
+// "512,2048": from 1 to TC_PROMPT_TOKENS_MAX each.
+static tc_status read_sizes(const tc_bench *b, uint32_t ret[SIZES_MAX], uint32_t *ret_count, tc_error *e)
+{
+    const char *text = b->prompts                                        ? b->prompts
+                       : b->o.device && strcmp(b->o.device, "cuda") == 0 ? beside_gpu
+                                                                         : usual;
+    *ret_count = 0;
+    if (b->prompt_tokens) {
+        ret[(*ret_count)++] = (uint32_t)b->prompt_tokens;
+        return TC_OK;
+    }
+    for (const char *at = text;; at++) {
+        char *end;
+        unsigned long long size = strtoull(at, &end, 10);
+        if (*at < '0' || *at > '9' || (*end && *end != ',') || size < 1 || size > TC_PROMPT_TOKENS_MAX ||
+            *ret_count == SIZES_MAX)
+            return tc_fail(e, TC_ARGUMENT, "--prompts %.80s: not up to %d sizes from 1 to %u, by commas",
+                           text, SIZES_MAX, (unsigned)TC_PROMPT_TOKENS_MAX);
+        ret[(*ret_count)++] = (uint32_t)size;
+        if (!*end) return TC_OK;
+        at = end;
+    }
+}
 
 // Multiplications and additions of the linears of a prompt; attention's own products are not counted.
 static double prompt_gop(const tc_bench *b, uint32_t tokens)
@@ -21,8 +47,11 @@ static tc_status prompt_of(tc_bench *b, tc_local *local, uint32_t tokens, tc_err
     tc_report *r;
     tc_samples rate = {0}, work = {0}, of_int8 = {0}, of_float = {0};
     tc_window w = {0};
+    tc_touched touched;
+    // Once to see where it is routed: not timed, for looking costs time.
+    TC_TRY(tc_bench_prefill(b, local, LOOK_ID + tokens, tokens, &w, &touched, e));
     for (uint64_t i = 0; i < b->repetitions; i++) {
-        TC_TRY(tc_bench_prefill(b, local, (uint64_t)tokens * 1000 + i, tokens, &w, e));
+        TC_TRY(tc_bench_prefill(b, local, (uint64_t)tokens * 1000 + i, tokens, &w, NULL, e));
         double gop_per_s = prompt_gop(b, tokens) / w.seconds;
         tc_samples_add(&rate, tokens / w.seconds);
         tc_samples_add(&work, gop_per_s);
@@ -39,9 +68,12 @@ static tc_status prompt_of(tc_bench *b, tc_local *local, uint32_t tokens, tc_err
     if (of_int8.count) tc_report_samples(r, "int8_peak_fraction", "of the int8 peak", &of_int8, "times");
     tc_report_samples(r, "float_peak_fraction", "of the float peak", &of_float, "times");
     tc_report_peak(r, &b->machine);
+    tc_report_bytes(r, "experts_bytes", "all routed experts", local->info.experts_bytes);
     tc_report_number(r, "tokens_per_expert_read", "tokens an expert read serves",
                      w.expert_reads ? (double)w.expert_pairs / (double)w.expert_reads : 0, "");
+    tc_bench_routing(b, r, &touched);
     tc_report_stages(r, &w);
+    tc_report_device(r, local);
     tc_report_close(r);
     return TC_OK;
 }
@@ -51,20 +83,20 @@ tc_status tc_bench_prompt(tc_bench *b, tc_error *e)
     tc_local local = {0};
     tc_window warm;
     tc_status status;
-    uint32_t largest =
-        b->prompt_tokens ? (uint32_t)b->prompt_tokens : sizes[sizeof sizes / sizeof *sizes - 1];
+    uint32_t sizes[SIZES_MAX], count, largest = 0;
+    TC_TRY(read_sizes(b, sizes, &count, e));
+    for (uint32_t i = 0; i < count; i++)
+        if (sizes[i] > largest) largest = sizes[i];
     if (!b->o.context) b->o.context = largest + 16;
     TC_TRY(tc_local_open(&b->o, b->model, &local, e));
     if (local.info.context <= largest)
         TC_GOTO(tc_fail(e, TC_LIMIT, "the model has %u positions: too few for a prompt of %u",
                         local.info.context, largest));
+    tc_bench_settle(b);
     TC_GOTO(tc_bench_prefill(b, &local, WARM_UP_ID, largest < WARM_UP_TOKENS ? largest : WARM_UP_TOKENS,
-                             &warm, e));
+                             &warm, NULL, e));
     TC_GOTO(tc_measure_matrix_peak(b->machine.team, &b->machine.peak, e));
-    if (b->prompt_tokens)
-        TC_GOTO(prompt_of(b, &local, largest, e));
-    else
-        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) TC_GOTO(prompt_of(b, &local, sizes[i], e));
+    for (uint32_t i = 0; i < count; i++) TC_GOTO(prompt_of(b, &local, sizes[i], e));
 out:
     tc_local_close(&local);
     return status;

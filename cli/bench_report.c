@@ -97,6 +97,7 @@ static void describe_json(tc_report *r, const tc_bench *b, const char *configura
     yyjson_mut_obj_add_strcpy(doc, o, "family", local->info.family);
     yyjson_mut_obj_add_strcpy(doc, o, "hash", local->info.model_hash);
     yyjson_mut_obj_add_uint(doc, o, "layers", local->info.layers);
+    yyjson_mut_obj_add_strcpy(doc, r->root, "device", local->info.device);
     yyjson_mut_obj_add_strcpy(doc, r->root, "isa", local->info.isa);
     yyjson_mut_obj_add_strcpy(doc, r->root, "precision", local->info.precision);
     yyjson_mut_obj_add_uint(doc, r->root, "threads", b->o.threads);
@@ -231,6 +232,24 @@ void tc_report_memory(tc_report *r, const tc_local *local)
     char a[TC_BYTES_TEXT], c[TC_BYTES_TEXT];
     printf("  %-*s %s held, %s packed weights + KV budget: %.2f times\n", LABEL_COLUMNS, "memory",
            tc_cli_bytes(held, a), tc_cli_bytes(due, c), (double)held / (double)due);
+}
+
+void tc_report_hits(tc_report *r, const tc_bench *b, const tc_window *w)
+{
+    if (b->o.force_hits) // drawn, past the hot tier's own books
+        tc_report_number(r, "dialled_hit_rate", "hits, dialled", (double)(b->o.force_hits - 1) / 100,
+                         "of the experts");
+    else if (w->expert_pairs)
+        tc_report_number(r, "hit_rate", "found hot", (double)w->expert_hits / (double)w->expert_pairs,
+                         "of the experts");
+}
+
+void tc_report_device(tc_report *r, const tc_local *local)
+{
+    if (local->hot_bytes) tc_report_bytes(r, "hot_bytes", "room for hot experts", local->hot_bytes);
+    if (!local->device_total_bytes) return;
+    tc_report_bytes(r, "device_peak_bytes", "the device's memory, peak", local->device_used_bytes);
+    tc_report_bytes(r, "device_budget_bytes", "  of", local->device_total_bytes);
 }
 
 void tc_report_peak(tc_report *r, const tc_machine *machine)

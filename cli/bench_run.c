@@ -2,9 +2,11 @@
 // Owns: putting a model under load and taking what the core did between two of its statuses, which come
 // between steps: so a window has whole steps, on the core's own clock.
 #include "cli/bench.h"
+#include "common/base/clock.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
     SETTLED_TOKENS = 2, // of each stream before the window begins: prompts are done, caches are warm
@@ -20,7 +22,9 @@ typedef struct run {
     tc_engine_status mark[TC_BENCH_REPETITIONS_MAX + 1]; // window i lies between marks i and i + 1
     bool asked;                                          // a status is on its way
     uint64_t prefill_us;
-    uint8_t *seen; // [layers][experts], or NULL
+    tc_seen *seen;             // NULL: nobody asked
+    uint64_t token_us;         // when stream 0 had its last one
+    uint32_t *gaps, gap_count; // between its tokens
 } run;
 
 static bool measured(const run *r)
@@ -50,6 +54,7 @@ void tc_window_add(tc_window *total, const tc_window *w)
     total->head_us += w->head_us;
     total->expert_reads += w->expert_reads;
     total->expert_pairs += w->expert_pairs;
+    total->expert_hits += w->expert_hits;
 }
 
 static tc_status start_request(tc_local *local, uint64_t id, uint32_t prompt_tokens, uint32_t max_tokens,
@@ -74,8 +79,18 @@ static tc_status start_request(tc_local *local, uint64_t id, uint32_t prompt_tok
     return status;
 }
 
+// Windows follow each other, so every token between the first mark and the last is one of theirs.
+static void note_gap(run *r)
+{
+    uint64_t now = tc_now_us();
+    if (r->marks && !measured(r) && r->gap_count < r->windows * r->load->tokens)
+        r->gaps[r->gap_count++] = (uint32_t)(now - r->token_us);
+    r->token_us = now;
+}
+
 static tc_status on_token(run *r, uint32_t stream, tc_error *e)
 {
+    if (stream == 0) note_gap(r);
     if (++r->tokens[stream] == SETTLED_TOKENS) r->settled++;
     if (r->settled < r->load->streams || r->asked || measured(r)) return TC_OK;
     if (r->marks && r->tokens[0] - r->begin_tokens < r->load->tokens * r->marks) return TC_OK;
@@ -94,17 +109,10 @@ static void on_status(run *r)
         tc_engine_client_cancel(r->local->client, r->load->id + i);
 }
 
-static void note_experts(run *r, const tc_engine_event *event)
+static tc_status note_experts(run *r, const tc_engine_event *event, tc_error *e)
 {
-    const tc_model_info *info = &r->local->info;
-    if (!r->seen || !event->experts || !r->marks) return; // prompts are not counted
-    for (uint32_t p = 0; p < event->positions; p++)
-        for (uint32_t l = 0; l < info->layers; l++)
-            for (uint32_t k = 0; k < info->top_k; k++) {
-                int32_t x = event->experts[((size_t)p * info->layers + l) * info->top_k + k];
-                if (x >= 0 && (uint32_t)x < info->experts)
-                    r->seen[(size_t)l * info->experts + (uint32_t)x] = 1;
-            }
+    if (!r->seen || !event->experts || !r->marks) return TC_OK; // prompts are not counted
+    return tc_seen_note(r->seen, event->id == r->load->id, event->positions, event->experts, e);
 }
 
 static tc_status on_event(run *r, const tc_engine_event *event, tc_error *e)
@@ -115,7 +123,7 @@ static tc_status on_event(run *r, const tc_engine_event *event, tc_error *e)
     }
     if (event->id < r->load->id || event->id >= r->load->id + r->load->streams)
         return TC_OK; // of an earlier run
-    if (event->kind == TC_ENGINE_EVALUATED) note_experts(r, event);
+    if (event->kind == TC_ENGINE_EVALUATED) return note_experts(r, event, e);
     if (event->kind == TC_ENGINE_TOKEN) return on_token(r, (uint32_t)(event->id - r->load->id), e);
     if (event->kind != TC_ENGINE_FINISHED) return TC_OK;
     if (!measured(r))
@@ -140,6 +148,7 @@ static tc_window window_of(const tc_engine_status *a, const tc_engine_status *b)
         .head_us = b->head_us - a->head_us,
         .expert_reads = b->expert_reads - a->expert_reads,
         .expert_pairs = b->expert_hits + b->expert_misses - a->expert_hits - a->expert_misses,
+        .expert_hits = b->expert_hits - a->expert_hits,
     };
 }
 
@@ -157,44 +166,82 @@ static tc_status drive(run *r, tc_error *e)
     return TC_OK;
 }
 
+static int by_size(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
+// The gap that `part` of them do not exceed.
+static double gap_at(const run *r, double part)
+{
+    if (!r->gap_count) return 0;
+    uint32_t at = (uint32_t)(part * r->gap_count + 0.999999);
+    return r->gaps[at ? at - 1 : 0];
+}
+
+static void fill_windows(run *r, tc_window *ret)
+{
+    qsort(r->gaps, r->gap_count, sizeof *r->gaps, by_size);
+    for (uint32_t i = 0; i < r->windows; i++) {
+        ret[i] = window_of(&r->mark[i], &r->mark[i + 1]);
+        ret[i].prefill_us = r->prefill_us;
+        ret[i].token_p50_us = gap_at(r, 0.50);
+        ret[i].token_p95_us = gap_at(r, 0.95);
+    }
+}
+
 tc_status tc_bench_run(tc_bench *b, tc_local *local, const tc_load *load, tc_window *ret, tc_touched *touched,
                        tc_error *e)
 {
-    size_t all = (size_t)local->info.layers * local->info.experts;
     run r = {.local = local, .load = load, .windows = load->windows ? load->windows : 1};
+    tc_seen seen = {0};
+    tc_status status;
     if (load->streams < 1 || load->streams > TC_BENCH_USERS_MAX)
         return tc_fail(e, TC_ARGUMENT, "bench: %u streams, expected 1 to %d", load->streams,
                        TC_BENCH_USERS_MAX);
     if (r.windows > TC_BENCH_REPETITIONS_MAX)
         return tc_fail(e, TC_ARGUMENT, "bench: %u windows, at most %d", r.windows, TC_BENCH_REPETITIONS_MAX);
-    if (touched && !(r.seen = calloc(all ? all : 1, 1))) return tc_fail(e, TC_NOMEM, "out of memory");
-    tc_status status = drive(&r, e);
-    for (uint32_t i = 0; i < r.windows && status == TC_OK; i++) {
-        ret[i] = window_of(&r.mark[i], &r.mark[i + 1]);
-        ret[i].prefill_us = r.prefill_us;
-    }
-    if (status == TC_OK && touched) {
-        *touched = (tc_touched){.of = (uint64_t)b->footprint.moe_layers * local->info.experts};
-        for (size_t i = 0; i < all; i++) touched->experts += r.seen[i];
-    }
-    free(r.seen);
+    r.gaps = calloc((size_t)r.windows * load->tokens + 1, sizeof *r.gaps);
+    if (!r.gaps) TC_GOTO(tc_fail(e, TC_NOMEM, "out of memory"));
+    if (touched) TC_GOTO(tc_seen_open(r.seen = &seen, &b->desc, e));
+    TC_GOTO(drive(&r, e));
+    fill_windows(&r, ret);
+    if (touched) TC_GOTO(tc_seen_touched(&seen, touched, e));
+out:
+    tc_seen_free(&seen);
+    free(r.gaps);
     return status;
 }
 
 tc_status tc_bench_prefill(tc_bench *b, tc_local *local, uint64_t id, uint32_t prompt_tokens, tc_window *ret,
-                           tc_error *e)
+                           tc_touched *touched, tc_error *e)
 {
-    (void)b;
     tc_engine_event event = {0};
-    TC_TRY(tc_local_ask_status(local, e));
+    tc_seen seen = {0};
+    tc_status status;
+    if (touched) TC_GOTO(tc_seen_open(&seen, &b->desc, e));
+    TC_GOTO(tc_local_ask_status(local, e));
     tc_engine_status before = local->status;
-    TC_TRY(start_request(local, id, prompt_tokens, 1, false, e));
-    while (event.kind != TC_ENGINE_FINISHED) TC_TRY(tc_local_next(local, id, &event, e));
-    TC_TRY(tc_local_ask_status(local, e));
+    TC_GOTO(start_request(local, id, prompt_tokens, 1, touched != NULL, e));
+    while (event.kind != TC_ENGINE_FINISHED) {
+        TC_GOTO(tc_local_next(local, id, &event, e));
+        if (touched && event.kind == TC_ENGINE_EVALUATED && event.experts)
+            TC_GOTO(tc_seen_note(&seen, false, event.positions, event.experts, e));
+    }
+    TC_GOTO(tc_local_ask_status(local, e));
     *ret = window_of(&before, &local->status);
     ret->prefill_us = event.usage.prefill_us;
     ret->seconds = (double)event.usage.prefill_us * 1e-6; // the window has the messages' travel in it, too
-    return TC_OK;
+    if (touched) TC_GOTO(tc_seen_touched(&seen, touched, e));
+out:
+    tc_seen_free(&seen);
+    return status;
+}
+
+void tc_bench_settle(const tc_bench *b)
+{
+    if (b->settle_s) sleep((unsigned)b->settle_s);
 }
 
 uint64_t tc_bench_token_reads(const tc_bench *b)

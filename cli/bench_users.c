@@ -11,6 +11,7 @@ typedef struct measured {
     uint32_t users;
     tc_samples tokens_per_s, fraction, of_one, reads;
     tc_window last;
+    tc_touched touched;
 } measured;
 
 static tc_status measure(tc_bench *b, tc_local *local, measured *m, uint64_t repetition, double one,
@@ -19,7 +20,7 @@ static tc_status measure(tc_bench *b, tc_local *local, measured *m, uint64_t rep
     tc_window w;
     uint32_t prompt = b->prompt_tokens ? (uint32_t)b->prompt_tokens : PROMPT_TOKENS;
     const tc_load load = {1 + repetition * TC_BENCH_USERS_MAX, m->users, prompt, (uint32_t)b->tokens};
-    TC_TRY(tc_bench_run(b, local, &load, &w, NULL, e));
+    TC_TRY(tc_bench_run(b, local, &load, &w, &m->touched, e));
     double steps = w.steps ? (double)w.steps : 1, rate = (double)w.tokens / w.seconds,
            reads = (double)w.expert_reads / steps;
     double bytes = (double)tc_bench_step_bytes(b, local, reads, m->users, prompt + b->tokens / 2);
@@ -32,7 +33,7 @@ static tc_status measure(tc_bench *b, tc_local *local, measured *m, uint64_t rep
     return TC_OK;
 }
 
-static tc_status report(const tc_bench *b, const tc_local *local, const measured *m, tc_error *e)
+static tc_status report(tc_bench *b, const tc_local *local, const measured *m, tc_error *e)
 {
     char name[32];
     tc_report *r;
@@ -48,9 +49,14 @@ static tc_status report(const tc_bench *b, const tc_local *local, const measured
     tc_report_number(r, "reads_saved_fraction", "  saved", pairs > 0 ? 1 - reads / pairs : 0, "of the reads");
     tc_report_bytes(r, "step_bytes", "a step reads",
                     tc_bench_step_bytes(b, local, reads, m->users, PROMPT_TOKENS + b->tokens / 2));
+    tc_report_bytes(r, "step_expert_bytes", "  of which routed experts",
+                    tc_bench_step_bytes(b, local, reads, 1, 0) - tc_bench_step_bytes(b, local, 0, 1, 0));
     tc_report_samples(r, "read_gb_per_s", "read bandwidth", &b->machine.read_gb_per_s, "GB/s");
     tc_report_samples(r, "roofline_fraction", "of this batch's byte roofline", &m->fraction, "times");
+    tc_report_hits(r, b, &m->last);
+    tc_bench_routing(b, r, &m->touched);
     tc_report_stages(r, &m->last);
+    tc_report_device(r, local);
     tc_report_close(r);
     return TC_OK;
 }
@@ -70,6 +76,7 @@ tc_status tc_bench_users(tc_bench *b, tc_error *e)
     b->o.sessions = b->users;
     if (!b->o.context) b->o.context = prompt + b->tokens + 128;
     TC_TRY(tc_local_open(&b->o, b->model, &local, e));
+    tc_bench_settle(b);
     TC_GOTO(tc_bench_run(b, &local, &(tc_load){WARM_UP_ID, 1, prompt, WARM_UP_TOKENS}, &warm, NULL, e));
     for (uint64_t r = 0; r < b->repetitions; r++) {
         TC_GOTO(tc_machine_measure_read(&b->machine, e));

@@ -9,6 +9,13 @@
 
 enum { ASK_EVERY_US = 20000 };
 
+static void note_device(tc_local *local, const tc_engine_detail *d)
+{
+    if (d->device_used_bytes > local->device_used_bytes) local->device_used_bytes = d->device_used_bytes;
+    if (d->hot_bytes > local->hot_bytes) local->hot_bytes = d->hot_bytes;
+    local->device_total_bytes = d->device_total_bytes;
+}
+
 static tc_status take_event(tc_local *local, const tc_engine_event *event, bool *ret_up, tc_error *e)
 {
     switch (event->kind) {
@@ -18,6 +25,8 @@ static tc_status take_event(tc_local *local, const tc_engine_event *event, bool 
         return TC_OK;
     case TC_ENGINE_STATUS:
         local->status = *event->engine;
+        local->status.detail = NULL; // it goes with the event
+        if (event->engine->detail) note_device(local, event->engine->detail);
         return TC_OK;
     case TC_ENGINE_DOWN:
         if (!*ret_up) return TC_OK; // not there yet: the client keeps dialling

@@ -233,6 +233,7 @@ static tc_status start_worker(tc_supervisor *s, const tc_run_options *o, uint32_
     put_text(&c, "--shard", o->shard);
     put_number(&c, "--threads", o->worker_threads);
     put_text(&c, "--isa", o->isa);
+    if (o->empty_experts) put(&c, "--empty-experts");
     put_seeing(&c, o);
     if (o->workers > 1 && o->workers == numa_nodes() && node_cpus(index, cpus, sizeof cpus))
         put_text(&c, "--cpus", cpus);

@@ -26,6 +26,7 @@ typedef struct tc_run_options {
     uint64_t prefix_cache, queue_requests, queue_tokens, chunk_ms;
     uint64_t gpu, vram, hot_experts, chunk_tokens, force_hits;
     const char *device_fault;
+    bool empty_experts; // workers answer zeros: bench only
     bool hot_experts_given;
     bool prefix_cache_given;
     bool workers_given; // workers 0: the core computes experts itself (the oracle)
@@ -105,6 +106,8 @@ typedef struct tc_local {
     char store[TC_STORE_PATH_BYTES];
     bool packed;
     uint64_t pack_us, start_us, load_us; // how long each took
+    // The most that any status told; 0: the device has no memory of its own, nothing is hot.
+    uint64_t device_used_bytes, device_total_bytes, hot_bytes;
 } tc_local;
 
 // Packs, starts, and waits until the core is ready. On failure nothing is left running.

@@ -199,7 +199,7 @@ static tc_status prompt_of(tc_suite *s, tc_local *local, uint32_t tokens, tc_err
     tc_samples rate = {0};
     tc_window w = {0};
     for (uint64_t i = 0; i < s->repetitions; i++) {
-        TC_TRY(tc_bench_prefill(&s->b, local, ids_of(s, 1), tokens, &w, e));
+        TC_TRY(tc_bench_prefill(&s->b, local, ids_of(s, 1), tokens, &w, NULL, e));
         tc_samples_add(&rate, tokens / w.seconds);
     }
     bool gpu = strcmp(local->info.device, "cpu") != 0; // whose peak is not measured here

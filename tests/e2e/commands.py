@@ -141,8 +141,14 @@ class Commands(unittest.TestCase):
                     spread = answer[figure.get(what, "tokens_per_s")]
                     self.assertTrue(0 < spread["min"] <= spread["median"] <= spread["max"], spread)
                     self.assertTrue(answer["machine"]["cpu"] and answer["commit"], answer)
+                if what in ("decode", "prompt", "users", "context"):
+                    for answer in answers:
+                        self.assertIs(answer["valid"], True)
+                        self.assertGreaterEqual(answer["experts_touched_a_layer"], answer["experts_touched_fewest"])
+                        self.assertLessEqual(answer["experts_touched"], answer["experts_in_all"])
                 if what == "decode":
                     for answer in answers:
+                        self.assertLessEqual(answer["token_ms_p50"]["max"], answer["token_ms_p95"]["max"])
                         self.assertEqual((answer["decode_allocations"], answer["expert_retries"]), (0, 0))
                         self.assertGreater(answer["read_gb_per_s"]["min"], 0)
                         self.assertGreater(answer["experts_touched"], 0)
