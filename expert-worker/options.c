@@ -85,6 +85,9 @@ static tc_status apply(void *arg, const tc_setting *s, const tc_setting_value *v
     case TC_OPT_SPIN_US:
         o->spin_us = (uint32_t)value->number;
         return TC_OK;
+    case TC_OPT_EMPTY_EXPERTS:
+        o->empty = value->number != 0;
+        return TC_OK;
     case TC_OPT_FAULT:
         return fault(value->text, o, e);
     default:

@@ -44,6 +44,7 @@ typedef struct tc_worker_options {
     uint32_t spin_us;
     bool node_of_index; // its node is its index, where each worker has one
     tc_program_settings program;
+    bool empty; // answers zeros
     tc_worker_fault fault;
     uint64_t fault_after;
 } tc_worker_options;

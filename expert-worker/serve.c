@@ -219,6 +219,7 @@ static void say_serving(const worker *w)
     tc_info("serving %s %u of %u: %u threads, CPUs %s, %.2f GB resident, %s",
             o->shard == TC_SHARD_SLICE ? "slice" : "partition", o->index, o->of, w->threads,
             w->cpu_count > 0 ? cpus : "not pinned", (double)w->resident_bytes / 1e9, w->isa);
+    if (o->empty) tc_warn("--empty-experts: every answer is zeros, for measuring what the exchange costs");
 }
 
 // Its share is in memory; whether a core is there is the core's to tell.
@@ -270,6 +271,14 @@ static uint64_t spoken_seq(worker *w, uint64_t seq)
     return spoken;
 }
 
+// Of a benchmark that asks what the exchange alone costs, zeros.
+static tc_status compute(worker *w, const tc_expert_call *call, int64_t *sum, tc_error *e)
+{
+    if (!w->options->empty) return tc_ffn_run(w->ffn, call, sum, e);
+    memset(sum, 0, (size_t)call->tokens * call->hidden * sizeof *sum);
+    return TC_OK;
+}
+
 static void answer(worker *w, const tc_peer_event *event)
 {
     const tc_expert_call *call = &event->call;
@@ -279,7 +288,7 @@ static void answer(worker *w, const tc_peer_event *event)
     if (misbehave(w, event)) return;
     tc_status status = tc_expert_call_check(w->store, call, &error);
     int64_t *sum = status == TC_OK ? tc_expert_peer_sum(w->peer, call->tokens, call->hidden, &error) : NULL;
-    if (sum) status = tc_ffn_run(w->ffn, call, sum, &error);
+    if (sum) status = compute(w, call, sum, &error);
     if (!sum || status != TC_OK) {
         tc_warn("step %llu: call %llu refused: %s", (unsigned long long)call->step,
                 (unsigned long long)event->seq, error.text);
