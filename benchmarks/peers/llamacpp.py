@@ -36,6 +36,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
+import figures  # noqa: E402
 import quality  # noqa: E402
 import shapes  # noqa: E402
 
@@ -147,10 +148,8 @@ def measure_peer(program, model, o):
 def parse_ours(text, figure):
     """`thermocline bench --json`: the objects, one a line."""
     try:
-        answers = [json.loads(line) for line in text.splitlines()]
-        assert answers and all(a["tokens_per_s"]["samples"] for a in answers)
-        return answers
-    except (ValueError, KeyError, AssertionError) as error:
+        return figures.parse(text)
+    except ValueError as error:
         fail(f"thermocline bench {figure}: its answer is not understood ({error!r}): {text[:300]}")
 
 

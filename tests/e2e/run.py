@@ -4,7 +4,7 @@
 
   run.py --build DIR [MODULE...]     modules: api, clients, load, page, faults, faults_workers, faults_core,
                                      faults_files, faults_memory, soak, commands, bad_models, carriers, arenas,
-                                     many_users, placement, memory, operations, messages, manager, fleet, kubernetes_base, bench_suite, newcomer (default: all), openapi
+                                     many_users, placement, memory, operations, messages, manager, fleet, kubernetes_base, bench_suite, bench_gpu, newcomer (default: all), openapi
 
 Prints one line a test and ends with `N passed, N failed` (`, N skipped`).
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 MODULES = ("commands", "bad_models", "api", "clients", "load", "page", "faults", "faults_workers", "faults_core", "faults_files", "faults_memory", "soak",
-           "carriers", "arenas", "many_users", "placement", "memory", "operations", "messages", "manager", "fleet", "kubernetes_base", "bench_suite", "newcomer")
+           "carriers", "arenas", "many_users", "placement", "memory", "operations", "messages", "manager", "fleet", "kubernetes_base", "bench_suite", "bench_gpu", "newcomer")
 
 
 class Counter(unittest.TextTestResult):
