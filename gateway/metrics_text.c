@@ -131,20 +131,33 @@ static void memory(const tc_model_info *info, const tc_engine_status *e, const t
                    tc_buffer *out)
 {
     static const char name[] = "thermocline_memory_bytes";
+    const uint64_t *ram = d->memory_bytes, *vram = d->device_bytes;
+    bool device = d->device_total_bytes != 0; // then these lie there: dense weights, KV, states, hot experts
+    uint64_t hot = device && d->hot_bytes < vram[TC_MEM_OTHER] ? d->hot_bytes : vram[TC_MEM_OTHER];
     const struct {
-        const char *purpose;
+        const char *memory, *purpose;
         uint64_t bytes;
-    } rows[] = {{"dense_weights", info->weights_bytes},  {"experts", info->experts_bytes},
-                {"hot_experts", d->hot_bytes},           {"kv_and_states_limit", info->kv_budget_bytes},
-                {"prefix_cache", e->cache_bytes},        {"scratch", d->memory_bytes[TC_MEM_SCRATCH]},
-                {"other", d->memory_bytes[TC_MEM_OTHER]}};
+    } rows[] = {{"ram", "dense_weights", device ? ram[TC_MEM_WEIGHTS] : info->weights_bytes},
+                {"ram", "experts", info->experts_bytes},
+                {"ram", "hot_experts", device ? 0 : d->hot_bytes},
+                {"ram", "kv_and_states_limit", device ? 0 : info->kv_budget_bytes},
+                {"ram", "prefix_cache", e->cache_bytes},
+                {"ram", "scratch", ram[TC_MEM_SCRATCH]},
+                {"ram", "other", ram[TC_MEM_OTHER]},
+                {"vram", "dense_weights", vram[TC_MEM_WEIGHTS]},
+                {"vram", "hot_experts", hot},
+                {"vram", "kv_and_states", vram[TC_MEM_KV] + vram[TC_MEM_STATE]},
+                {"vram", "scratch", vram[TC_MEM_SCRATCH]},
+                {"vram", "other", vram[TC_MEM_OTHER] - hot},
+                {"vram", "driver", d->device_driver_bytes}};
     tc_metric_head(
         out, name, "gauge",
         "Memory of the model by purpose: packed experts lie in shared memory, KV fills up to its limit.");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        tc_buffer_format(out, "%s{memory=\"ram\",purpose=\"%s\"} %" PRIu64 "\n", name, rows[i].purpose,
-                         rows[i].bytes);
-    tc_buffer_format(out, "%s{memory=\"vram\",purpose=\"all\"} %" PRIu64 "\n", name, d->device_used_bytes);
+        tc_buffer_format(out, "%s{memory=\"%s\",purpose=\"%s\"} %" PRIu64 "\n", name, rows[i].memory,
+                         rows[i].purpose, rows[i].bytes);
+    tc_metric_number(out, "thermocline_device_memory_used_bytes", "gauge",
+                     "Most of the device's memory that was in use, whoever used it.", d->device_used_bytes);
     tc_metric_number(out, "thermocline_device_memory_limit_bytes", "gauge",
                      "Memory of the device; 0: it has none of its own.", d->device_total_bytes);
 }

@@ -52,6 +52,7 @@ typedef struct core {
     tc_weights *weights;
     tc_expert_hub *hub;
     tc_expert_source *source;
+    tc_expert_source *workers; // borrowed: the part of it that asks workers; or NULL
     tc_forward *forward;
     tc_session_pool *pool;
     tc_prefix_cache *cache;
@@ -247,7 +248,9 @@ static tc_status open_experts(core *c, tc_error *e)
         .no_worker_us = c->o.no_worker_us,
         .log = log_source,
     };
-    return tc_source_workers_create(c->hub, c->store, &options, &c->source, e);
+    TC_TRY(tc_source_workers_create(c->hub, c->store, &options, &c->source, e));
+    c->workers = c->source;
+    return TC_OK;
 }
 
 // Which device, and why: --device cuda insists, auto takes a GPU where one can be used for this.
@@ -349,13 +352,15 @@ static bool device_room(void *arg, uint64_t *ret_free_bytes, uint64_t *ret_total
     return m.total_bytes > 0;
 }
 
-static void device_memory(void *arg, uint64_t *ret_used_bytes, uint64_t *ret_total_bytes)
+static void device_memory(void *arg, tc_engine_detail *ret)
 {
     const core *c = arg;
     tc_cuda_memory m;
     c->cuda->memory(c->dev, &m);
-    *ret_used_bytes = m.peak_bytes;
-    *ret_total_bytes = m.budget_bytes;
+    ret->device_used_bytes = m.peak_bytes;
+    ret->device_total_bytes = m.budget_bytes;
+    memcpy(ret->device_bytes, m.tag_bytes, sizeof ret->device_bytes);
+    ret->device_driver_bytes = m.context_bytes;
 }
 
 static void describe(const core *c, tc_model_info *ret)
@@ -516,7 +521,7 @@ static void reload(core *c)
     } else {
         tc_log_set(o.program.log_level, o.program.log_format);
         tc_sched_tune(c->sched, o.chunk_us, o.queue_tokens);
-        if (!c->o.local_experts) tc_source_workers_tune(c->source, o.call_deadline_us, o.no_worker_us);
+        if (c->workers) tc_source_workers_tune(c->workers, o.call_deadline_us, o.no_worker_us);
         tc_config_needs_restart(TC_FOR_CORE, &c->full, &full, others, sizeof others);
         tc_info("configuration applied%s%s", *others ? "; these need a restart: " : "", others);
         tc_config_expand_free(&full);

@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 enum {
-    TC_ENGINE_PROTOCOL_VERSION = 4,
+    TC_ENGINE_PROTOCOL_VERSION = 5,
     TC_PROMPT_TOKENS_MAX = 1 << 20,
     TC_GENERATE_TOKENS_MAX = 1 << 20,
     TC_STOP_TOKENS_MAX = 64,
@@ -143,6 +143,8 @@ typedef struct tc_layer_lookups {
 typedef struct tc_engine_detail {
     uint64_t memory_bytes[TC_MEM_TAGS];             // of the core's heap, by purpose
     uint64_t device_total_bytes, device_used_bytes; // of the device; 0: it has no memory of its own
+    uint64_t device_bytes[TC_MEM_TAGS];             // of it by purpose; hot experts are among the others
+    uint64_t device_driver_bytes;                   // of it what the driver keeps for itself
     uint64_t hot_slots, hot_used, hot_bytes;        // places for experts in the device's cache
     uint64_t fills, hot_evictions, moved_bytes;     // of that cache
     uint64_t expected, expected_true;               // pairs foretold by routers, and those of them that came

@@ -79,8 +79,7 @@ void tc_sched_fill_detail(tc_sched *s, const tc_source_stats *source)
                            ? (tc_layer_lookups){s->total.expert_hits / moe, s->total.expert_misses / moe}
                            : (tc_layer_lookups){0, 0};
     if (s->o.placement) tc_placement_detail(s->o.placement, d);
-    if (s->o.device_memory)
-        s->o.device_memory(s->o.device_arg, &d->device_used_bytes, &d->device_total_bytes);
+    if (s->o.device_memory) s->o.device_memory(s->o.device_arg, d);
     d->worker_count = source->workers ? source->worker_count : 0;
     if (d->worker_count > TC_DETAIL_WORKERS_MAX) d->worker_count = TC_DETAIL_WORKERS_MAX;
     if (d->worker_count) memcpy(d->workers, source->workers, d->worker_count * sizeof *d->workers);

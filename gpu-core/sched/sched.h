@@ -75,7 +75,7 @@ typedef struct tc_sched_options {
     tc_status (*memory_room)(void *arg, uint64_t bytes, tc_error *e);
     void *memory_arg;
     // Memory of a device that has its own: in use at most so far, and what it may use. NULL: it has none.
-    void (*device_memory)(void *arg, uint64_t *ret_used_bytes, uint64_t *ret_total_bytes);
+    void (*device_memory)(void *arg, tc_engine_detail *ret); // sets what is of the device's memory
     void *device_arg;
     uint64_t (*now_us)(void *arg); // NULL: the monotonic clock
     void *now_arg;

@@ -190,12 +190,17 @@ class Seeing(unittest.TestCase):
         self.assertEqual(self.value("thermocline_generated_tokens_total"), 24)
         self.assertEqual(self.value("thermocline_inter_token_seconds_count"), 21)
         self.assertEqual(self.value('thermocline_request_stage_seconds_count{stage="prompt"}'), 3)
+        total = more = 0  # calls given to a second worker because one was late are answered twice
         for worker in "01":
             calls = self.value(f'thermocline_worker_calls_total{{worker="{worker}"}}')
-            self.assertEqual(calls, self.value("thermocline_expert_calls_total"))
+            total += calls
+            for what in ("hedges", "retries"):
+                more += self.value(f'thermocline_worker_{what}_total{{worker="{worker}"}}')
             self.assertEqual(calls, self.value(f'thermocline_worker_call_seconds_count{{worker="{worker}"}}'))
             self.assertGreater(self.value(f'thermocline_worker_expert_read_bytes_total{{worker="{worker}"}}'), 0)
             self.assertGreater(self.value(f'thermocline_worker_carried_bytes_total{{worker="{worker}",carrier="shm"}}'), 0)
+        least = 2 * self.value("thermocline_expert_calls_total")
+        self.assertTrue(least <= total <= least + more, (total, least, more))
         self.assertEqual(self.value("thermocline_decode_allocations_total"), 0)
 
     def test_names_follow_prometheus(self):
@@ -246,6 +251,24 @@ class Seeing(unittest.TestCase):
         explained = set(re.findall(r"`([a-z_]+)`", (ROOT / "docs" / "OPERATIONS.md").read_text().split("## Metrics")[1]))
         for name in re.findall(r"^# TYPE (\S+)", self.metrics, re.M):
             self.assertIn(name, explained)
+
+    # On no panel and in no rule: constants, what another metric says with more detail, and what one looks up when asked.
+    NOT_DRAWN = {"thermocline_core_up", "thermocline_core_uptime_seconds", "thermocline_sessions_limit",
+                 "thermocline_queue_tokens", "thermocline_queue_limit_tokens", "thermocline_queue_limit_requests",
+                 "thermocline_request_duration_seconds", "thermocline_steps_total", "thermocline_expert_calls_total",
+                 "thermocline_expert_cache_slots", "thermocline_expert_cache_used", "thermocline_worker_up",
+                 "thermocline_http_connections_accepted_total", "thermocline_http_body_bytes", "process_cpu_seconds_total",
+                 "process_start_time_seconds"}
+
+    def test_every_metric_is_on_the_dashboard_or_left_out_on_purpose(self):
+        drawn = set()
+        for path in (DEPLOY / "grafana" / "thermocline.json", DEPLOY / "prometheus" / "alerts.yml"):
+            drawn |= set(re.findall(r"\b(?:thermocline|process)_[a-z_]+", path.read_text()))
+        drawn = {name.removesuffix("_bucket") for name in drawn}
+        there = set(re.findall(r"^# TYPE (\S+)", self.metrics, re.M))
+        self.assertEqual(there - drawn - self.NOT_DRAWN, set(), "new: draw it, or say here why not")
+        self.assertEqual(self.NOT_DRAWN & drawn, set())
+        self.assertEqual(self.NOT_DRAWN - there, set(), "no such metric any more")
 
     def test_top_shows_it(self):
         for _ in range(2):
@@ -375,6 +398,20 @@ class Reload(unittest.TestCase):
             self.assertIn("stays as it was", hang_up("thermocline-gat", "api-key-file = /nonexistent\n"))
             self.assertIn("configuration applied", hang_up("thermocline-wor", "log-level = debug\n"))
             self.assertEqual(server.generate("x", max_tokens=2)["tokens_generated"], 2)
+
+
+    def test_sighup_beside_a_hot_tier(self):
+        """What a reload changes of the workers' source lies behind the tier's."""
+        path = Path(tempfile.mkstemp(suffix=".conf", dir=CACHE)[1])
+        path.write_text("chunk-ms = 100\n")
+        with Server(DEMO, 1, "--config", path, "--hot-budget", "4M") as server:
+            core = server.pids("thermocline-cor")
+            before = server.generate("In the beginning", max_tokens=8, temperature=0)["text"]
+            path.write_text("chunk-ms = 50\n")
+            os.kill(core[0], signal.SIGHUP)
+            self.assertTrue(eventually(lambda: "core: configuration applied" in server.text()))
+            self.assertEqual(server.generate("In the beginning", max_tokens=8, temperature=0)["text"], before)
+            self.assertEqual(server.pids("thermocline-cor"), core)
 
 
 class Prometheus(unittest.TestCase):

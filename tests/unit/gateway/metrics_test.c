@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows: GET /metrics: what is counted, that label sets are bounded and hold nothing of a client, request
 // ids.
+#include "gateway/metrics_text.h"
 #include "tests/unit/gateway/fixture.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,6 +98,50 @@ static void histograms(void **state)
     assert_int_equal(h.count[TC_HISTOGRAM_BOUNDS], 1);
 }
 
+// RAM and VRAM by purpose: what lies on the device is not counted as RAM too, and the parts of VRAM are all
+// that was taken.
+static void memory_by_purpose(void **state)
+{
+    static tc_engine_detail d;
+    const tc_model_info info = {.weights_bytes = 1000, .experts_bytes = 5000, .kv_budget_bytes = 700};
+    tc_engine_status e = {.detail = &d, .cache_bytes = 30};
+    d.memory_bytes[TC_MEM_WEIGHTS] = 40;
+    d.hot_bytes = 200;
+    for (int device = 0; device <= 1; device++) {
+        if (device) {
+            d.device_total_bytes = 9000;
+            d.device_used_bytes = 2500;
+            d.device_driver_bytes = 300;
+            d.device_bytes[TC_MEM_WEIGHTS] = 960;
+            d.device_bytes[TC_MEM_KV] = 600;
+            d.device_bytes[TC_MEM_STATE] = 100;
+            d.device_bytes[TC_MEM_SCRATCH] = 50;
+            d.device_bytes[TC_MEM_OTHER] = 260; // slots of hot experts, and 60 more
+        }
+        tc_buffer out = {0};
+        tc_metrics_of_core(&info, &e, &out);
+        tc_buffer_append(&out, "", 1);
+        answer page = {.body = out.data};
+#define MEMORY(memory, purpose)                                                                              \
+    value_of(&page, "thermocline_memory_bytes{memory=\"" memory "\",purpose=\"" purpose "\"}")
+        assert_true(MEMORY("ram", "dense_weights") == (device ? 40 : 1000));
+        assert_true(MEMORY("ram", "experts") == 5000);
+        assert_true(MEMORY("ram", "hot_experts") == (device ? 0 : 200));
+        assert_true(MEMORY("ram", "kv_and_states_limit") == (device ? 0 : 700));
+        assert_true(MEMORY("ram", "prefix_cache") == 30);
+        assert_true(MEMORY("vram", "dense_weights") == (device ? 960 : 0));
+        assert_true(MEMORY("vram", "hot_experts") == (device ? 200 : 0));
+        assert_true(MEMORY("vram", "kv_and_states") == (device ? 700 : 0));
+        assert_true(MEMORY("vram", "scratch") == (device ? 50 : 0));
+        assert_true(MEMORY("vram", "other") == (device ? 60 : 0));
+        assert_true(MEMORY("vram", "driver") == (device ? 300 : 0));
+        assert_true(value_of(&page, "thermocline_device_memory_used_bytes") == (device ? 2500 : 0));
+        assert_true(value_of(&page, "thermocline_device_memory_limit_bytes") == (device ? 9000 : 0));
+        tc_buffer_free(&out);
+    }
+    (void)state;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -104,6 +149,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(request_ids, setup_up, teardown),
         cmocka_unit_test(without_a_core),
         cmocka_unit_test(histograms),
+        cmocka_unit_test(memory_by_purpose),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
