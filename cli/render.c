@@ -6,6 +6,7 @@
 #include "cli/render.h"
 #include "cli/cli.h"
 #include "cli/lines.h"
+#include "cli/options.h"
 #include "common/base/json.h"
 #include "common/text/template.h"
 #include <stdio.h>
@@ -100,35 +101,21 @@ static tc_status run(const tc_template *t, tc_lines *lines, bool spans, tc_error
     }
 }
 
-static int usage(const char *problem, const char *what)
-{
-    fprintf(
-        stderr,
-        "thermocline: error: render: %s%s\n"
-        "usage: thermocline render [--spans] TEMPLATE.jinja <LINES\n"
-        "JSON lines {\"context\": {...}, \"now\": \"2025-09-20T14:05:09\"} on standard input give {\"text\": "
-        "...}\n"
-        "or {\"error\": {\"kind\", \"message\"}}, a line each. Without \"now\" it is the local time.\n"
-        "  --spans  also the byte ranges of the text that came out of the variables, as \"data\"\n",
-        problem, what);
-    return TC_EXIT_USAGE;
-}
-
 int tc_cli_render(int argc, char **argv)
 {
-    const char *path = NULL;
     bool spans = false;
-    for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--spans"))
-            spans = true;
-        else if (argv[i][0] == '-')
-            return usage("unknown option ", argv[i]);
-        else if (path)
-            return usage("more than one file: ", argv[i]);
-        else
-            path = argv[i];
-    }
-    if (!path) return usage("no TEMPLATE.jinja", "");
+    tc_arguments arguments;
+    const tc_option table[] = {
+        {.name = "--spans",
+         .kind = TC_OPTION_FLAG,
+         .target = &spans,
+         .help = "also the byte ranges of the text that came out of the variables, as \"data\""},
+        {0},
+    };
+    int code =
+        tc_options_parse(table, "render TEMPLATE.jinja [--spans] <LINES", 1, 1, argc, argv, &arguments);
+    if (code >= 0) return code;
+    const char *path = arguments.positional[0];
     tc_error e = {0};
     tc_template *t = NULL;
     char *text = NULL;

@@ -5,6 +5,7 @@
 #include "cli/tokenize.h"
 #include "cli/cli.h"
 #include "cli/lines.h"
+#include "cli/options.h"
 #include "cli/run.h"
 #include "common/text/tokenizer.h"
 #include <stdio.h>
@@ -115,19 +116,6 @@ static tc_status run(const tc_tokenizer *t, const options *o, tc_lines *r, tc_er
     return status;
 }
 
-static const char usage_text[] =
-    "usage: thermocline tokenize [--no-special] TOKENIZER.json <LINES\n"
-    "       thermocline tokenize --decode [--skip-special] TOKENIZER.json <LINES\n"
-    "JSON lines {\"text\": \"...\"} on standard input give {\"ids\": [...]}, with --decode the other way.\n"
-    "  --no-special    special tokens that stand in the text are plain text\n"
-    "  --skip-special  leave special tokens out of the decoded text\n";
-
-static int usage(const char *problem, const char *what)
-{
-    fprintf(stderr, "thermocline: error: tokenize: %s%s\n%s", problem, what, usage_text);
-    return TC_EXIT_USAGE;
-}
-
 // A tokenizer.json by itself, or that of a model.
 static tc_status load(const char *path, tc_tokenizer **ret, tc_error *e)
 {
@@ -138,27 +126,41 @@ static tc_status load(const char *path, tc_tokenizer **ret, tc_error *e)
     return model ? tc_run_tokenizer(path, ret, e) : tc_tokenizer_load(path, ret, e);
 }
 
+static int usage(const char *problem)
+{
+    tc_error e;
+    tc_fail(&e, TC_ARGUMENT, "tokenize: %s", problem);
+    tc_cli_fail(&e);
+    return TC_EXIT_USAGE;
+}
+
 int tc_cli_tokenize(int argc, char **argv)
 {
     options o = {.special = TC_SPECIAL_PARSE};
-    for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--decode"))
-            o.decode = true;
-        else if (!strcmp(argv[i], "--no-special"))
-            o.special = TC_SPECIAL_AS_TEXT;
-        else if (!strcmp(argv[i], "--skip-special"))
-            o.skip_special = true;
-        else if (argv[i][0] == '-')
-            return usage("unknown option ", argv[i]);
-        else if (o.path)
-            return usage("more than one file: ", argv[i]);
-        else
-            o.path = argv[i];
-    }
-    if (!o.path) return usage("no TOKENIZER.json, no model", "");
-    if (o.decode && o.special == TC_SPECIAL_AS_TEXT)
-        return usage("--no-special does not go with ", "--decode");
-    if (!o.decode && o.skip_special) return usage("--skip-special needs ", "--decode");
+    bool plain = false;
+    tc_arguments arguments;
+    const tc_option table[] = {
+        {.name = "--decode",
+         .kind = TC_OPTION_FLAG,
+         .target = &o.decode,
+         .help = "lines {\"ids\"} to {\"text\"}"},
+        {.name = "--no-special",
+         .kind = TC_OPTION_FLAG,
+         .target = &plain,
+         .help = "special tokens that stand in the text are plain text"},
+        {.name = "--skip-special",
+         .kind = TC_OPTION_FLAG,
+         .target = &o.skip_special,
+         .help = "with --decode: leave special tokens out of the text"},
+        {0},
+    };
+    const char *line = "tokenize TOKENIZER.json|MODEL [options] <LINES";
+    int code = tc_options_parse(table, line, 1, 1, argc, argv, &arguments);
+    if (code >= 0) return code;
+    o.path = arguments.positional[0];
+    if (plain) o.special = TC_SPECIAL_AS_TEXT;
+    if (o.decode && plain) return usage("--no-special does not go with --decode");
+    if (!o.decode && o.skip_special) return usage("--skip-special needs --decode");
 
     tc_error e = {0};
     tc_tokenizer *t = NULL;

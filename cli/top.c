@@ -123,27 +123,34 @@ static void draw_stages(screen *s, const tc_page *p, const tc_page *b)
 
 static void draw_memory(screen *s, const tc_page *p, const tc_page *b)
 {
-    char a[TC_BYTES_TEXT], c[TC_BYTES_TEXT], d[TC_BYTES_TEXT], f[TEXT_BYTES];
+    char a[TC_BYTES_TEXT], c[TC_BYTES_TEXT], d[TC_BYTES_TEXT], g[TC_BYTES_TEXT], f[TEXT_BYTES], h[TEXT_BYTES];
     double pages = tc_page_value(p, "thermocline_kv_pages"),
            free_pages = tc_page_value(p, "thermocline_kv_pages_free");
     double hot = tc_page_rate(p, b, "thermocline_expert_lookups_total", "tier=\"hot\""),
            all = tc_page_rate(p, b, "thermocline_expert_lookups_total", "");
-    say(s, "memory    dense %s  experts %s  prefix cache %s  KV %.0f%% used",
+    double limit = tc_page_value(p, "thermocline_device_memory_limit_bytes");
+    say(s, "memory    dense %s  experts %s  hot %s  prefix cache %s  KV %.0f%% used",
         bytes(tc_page_sum(p, "thermocline_memory_bytes", "dense_weights"), a),
         bytes(tc_page_sum(p, "thermocline_memory_bytes", "purpose=\"experts\""), c),
+        bytes(tc_page_sum(p, "thermocline_memory_bytes", "hot_experts"), g),
         bytes(tc_page_value(p, "thermocline_prefix_cache_bytes"), d),
         pages > 0 ? 100 * (pages - free_pages) / pages : 0);
+    if (limit > 0)
+        say(s, "gpu       %s of %s in use",
+            bytes(tc_page_value(p, "thermocline_device_memory_used_bytes"), a), bytes(limit, c));
     char hot_text[TEXT_BYTES];
     snprintf(hot_text, sizeof hot_text, all > 0 ? "%.1f%%" : "-", 100 * hot / all);
-    say(s, "experts   found hot %s  fills %s/s  moved %s/s", hot_text,
+    say(s, "experts   found hot %s  fills %s/s  moved %s/s  read over the link %s/s", hot_text,
         number(tc_page_rate(p, b, "thermocline_expert_fills_total", ""), f),
-        bytes(tc_page_rate(p, b, "thermocline_expert_moved_bytes_total", ""), a));
+        bytes(tc_page_rate(p, b, "thermocline_expert_moved_bytes_total", ""), a),
+        number(tc_page_rate(p, b, "thermocline_experts_fetched_total", ""), h));
 }
 
 static void draw_workers(screen *s, const tc_page *p, const tc_page *b, int room)
 {
     say(s, "%s", "");
-    say(s, "worker  up  starts  calls/s  p50      p99      compute  bandwidth     retries  queue");
+    say(s,
+        "worker  up  starts  calls/s  p50      p99      compute  bandwidth     retries  late  alone  queue");
     for (int i = 0; i < 64 && i < room; i++) {
         char series[64], label[24], a[TEXT_BYTES], c[TEXT_BYTES], d[TEXT_BYTES],
             f[TEXT_BYTES + TC_BYTES_TEXT];
@@ -153,13 +160,15 @@ static void draw_workers(screen *s, const tc_page *p, const tc_page *b, int room
                compute = tc_page_rate(p, b, "thermocline_worker_compute_seconds_total", label);
         if (isnan(up)) return;
         double speed = tc_page_rate(p, b, "thermocline_worker_expert_read_bytes_total", label) / compute;
-        say(s, "%-7d %-3.0f %-7.0f %-8s %-8s %-8s %6.1f%%  %-13s %-8.0f %.0f", i, up,
+        say(s, "%-7d %-3.0f %-7.0f %-8s %-8s %-8s %6.1f%%  %-13s %-8.0f %-5.0f %-6.0f %.0f", i, up,
             tc_page_sum(p, "thermocline_worker_starts_total", label),
             number(tc_page_rate(p, b, "thermocline_worker_calls_total", label), a),
             seconds(tc_page_quantile(p, b, "thermocline_worker_call_seconds", label, 0.5), c),
             seconds(tc_page_quantile(p, b, "thermocline_worker_call_seconds", label, 0.99), d),
             isnan(compute) ? 0 : 100 * compute, rate(isfinite(speed) ? speed : NAN, f),
             tc_page_sum(p, "thermocline_worker_retries_total", label),
+            tc_page_sum(p, "thermocline_worker_hedges_total", label),
+            tc_page_sum(p, "thermocline_worker_quarantines_total", label),
             tc_page_sum(p, "thermocline_worker_queue_depth", label));
     }
 }

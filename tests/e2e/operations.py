@@ -114,6 +114,24 @@ class Manual(unittest.TestCase):
             for option in options:
                 self.assertIn(f"\n.B {option}", text, page)
 
+    def test_the_page_of_verbs_and_completions_hold_every_option(self):
+        page = verb("manual", "thermocline").stdout.replace("\\-", "-")
+        shells = {shell: verb("manual", shell).stdout for shell in ("bash", "zsh", "fish")}
+        verbs = re.findall(r"^  ([a-z-]+) ", verb("help").stdout, re.M)
+        found = 0
+        for name in set(verbs) - {"manual", "version", "help"}:
+            with self.subTest(name):
+                helped = verb(name, "--help")
+                self.assertEqual(helped.returncode, 0, helped.stderr)
+                section = re.search(rf"^\.SS thermocline {name}\b.*?(?=^\.S|\Z)", page, re.M | re.S)
+                self.assertTrue(section)
+                for option in re.findall(r"^ +--([a-z-]+)", helped.stdout, re.M):
+                    found += 1
+                    self.assertTrue(f"\n.B --{option}" in section[0], option)
+                    for shell, text in shells.items():
+                        self.assertTrue(re.search(rf"(?:--|-l ){option}(?![a-z-])", text), (shell, option))
+        self.assertGreater(found, 300)
+
     @installed("man")
     def test_pages_are_good_roff(self):
         for page in self.PAGES:
