@@ -3,7 +3,10 @@
 """What metrics, stage clocks and looks at a trace that is off cost: a build that counts beside one that does not (-Dcounting=false),
 in pairs of short requests, first one then the other, so that whatever else the machine does meets both.
 
-  counting.py --with build --without build-bare [--model DIR] [--pairs N] [--json]
+  counting.py --with build --without build-bare [--model DIR] [--pairs N | --seconds N] [--json]
+
+--seconds: ends within that time (two minutes at least say something), whatever the machine does. instructions.py counts exactly and
+needs no quiet machine; this one measures what a user would.
 
 build-bare: meson setup build-bare --buildtype=release -Dcuda=disabled -Dcounting=false && ninja -C build-bare gpu-core/thermocline-core
 gateway/thermocline-gateway expert-worker/thermocline-worker. As root the programs run before others (nice -15). Ratios above 1: what
@@ -29,6 +32,7 @@ parser.add_argument("--with", dest="counts", required=True)
 parser.add_argument("--without", dest="bare", required=True)
 parser.add_argument("--model", default=ROOT / "demo" / "model", type=Path)
 parser.add_argument("--pairs", type=int, default=1000)
+parser.add_argument("--seconds", type=float, help="of all measurements together, starts and warming up included")
 parser.add_argument("--json", action="store_true")
 options = parser.parse_args()
 os.environ["TC_BUILD"] = str(Path(options.counts).resolve())
@@ -37,6 +41,7 @@ from harness import CACHE, ENVIRONMENT, eventually, free_port, verb  # noqa: E40
 
 DECODED, SERVED = 16, 4  # tokens of a decode; requests of one token each that are one window of `served`
 BEST = 0.1
+STOPPING_S = 2  # of two sets of programs
 
 
 class Side:
@@ -108,37 +113,46 @@ def estimate(sides):
             "median": statistics.median(a / b for a, b in zip(*sides)), "best_ms": undisturbed(sides[0]) * 1e3}
 
 
-def compare(store, workers, requests, tokens):
+def compare(store, workers, requests, tokens, until):
     sides = [Side(build, store, workers) for build in (options.counts, options.bare)]
     measured = {"time": ([], []), "CPU": ([], [])}
     try:
         for side in sides * 3:
             side.window(requests, tokens)
-        for pair in range(options.pairs):
+        pair = 0
+        while pair < options.pairs if until is None else time.monotonic() < until:
             for which in ((0, 1), (1, 0))[pair % 2]:
                 passed, cpu = sides[which].window(requests, tokens)
                 measured["time"][which].append(passed)
                 measured["CPU"][which].append(cpu)
+            pair += 1
     finally:
         for side in sides:
             side.stop()
-    return {kind: estimate(both) for kind, both in measured.items()}
+    if pair < 2:
+        raise SystemExit("no time was left for two pairs")
+    return {kind: {**estimate(both), "pairs": pair} for kind, both in measured.items()}
 
 
 def main():
     if os.geteuid() == 0:
         os.setpriority(os.PRIO_PROCESS, 0, -15)
+    began = time.monotonic()
     store = verb("pack", options.model).stdout.strip()
-    figures = {"decode, experts in the core": compare(store, False, 1, DECODED),
-               "decode, a worker": compare(store, True, 1, DECODED),
-               "served requests": compare(store, False, SERVED, 1)}
+    cases = {"decode, experts in the core": (False, 1, DECODED), "decode, a worker": (True, 1, DECODED), "served requests": (False, SERVED, 1)}
+    figures = {}
+    for i, (name, case) in enumerate(cases.items()):
+        until = None
+        if options.seconds is not None:  # what is left is shared by what is left to do; stopping takes its part
+            until = time.monotonic() + (began + options.seconds - time.monotonic()) / (len(cases) - i) - STOPPING_S
+        figures[name] = compare(store, *case, until)
     if options.json:
         print(json.dumps(figures))
         return
-    print(f"{options.pairs} pairs; counting / not counting: the best tenth of each, and the median of the pairs")
+    print("counting / not counting: the best tenth of each, and the median of the pairs")
     for name, kinds in figures.items():
         for kind, f in kinds.items():
-            print(f"{name:28} {kind:5} {f['ratio']:.4f} +- {f['error']:.4f}   median {f['median']:.3f}   ({f['best_ms']:.2f} ms)")
+            print(f"{name:28} {kind:5} {f['ratio']:.4f} +- {f['error']:.4f}   median {f['median']:.3f}   ({f['best_ms']:.2f} ms, {f['pairs']} pairs)")
 
 
 if __name__ == "__main__":
