@@ -8,6 +8,7 @@ import statistics
 import threading
 import time
 import unittest
+from pathlib import Path
 
 from harness import DEMO, Server, eventually
 from pieces import Pieces, Stream, within
@@ -15,6 +16,12 @@ from pieces import Pieces, Stream, within
 ASK = {"prompt": "The first line of the file", "max_tokens": 120, "temperature": 0.7, "seed": 3}
 LONG = {**ASK, "max_tokens": 600}
 NOTICED_S, SERVICE_S = 0.1, 2.0  # promised: docs/OPERATIONS.md
+
+
+def stalled_s():
+    """Time in which somebody on this machine waited for a CPU, as the kernel counts it; 0 where it does not."""
+    page = Path("/proc/pressure/cpu")
+    return int(page.read_text().split("total=", 1)[1].split()[0]) / 1e6 if page.exists() else 0.0
 
 
 def golden(*asks):
@@ -40,12 +47,13 @@ class Workers(unittest.TestCase):
             threads = [threading.Thread(target=s.read) for s in streams]
             for t in threads:
                 t.start()
-            noticed, service = [], []
+            noticed, service, withheld = [], [], []
             while any(t.is_alive() for t in threads) and len(noticed) < 8:
                 victim = server.pids("thermocline-wor")[len(noticed) % 2]
-                before = server.text().count(") is lost")
+                before, stalled = server.text().count(") is lost"), stalled_s()
                 os.kill(victim, signal.SIGKILL)
                 noticed.append(within(lambda: server.text().count(") is lost") > before, 5))
+                withheld.append(stalled_s() - stalled)
                 service.append(within(lambda: server.text().count(": calls go by shared memory") == 2 + len(noticed), 20, 0.01))
             for t in threads:
                 t.join(120)
@@ -56,6 +64,8 @@ class Workers(unittest.TestCase):
                   f"full service after {statistics.median(service):.2f} s (at most {max(service):.2f})", flush=True)
             self.assertGreaterEqual(len(noticed), 2)
             self.assertLess(statistics.median(noticed), NOTICED_S)
+            for seconds, stalled in zip(noticed, withheld):  # each of them, less what nobody could have used
+                self.assertLess(seconds - stalled, NOTICED_S)
             self.assertLess(max(service), SERVICE_S)
             self.assertTrue(eventually(lambda: server.get("/api/v1/health")[1]["status"] == "ok"))
 
@@ -68,22 +78,18 @@ class Workers(unittest.TestCase):
                     stream = Stream(server, "/api/v1/generate", ASK).read(5)
                     if what == "stopped":
                         server.send("worker", signal.SIGSTOP, 1)
-                    degraded = []
-
-                    def look():
-                        while not stream.done and not stream.error:
-                            degraded.append(server.get("/api/v1/health"))
-                            time.sleep(0.05)
-
-                    looker = threading.Thread(target=look)
-                    looker.start()
                     stream.read()
                     self.assertEqual((stream.text, stream.done, stream.error), (self.want, True, None), server.text())
-                    looker.join()
+
+                    def told():
+                        status, health = server.get("/api/v1/health")
+                        return "missed its deadline" in (health["reason"] or "") and (status, health)
+
+                    # The slow one is left alone for a second or so: asked again where that was over before it was told.
+                    status, health = eventually(lambda: told() or (what == "slow" and not server.generate(**ASK)))
+                    self.assertEqual((status, health["ready"], health["status"]), (200, True, "degraded"))
                     if what == "stopped":
-                        status, health = eventually(lambda: (h := server.get("/api/v1/health"))[1]["status"] == "degraded" and h)
-                        self.assertEqual((status, health["ready"], health["workers"]), (200, True, {"up": 1, "expected": 2}))
-                        self.assertIn("missed its deadline", health["reason"])
+                        self.assertEqual(health["workers"], {"up": 1, "expected": 2})
                         server.send("worker", signal.SIGCONT, 1)
                         self.assertTrue(eventually(lambda: server.statistics()["workers_up"] == 2))
                     self.assertIn("missed its deadline", server.log("core"))
