@@ -345,8 +345,8 @@ def options(argv):
     p.add_argument("--shape", default=FULL_SHAPE)
     for name in ("layers", "experts", "vocab", "threads", "worker-threads"):
         p.add_argument(f"--{name}", type=int)
-    p.add_argument("--router-zipf", type=float, help="exponent by which experts' popularity falls")
-    p.add_argument("--router-locality", type=float, help="0..1: what a token's routing shares with its neighbour's")
+    p.add_argument("--router-zipf", type=float, default=0.8, help="exponent by which experts' popularity falls (0.8; 0: all alike)")
+    p.add_argument("--router-locality", type=float, default=0.5, help="share of a token's embedding that is its topic's (0.5)")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--head", default="nf4", help="the output head (nf4, as llama.cpp's was 4-bit)")
     p.add_argument("--hit-percent", type=int, default=70)

@@ -4,6 +4,7 @@
 // Refuses: to overwrite a model, and to be a model: its text is noise.
 #include "benchmarks/memory_store.h"
 #include "benchmarks/random_shards.h"
+#include "benchmarks/routed.h"
 #include "common/base/clock.h"
 #include "common/base/json.h"
 #include "common/base/log.h"
@@ -44,6 +45,8 @@ typedef struct options {
     shape shape;
     bool nf4;
     uint64_t seed;
+    bool routed; // by these
+    double zipf, locality;
     const char *tokenizer, *directory;
     const char *memory_cache, *arena_dir; // experts go straight into an arena
 } options;
@@ -114,6 +117,7 @@ static tc_status write_configs(const options *o, tc_error *e)
 typedef struct plan {
     const tc_model_desc *desc;
     bool nf4, without_experts;
+    tc_routed *routed; // NULL: as the weights fall
     tc_random_list list;
     float map[256];
     tc_error *e;
@@ -178,13 +182,31 @@ static tc_status add_nf4(plan *p, const char *base, uint32_t rows, uint32_t cols
                     (tc_random_tensor){.content = TC_FILL_LITERAL, .literal = state, .own_literal = true});
 }
 
+// Of what is drawn for a role, how it is changed.
+static tc_random_touch *touch_of(const plan *p, tc_role role)
+{
+    if (!p->routed) return NULL;
+    return role == TC_EMBED                                 ? tc_routed_embedding
+           : role == TC_ROUTER                              ? tc_routed_router
+           : role == TC_HEAD                                ? tc_routed_head
+           : role == TC_INPUT_NORM || role == TC_FINAL_NORM ? tc_routed_norm
+                                                            : NULL;
+}
+
+static float deviation_of(const plan *p, tc_role role, uint32_t cols)
+{
+    bool adds = role == TC_O || role == TC_DN_OUT || role == TC_EXPERT_DOWN || role == TC_SHARED_DOWN;
+    if (role == TC_EMBED) return 1.0f;
+    return (p->routed && adds ? tc_routed_residual(p->routed) : 1.0f) / sqrtf((float)cols);
+}
+
 static tc_status add_linear(plan *p, tc_role role, uint32_t layer, uint32_t expert, bool may_quantise)
 {
     char base[TC_TENSOR_NAME_BYTES];
     uint32_t rows, cols;
     tc_model_tensor_name(p->desc, role, layer, expert, base);
     tc_model_tensor_shape(p->desc, role, layer, &rows, &cols);
-    float deviation = role == TC_EMBED ? 1.0f : 1.0f / sqrtf((float)cols);
+    float deviation = deviation_of(p, role, cols);
     if (p->nf4 && may_quantise) return add_nf4(p, base, rows, cols, deviation);
     return tc_random_list_add(&p->list,
                               (tc_random_tensor){.name = join(base, ".weight"),
@@ -193,7 +215,10 @@ static tc_status add_linear(plan *p, tc_role role, uint32_t layer, uint32_t expe
                                                  .shape = {rows, cols},
                                                  .bytes = 2ull * rows * cols,
                                                  .content = TC_FILL_UNIFORM,
-                                                 .deviation = deviation},
+                                                 .deviation = deviation,
+                                                 .touch = touch_of(p, role),
+                                                 .touch_arg = p->routed,
+                                                 .touch_index = layer},
                               p->e);
 }
 
@@ -211,7 +236,9 @@ static tc_status add_vector(plan *p, tc_role role, uint32_t layer, const char *s
                           .bytes = 2ull * rows * cols,
                           .content = TC_FILL_UNIFORM,
                           .centre = centre,
-                          .deviation = deviation};
+                          .deviation = deviation,
+                          .touch = touch_of(p, role),
+                          .touch_arg = p->routed};
     return tc_random_list_add(&p->list, t, p->e);
 }
 
@@ -294,6 +321,23 @@ static tc_status copy_tokenizer(const options *o, tc_error *e)
     return status;
 }
 
+static tc_status make_routed(const options *o, const tc_model_desc *desc, tc_routed **ret, tc_error *e)
+{
+    bool delta[TC_LAYERS_MAX];
+    for (uint32_t l = 0; l < desc->layers; l++) delta[l] = desc->layer[l].kind == TC_LAYER_DELTA;
+    const tc_routed_options routed = {.zipf = o->zipf,
+                                      .locality = o->locality,
+                                      .hidden = desc->hidden,
+                                      .experts = desc->experts,
+                                      .top_k = desc->top_k,
+                                      .layers = desc->layers,
+                                      .vocab = desc->vocab,
+                                      .delta = delta,
+                                      .norm_zero_centred = desc->norm_zero_centred,
+                                      .seed = o->seed};
+    return tc_routed_create(&routed, ret, e);
+}
+
 static tc_status make(const options *o, tc_error *e)
 {
     static tc_model_desc desc;
@@ -305,13 +349,16 @@ static tc_status make(const options *o, tc_error *e)
     p = (plan){.desc = &desc, .nf4 = o->nf4, .without_experts = o->memory_cache != NULL, .e = e};
     tc_nested_map(p.map);
     started_us = tc_now_us();
-    tc_status status = add_all(&p);
+    tc_status status = o->routed ? make_routed(o, &desc, &p.routed, e) : TC_OK;
+    float down = p.routed ? tc_routed_residual(p.routed) : 1.0f;
+    if (status == TC_OK) status = add_all(&p);
     if (status == TC_OK)
         status = tc_random_shards_write(o->directory, &p.list, shard_bytes_max, o->seed, show, e);
     tc_random_list_free(&p.list);
+    tc_routed_free(p.routed);
     if (status != TC_OK || !o->memory_cache) return status;
     uint64_t begin_us = tc_now_us();
-    TC_TRY(tc_memory_store_make(o->directory, o->memory_cache, o->arena_dir, o->seed, e));
+    TC_TRY(tc_memory_store_make(o->directory, o->memory_cache, o->arena_dir, o->seed, down, e));
     fprintf(stderr, "experts in memory in %.1f s\n", (double)(tc_now_us() - begin_us) * 1e-6);
     return TC_OK;
 }
@@ -329,6 +376,11 @@ static int usage(FILE *to)
         "  --vocab N         other vocabulary, for a tokenizer of that size\n"
         "  --dtype nf4|bf16  how linears are stored (nf4)\n"
         "  --seed S          the same seed gives the same bytes (1)\n"
+        "  --router-zipf S   experts' popularity falls by rank^-S in every layer (0 to 3; without: as it "
+        "falls)\n"
+        "  --router-locality P   share of a token's embedding that is its topic's, in which the text stays: "
+        "a\n"
+        "                    token's experts are partly the last one's (0 to 0.95)\n"
         "  --tokenizer FILE  copied as tokenizer.json, so that text can be served\n"
         "  --memory CACHE    no experts in the model: random packed ones straight into the arena, for one\n"
         "                    worker, and a store of nothing into this cache folder\n"
@@ -345,6 +397,13 @@ static bool parse_number(const char *text, uint64_t max, uint64_t *ret)
     if (errno || *text < '0' || *text > '9' || *end || number > max) return false;
     *ret = number;
     return true;
+}
+
+static bool parse_real(const char *text, double max, double *ret)
+{
+    char *end;
+    *ret = strtod(text, &end);
+    return end != text && !*end && *ret >= 0 && *ret <= max;
 }
 
 static bool pick_shape(const char *name, shape *ret)
@@ -368,6 +427,8 @@ static bool parse_options(int argc, char **argv, options *o, int *ret_exit)
                                           {"tokenizer", 1, 0, 't'},
                                           {"memory", 1, 0, 'm'},
                                           {"arena-dir", 1, 0, 'a'},
+                                          {"router-zipf", 1, 0, 'z'},
+                                          {"router-locality", 1, 0, 'y'},
                                           {"help", 0, 0, 'h'},
                                           {0}};
     uint64_t layers = 0, experts = 0, vocab = 0;
@@ -401,6 +462,12 @@ static bool parse_options(int argc, char **argv, options *o, int *ret_exit)
             break;
         case 'a':
             o->arena_dir = optarg;
+            break;
+        case 'z':
+            ok = o->routed = parse_real(optarg, TC_ZIPF_MAX, &o->zipf);
+            break;
+        case 'y':
+            ok = o->routed = parse_real(optarg, TC_LOCALITY_MAX, &o->locality);
             break;
         case 'h':
             *ret_exit = usage(stdout);

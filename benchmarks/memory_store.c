@@ -26,6 +26,7 @@ typedef struct maker {
     const tc_store_info *info;
     uint8_t *memory, *codes, *bytes; // the arena; pools of NF4 codes and of bytes
     uint64_t seed;
+    float down;
     tc_arena_directory directory;
     uint64_t file_bytes; // of the arena
     int fd;
@@ -55,14 +56,14 @@ static void fill_pools(maker *m)
     }
 }
 
-static void fill_matrix(const maker *m, const tc_matrix *w, uint64_t at)
+static void fill_matrix(const maker *m, const tc_matrix *w, float factor, uint64_t at)
 {
     uint8_t *data = (uint8_t *)w->data;
     size_t bytes = tc_matrix_bytes(&w->form, w->rows, w->cols),
            codes = tc_matrix_codes_at(&w->form, w->rows, w->cols),
            tiles = tc_matrix_tiles_at(&w->form, w->rows, w->cols);
     // deviations of about 1 / sqrt(columns of the whole weight), as a trained one's
-    float middle = 1.7f / sqrtf((float)(w->form.nested_stride * TC_SPAN_COLS));
+    float middle = factor * 1.7f / sqrtf((float)(w->form.nested_stride * TC_SPAN_COLS));
     tc_nested_table *table = (tc_nested_table *)data;
     table->offset = middle;
     table->phase = 0;
@@ -83,7 +84,8 @@ static void fill_expert(void *arg, uint32_t item, uint32_t member)
         tc_store_get_unit(m->store, layer, expert, u, &unit);
         const tc_matrix *parts[TC_STORE_PARTS] = {&unit.gate, &unit.up, &unit.down};
         for (int p = 0; p < TC_STORE_PARTS; p++)
-            fill_matrix(m, parts[p], (((uint64_t)item * m->info->units) + u) * TC_STORE_PARTS + (uint64_t)p);
+            fill_matrix(m, parts[p], p == 2 ? m->down : 1.0f,
+                        (((uint64_t)item * m->info->units) + u) * TC_STORE_PARTS + (uint64_t)p);
     }
 }
 
@@ -192,13 +194,13 @@ static void tell_pages(tc_arena_header *h)
 }
 
 tc_status tc_memory_store_make(const char *directory, const char *cache_dir, const char *arena_dir,
-                               uint64_t seed, tc_error *e)
+                               uint64_t seed, float down, tc_error *e)
 {
     tc_checkpoint *checkpoint = NULL;
     tc_team *team = NULL;
     tc_store_header *header;
     char path[TC_STORE_PATH_BYTES];
-    maker m = {.seed = seed, .fd = -1};
+    maker m = {.seed = seed, .down = down, .fd = -1};
     tc_status status;
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);
     const tc_pack_options pack = {.cache_dir = cache_dir};

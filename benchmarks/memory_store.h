@@ -7,5 +7,6 @@
 
 // For the checkpoint in `directory`, whose experts would be NF4 with double quantisation. cache_dir and
 // arena_dir: where `bench` looks, with one worker (NULL: the defaults of the arena).
+// down: factor of the deviation of down projections.
 tc_status tc_memory_store_make(const char *directory, const char *cache_dir, const char *arena_dir,
-                               uint64_t seed, tc_error *e);
+                               uint64_t seed, float down, tc_error *e);

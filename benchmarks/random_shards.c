@@ -130,6 +130,7 @@ static void fill(generator *g, const tc_random_tensor *t, uint64_t at, uint8_t *
         for (size_t i = 0; i < (bytes + 1) / 2; i++) half[i] = g->codes[half[i]];
     if (t->content == TC_FILL_UNIFORM)
         for (size_t i = 0; i < bytes / 2; i++) half[i] = g->values[half[i] % VALUES];
+    if (t->touch) t->touch(t->touch_arg, t->touch_index, at / 2, half, bytes / 2);
 }
 
 // ---- files ----

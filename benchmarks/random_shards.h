@@ -13,6 +13,9 @@ typedef enum tc_content {
     TC_FILL_LITERAL,  // `literal`, `bytes` long
 } tc_content;
 
+// Changes values [first, first + count) of a tensor, bf16, after they were drawn. index: the tensor's.
+typedef void tc_random_touch(const void *arg, uint32_t index, uint64_t first, uint16_t *values, size_t count);
+
 typedef struct tc_random_tensor {
     char *name;        // owned by the list
     const char *dtype; // of safetensors
@@ -22,6 +25,9 @@ typedef struct tc_random_tensor {
     float centre, deviation;
     const void *literal; // borrowed, or owned where own_literal
     bool own_literal;
+    tc_random_touch *touch; // of TC_FILL_UNIFORM; NULL: it stays as drawn
+    const void *touch_arg;  // borrowed
+    uint32_t touch_index;
 } tc_random_tensor;
 
 typedef struct tc_random_list {

@@ -57,6 +57,20 @@ class Gpu(unittest.TestCase):
         for row in json.loads((self.folder / "out.json").read_text())["rows"]:
             self.assertFalse(row["valid"])
 
+    def test_the_router_is_dialled(self):
+        """A real decode: what comes out is what was asked for, with what layers add on the way."""
+        line = {}
+        for zipf, locality in ((1, 0), (1, 0.8)):  # even routing: 0.29 and 0.03
+            done = self.bench("--experts", 128, "--vocab", 16384, "--parts", "cold", "--tokens", 400, "--router-zipf", zipf, "--router-locality", locality,
+                              "--json", "out.json")
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            line[zipf, locality] = json.loads((self.folder / "out.json").read_text())["parts"]["cold"]["lines"][0]
+        popular, local = line.values()
+        self.assertTrue(0.8 < popular["zipf_exponent"] < 1.4, popular["zipf_exponent"])
+        self.assertGreater(popular["quarter_hit_rate"], 0.6)
+        self.assertGreater(popular["repeat_fraction"], 0.08)
+        self.assertGreater(local["repeat_fraction"], popular["repeat_fraction"] + 0.1)
+
     def test_a_folder_of_somebody_is_left_alone(self):
         (self.folder / "model").mkdir()
         (self.folder / "model" / "letter").write_text("mine")
