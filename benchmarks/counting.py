@@ -41,7 +41,7 @@ from harness import CACHE, ENVIRONMENT, eventually, free_port, verb  # noqa: E40
 
 DECODED, SERVED = 16, 4  # tokens of a decode; requests of one token each that are one window of `served`
 BEST = 0.1
-STOPPING_S = 2  # of two sets of programs
+STOPPING_S = 3  # of two sets of programs, and the last pair
 
 
 class Side:

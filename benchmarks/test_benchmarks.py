@@ -21,6 +21,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE / "peers")]
 import gguf_random  # noqa: E402
+import instructions  # noqa: E402
 import llamacpp  # noqa: E402
 import quality  # noqa: E402
 import shapes  # noqa: E402
@@ -299,6 +300,43 @@ class Others(unittest.TestCase):
         self.assertEqual(figures["crosscheck-first-token", "aiperf, P95", 50], [8.0])
         self.assertEqual(figures["crosscheck-between-tokens", "aiperf, P99", 100], [24.0])
         self.assertEqual(figures["crosscheck-first-token", "our client, P50", 50], [4.0, 5.0])
+
+
+class Instructions(unittest.TestCase):
+    DUMP = """positions: line
+events: Ir
+fl=(1) /b/../gateway/routes.c
+fn=(1) main
+10 5
++2 7
+cfn=(2) clock_gettime@@GLIBC_2.17
+calls=3 20
+* 60
+fi=(2) /b/../gateway/other.c
+-1 2
+
+fl=(3) clock.c
+fn=(2)
+20 60
+totals: 74
+"""
+
+    def test_a_dump_is_read(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".out") as file:
+            file.write(self.DUMP)
+            file.flush()
+            total, calls, lines = instructions.parse(file.name)
+        self.assertEqual(total, 74)  # what is called counts where it is, once
+        self.assertEqual(dict(calls), {"clock_gettime": 3})
+        self.assertEqual(lines["/b/../gateway/routes.c", 12], 67)  # with what it calls
+        self.assertEqual(lines["/b/../gateway/other.c", 11], 2)
+
+    def test_lines_of_request_ids(self):
+        text = (HERE.parent / "gateway" / "routes.c").read_text().splitlines()
+        number = next(i for i, line in enumerate(text, 1) if "request_id" in line)
+        self.assertTrue(instructions.speaks_of_ids("/x/build/../gateway/routes.c", number))
+        self.assertFalse(instructions.speaks_of_ids("/x/build/../gateway/routes.c", 1))
+        self.assertFalse(instructions.speaks_of_ids("???", 1))
 
 
 def main():
