@@ -25,8 +25,10 @@ static tc_status take_event(tc_local *local, const tc_engine_event *event, bool 
         return TC_OK;
     case TC_ENGINE_STATUS:
         local->status = *event->engine;
-        local->status.detail = NULL; // it goes with the event
-        if (event->engine->detail) note_device(local, event->engine->detail);
+        if (!event->engine->detail) return TC_OK;
+        local->detail = *event->engine->detail; // the event's goes with it
+        local->status.detail = &local->detail;
+        note_device(local, &local->detail);
         return TC_OK;
     case TC_ENGINE_DOWN:
         if (!*ret_up) return TC_OK; // not there yet: the client keeps dialling

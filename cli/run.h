@@ -108,6 +108,7 @@ typedef struct tc_local {
     uint64_t pack_us, start_us, load_us; // how long each took
     // The most that any status told; 0: the device has no memory of its own, nothing is hot.
     uint64_t device_used_bytes, device_total_bytes, hot_bytes;
+    tc_engine_detail detail; // status.detail
 } tc_local;
 
 // Packs, starts, and waits until the core is ready. On failure nothing is left running.

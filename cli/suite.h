@@ -70,6 +70,7 @@ struct tc_suite {
     // ---- the whole ----
     FILE *file;
     tc_progress bar;
+    bool on_gpu; // the device of what was opened last
     double weight_done, weight_total;
 };
 
@@ -170,6 +171,9 @@ void tc_suite_drop_arenas(const tc_suite *s, const char *store); // "": none
 
 // Bytes of all experts, as packed.
 uint64_t tc_suite_expert_bytes(const tc_suite *s);
+// Lets so many percent of the experts be hot, as the device takes it: a number on a GPU, bytes on the CPU.
+// What the user named stays.
+void tc_suite_hot(const tc_suite *s, uint32_t percent, tc_run_options *o);
 // Positions a session may have at most: the model's, bounded by `most`.
 uint32_t tc_suite_positions(const tc_suite *s, uint32_t most);
 

@@ -46,7 +46,9 @@ static tc_status ask(tc_suite *s, const way *w, const tc_ids *ids, said *ret, tc
     o.shard = w->shard;
     o.data_plane = w->plane;
     o.hot_policy = w->policy;
-    o.hot_budget = w->hot ? tc_suite_expert_bytes(s) / 4 : 0;
+    o.hot_budget = 0;
+    o.hot_experts_given = false;
+    tc_suite_hot(s, w->hot ? 25 : 0, &o);
     o.sessions = 1;
     o.context = PROMPT_TOKENS + ANSWER_TOKENS + 16;
     TC_TRY(tc_suite_open(s, &o, &local, e));

@@ -24,7 +24,9 @@ tc_status tc_suite_open(tc_suite *s, tc_run_options *o, tc_local *ret, tc_error 
 {
     TC_TRY(tc_suite_step(s, 0, 1, e));
     tc_progress_clear(&s->bar); // what loading says comes on lines of its own
-    return tc_local_open(o, s->b.model, ret, e);
+    TC_TRY(tc_local_open(o, s->b.model, ret, e));
+    s->on_gpu = strcmp(ret->info.device, "cpu") != 0;
+    return TC_OK;
 }
 
 tc_status tc_suite_ask(tc_local *local, tc_question question, const char *text, yyjson_doc **ret, tc_error *e)
@@ -120,6 +122,18 @@ tc_status tc_suite_endless(tc_suite *s, tc_local *local, const uint32_t *prompt,
 uint64_t tc_suite_expert_bytes(const tc_suite *s)
 {
     return s->b.footprint.experts_bytes;
+}
+
+void tc_suite_hot(const tc_suite *s, uint32_t percent, tc_run_options *o)
+{
+    bool gpu = s->on_gpu || (o->device && !strcmp(o->device, "cuda"));
+    if (o->hot_budget || o->hot_experts_given) return;
+    if (gpu) {
+        o->hot_experts_given = true;
+        o->hot_experts = (uint64_t)s->b.footprint.moe_layers * s->b.desc.experts * percent / 100;
+    } else {
+        o->hot_budget = tc_suite_expert_bytes(s) * percent / 100;
+    }
 }
 
 uint32_t tc_suite_positions(const tc_suite *s, uint32_t most)

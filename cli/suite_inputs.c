@@ -172,11 +172,11 @@ tc_status tc_suite_inputs(tc_suite *s, tc_error *e)
     TC_GOTO(make_kinds(s, longest, kinds, e));
     o.sessions = 1;
     o.context = most;
-    if (!o.hot_budget && tc_suite_expert_bytes(s))
-        o.hot_budget = tc_suite_expert_bytes(s) * HOT_PERCENT / 100;
-    tc_suite_note(
-        s, "Prompts of %d tokens (very short %d, very long %u), answers of %u. Hot tier: %llu bytes.",
-        USUAL_TOKENS, SHORT_TOKENS, kinds[KINDS - 1].prompt, tokens, (unsigned long long)o.hot_budget);
+    if (tc_suite_expert_bytes(s)) tc_suite_hot(s, HOT_PERCENT, &o);
+    tc_suite_note(s, "Prompts of %d tokens (very short %d, very long %u), answers of %u. Hot tier: %llu %s.",
+                  USUAL_TOKENS, SHORT_TOKENS, kinds[KINDS - 1].prompt, tokens,
+                  (unsigned long long)(o.hot_experts_given ? o.hot_experts : o.hot_budget),
+                  o.hot_experts_given ? "experts" : "bytes");
     TC_GOTO(tc_suite_open(s, &o, &local, e));
     TC_GOTO(tc_local_ask_status(&local, e));
     TC_GOTO(run_kinds(s, &local, kinds, tokens, e));

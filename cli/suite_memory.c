@@ -203,7 +203,7 @@ tc_status tc_suite_memory(tc_suite *s, tc_error *e)
     if (!all) return tc_fail(e, TC_NOMEM, "out of memory");
     for (int i = 0; i < ALL_SERIES; i++) all[i] = (series){.name = names[i], .planned = -1};
     if (!o.sessions || o.sessions > USERS) o.sessions = USERS;
-    if (!o.hot_budget && s->b.footprint.moe_layers) o.hot_budget = tc_suite_expert_bytes(s) / 4;
+    if (s->b.footprint.moe_layers) tc_suite_hot(s, 25, &o);
     TC_GOTO(tc_suite_open(s, &o, &local, e));
     all[EXPERTS].planned = (double)local.info.experts_bytes;
     tc_suite_note(s,

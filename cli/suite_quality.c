@@ -43,6 +43,14 @@ static const variant variants[VARIANTS] = {{"NF4, exact", "exact", false},
                                            {"NF4, fast", "fast", false},
                                            {"bf16", "fast", true}};
 
+// A GPU computes `fast` only: the CPU beside it does the others.
+static void off_the_gpu(const tc_suite *s, tc_run_options *o)
+{
+    if (!s->on_gpu) return;
+    o->device = "cpu";
+    o->vram = 0;
+}
+
 // Spread evenly over the text.
 static tc_status cut_windows(tc_suite *s, windows *w, tc_error *e)
 {
@@ -188,6 +196,7 @@ static tc_status run_variant(tc_suite *s, const variant *v, windows *w, double *
     }
     if (!made) goto out;
     o.precision = v->precision;
+    if (v->dense || strcmp(v->precision, "fast") != 0) off_the_gpu(s, &o);
     o.sessions = 1;
     o.context = w->length + 16;
     tc_progress_clear(&s->bar);
@@ -279,6 +288,7 @@ static tc_status ask_fixture(tc_suite *s, const char *folder, yyjson_val *prompt
     TC_TRY(tc_suite_place(s, "cache", cache, e));
     o.cache_dir = cache;
     o.precision = precision;
+    if (strcmp(precision, "fast") != 0) off_the_gpu(s, &o);
     o.sessions = 1;
     o.context = 512;
     o.head = NULL;

@@ -132,7 +132,7 @@ tc_status tc_suite_swap(tc_suite *s, tc_error *e)
     o.context = context;
     o.hot_policy = "lru"; // lets in what is announced, whatever was used before
     o.hot_link_percent = 100;
-    if (!o.hot_budget) o.hot_budget = tc_suite_expert_bytes(s) * HOT_PERCENT / 100;
+    tc_suite_hot(s, HOT_PERCENT, &o);
     TC_TRY(tc_suite_open(s, &o, &local, e));
     TC_GOTO(tc_local_ask_status(&local, e));
     TC_GOTO(measure(s, &local, s->full ? 1000 : 200, e));
