@@ -34,7 +34,7 @@ static tc_status measure(tc_bench *b, int figure, tc_error *e)
     if (b->o.empty_experts && b->o.workers_given && !b->o.workers)
         return tc_fail(e, TC_ARGUMENT, "--empty-experts needs workers: they are what answers nothing");
     if (!b->o.context && figures[figure].run == tc_bench_decode)
-        b->o.context = b->prompt_tokens + b->tokens + 128;
+        b->o.context = b->prompt_tokens + b->tokens + TC_BENCH_SPARE_POSITIONS;
     TC_TRY(tc_checkpoint_open(b->model, &checkpoint, e));
     b->desc = *tc_checkpoint_desc(checkpoint);
     tc_status status = tc_footprint_of(checkpoint, tc_quantise_named(b->o.quantise), &b->footprint, e);

@@ -8,7 +8,7 @@
 #include "cli/run.h"
 #include "common/kernels/matrix_peak.h"
 
-enum { TC_BENCH_REPETITIONS_MAX = 64, TC_BENCH_USERS_MAX = 64 };
+enum { TC_BENCH_REPETITIONS_MAX = 64, TC_BENCH_USERS_MAX = 64, TC_BENCH_SPARE_POSITIONS = 512 };
 
 // ---- samples ----
 typedef struct tc_samples {

@@ -63,7 +63,7 @@ tc_status tc_bench_context(tc_bench *b, tc_error *e)
     tc_local local = {0};
     place start = {.position = SHORT_PROMPT}, behind = {.position = (uint32_t)b->positions};
     tc_status status;
-    b->o.context = b->positions + b->tokens * b->repetitions + 128;
+    b->o.context = b->positions + b->tokens * b->repetitions + TC_BENCH_SPARE_POSITIONS;
     TC_TRY(tc_local_open(&b->o, b->model, &local, e));
     if (local.info.context < b->o.context)
         TC_GOTO(

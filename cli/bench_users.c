@@ -74,7 +74,7 @@ tc_status tc_bench_users(tc_bench *b, tc_error *e)
         if (n >= b->users) break;
     }
     b->o.sessions = b->users;
-    if (!b->o.context) b->o.context = prompt + b->tokens + 128;
+    if (!b->o.context) b->o.context = prompt + b->tokens + TC_BENCH_SPARE_POSITIONS;
     TC_TRY(tc_local_open(&b->o, b->model, &local, e));
     tc_bench_settle(b);
     TC_GOTO(tc_bench_run(b, &local, &(tc_load){WARM_UP_ID, 1, prompt, WARM_UP_TOKENS}, &warm, NULL, e));
