@@ -132,7 +132,9 @@ void tc_suite_hot(const tc_suite *s, uint32_t percent, tc_run_options *o)
         o->hot_experts_given = true;
         o->hot_experts = (uint64_t)s->b.footprint.moe_layers * s->b.desc.experts * percent / 100;
     } else {
-        o->hot_budget = tc_suite_expert_bytes(s) * percent / 100;
+        uint64_t bytes = tc_suite_expert_bytes(s);
+        o->hot_budget =
+            percent == 100 ? bytes + bytes / 8 + (1 << 20) : bytes * percent / 100; // slots are rounded up
     }
 }
 

@@ -213,7 +213,7 @@ tc_status tc_suite_memory(tc_suite *s, tc_error *e)
                   (unsigned long long)o.sessions);
     TC_GOTO(watch(s, &local, o.workers, (uint32_t)o.sessions, (s->full ? 1.5 : 0.5) * (double)s->repetitions,
                   all, e));
-    put_all(s, all, strcmp(local.info.device, "cpu") != 0);
+    put_all(s, all, s->on_gpu);
     put_ratios(s, all);
 out:
     tc_local_close(&local);

@@ -4,9 +4,8 @@
 #include "cli/suite.h"
 
 #include <stdlib.h>
-#include <string.h>
 
-enum { PIECE_TOKENS = 40, PIECES_MAX = 32, BUDGETS_MAX = 4, COLD = -1, ALL = 100 };
+enum { PIECE_TOKENS = 40, PIECES_MAX = 32 };
 
 typedef struct pieces {
     tc_ids ids[TC_TEXTS];
@@ -16,7 +15,7 @@ typedef struct pieces {
 
 typedef struct strategy {
     const char *name, *policy;
-    int percent; // of all experts; COLD: none
+    uint32_t percent; // of all experts
 } strategy;
 
 typedef struct pass {
@@ -64,22 +63,6 @@ static tc_status answer_all(tc_suite *s, tc_local *local, const pieces *p, const
     return TC_OK;
 }
 
-// Hot experts as the device takes them: a number on a GPU, bytes on the CPU.
-static void set_budget(const tc_suite *s, bool gpu, const strategy *t, tc_run_options *o)
-{
-    uint64_t all = (uint64_t)s->b.footprint.moe_layers * s->b.desc.experts, bytes = tc_suite_expert_bytes(s);
-    uint64_t percent = t->percent == COLD ? 0 : (uint64_t)t->percent;
-    o->hot_budget = 0;
-    o->hot_policy = t->policy;
-    if (gpu) {
-        o->hot_experts_given = true;
-        o->hot_experts = all * percent / 100;
-    } else if (percent) {
-        o->hot_budget =
-            percent == ALL ? bytes + bytes / 8 + (1 << 20) : bytes * percent / 100; // slots are rounded up
-    }
-}
-
 static void put_strategy(tc_suite *s, const strategy *t, double share, const pass *m, double roofline)
 {
     const struct {
@@ -102,7 +85,7 @@ static void put_strategy(tc_suite *s, const strategy *t, double share, const pas
                                         .lines = i ? NULL : tc_plan_lines});
 }
 
-static tc_status run_strategy(tc_suite *s, const strategy *t, const pieces *p, const char *learned, bool *gpu,
+static tc_status run_strategy(tc_suite *s, const strategy *t, const pieces *p, const char *learned,
                               tc_error *e)
 {
     char profile[TC_STORE_PATH_BYTES];
@@ -116,9 +99,11 @@ static tc_status run_strategy(tc_suite *s, const strategy *t, const pieces *p, c
         TC_TRY(tc_suite_copy(s, learned, "policy.profile", profile, e)); // the core writes into it
         o.profile = profile;
     }
-    set_budget(s, *gpu, t, &o);
+    o.hot_budget = 0;
+    o.hot_experts_given = false;
+    o.hot_policy = t->policy;
+    tc_suite_hot(s, t->percent, &o);
     TC_TRY(tc_suite_open(s, &o, &local, e));
-    if (t->percent == COLD) *gpu = strcmp(local.info.device, "cpu") != 0;
     TC_GOTO(answer_all(s, &local, p, p->learn, NULL, e));
     for (uint64_t r = 0; r < s->repetitions; r++) TC_GOTO(answer_all(s, &local, p, p->measure, &m, e));
     uint64_t all = (uint64_t)s->b.footprint.moe_layers * s->b.desc.experts;
@@ -127,7 +112,7 @@ static tc_status run_strategy(tc_suite *s, const strategy *t, const pieces *p, c
     double bytes =
         (double)tc_bench_step_bytes(&s->b, &local, (double)tc_bench_token_reads(&s->b), 1, PIECE_TOKENS);
     put_strategy(s, t, all ? 100 * (double)slots / (double)all : 0, &m,
-                 *gpu ? 0 : tc_samples_median(&s->b.machine.read_gb_per_s) * 1e9 / bytes);
+                 s->on_gpu ? 0 : tc_samples_median(&s->b.machine.read_gb_per_s) * 1e9 / bytes);
 out:
     tc_local_close(&local);
     return status;
@@ -152,21 +137,20 @@ static tc_status run_all(tc_suite *s, const pieces *p, tc_error *e)
 {
     static const char *const policies[] = {"static", "lru", "decayed", "predictive"};
     static const char *const names[] = {"static top-k", "lru", "decayed", "predictive"};
-    static const int quick[] = {12, 25, 50}, fuller[] = {6, 12, 25, 50};
-    const int *budgets = s->full ? fuller : quick;
+    static const uint32_t quick[] = {12, 25, 50}, fuller[] = {6, 12, 25, 50};
+    const uint32_t *budgets = s->full ? fuller : quick;
     uint32_t count = s->full ? 4 : 3, done = 0;
     char learned[TC_STORE_PATH_BYTES];
-    bool gpu = false;
-    const strategy cold = {"all cold", NULL, COLD}, hot = {"all hot", "static", ALL};
+    const strategy cold = {"all cold", NULL, 0}, hot = {"all hot", "static", 100};
     TC_TRY(learn(s, p, learned, e));
-    TC_TRY(run_strategy(s, &cold, p, NULL, &gpu, e));
+    TC_TRY(run_strategy(s, &cold, p, NULL, e));
     for (uint32_t b = 0; b < count; b++)
         for (uint32_t i = 0; i < 4; i++) {
             const strategy t = {names[i], policies[i], budgets[b]};
             TC_TRY(tc_suite_step(s, ++done, count * 4 + 2, e));
-            TC_TRY(run_strategy(s, &t, p, learned, &gpu, e));
+            TC_TRY(run_strategy(s, &t, p, learned, e));
         }
-    tc_status status = run_strategy(s, &hot, p, learned, &gpu, e);
+    tc_status status = run_strategy(s, &hot, p, learned, e);
     if (status == TC_OK || status == TC_CANCELLED) return status;
     tc_suite_note(s, "All hot did not fit: %.160s.", e ? e->text : "");
     return TC_OK;

@@ -3,8 +3,6 @@
 // a step's time goes. Refuses: to put a model under load (bench_run.c).
 #include "cli/suite.h"
 
-#include <string.h>
-
 enum {
     WARM_UP_TOKENS = 8,
     WARM_UP_PROMPT = 32,
@@ -202,8 +200,8 @@ static tc_status prompt_of(tc_suite *s, tc_local *local, uint32_t tokens, tc_err
         TC_TRY(tc_bench_prefill(&s->b, local, ids_of(s, 1), tokens, &w, NULL, e));
         tc_samples_add(&rate, tokens / w.seconds);
     }
-    bool gpu = strcmp(local->info.device, "cpu") != 0; // whose peak is not measured here
     double best = peak->int8_gop_per_s > peak->float_gop_per_s ? peak->int8_gop_per_s : peak->float_gop_per_s;
+    // No roofline on a GPU: its peak is not measured here.
     tc_suite_figure(s, &(tc_figure){.figure = "prompt-length",
                                     .series = "prompt",
                                     .x = tokens,
@@ -211,7 +209,7 @@ static tc_status prompt_of(tc_suite *s, tc_local *local, uint32_t tokens, tc_err
                                     .unit = "tokens/s",
                                     .better = "higher",
                                     .values = &rate,
-                                    .roofline = gpu ? 0 : best / prompt_gop(&s->b, tokens) * tokens});
+                                    .roofline = s->on_gpu ? 0 : best / prompt_gop(&s->b, tokens) * tokens});
     return TC_OK;
 }
 

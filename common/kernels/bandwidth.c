@@ -53,6 +53,11 @@ static read_fn *widest_read(void)
     return read_plain;
 }
 
+uint64_t tc_read_memory(const void *data, size_t bytes)
+{
+    return widest_read()(data, bytes / 256 * (256 / sizeof(uint64_t)));
+}
+
 static void read_item(void *arg, uint32_t i, uint32_t member)
 {
     stream *s = arg;

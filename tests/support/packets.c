@@ -7,6 +7,8 @@
 //   cut | heal    all are dropped, and nobody is told
 // It ends with its standard input, and the devices with it. Refuses: more than HELD_MAX packets on their way
 // in a direction; they are dropped too.
+#include "common/base/clock.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if.h>
@@ -19,7 +21,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { HELD_MAX = 4096, FRAME_BYTES_MAX = 2048, SPIN_US = 150 };
@@ -39,13 +40,6 @@ typedef struct way {
 
 static uint64_t delay_us, loss;
 static bool is_cut;
-
-static uint64_t now_us(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
-}
 
 static void die(const char *what)
 {
@@ -82,7 +76,7 @@ static void take(way *w)
         if (n <= 0) return;
         if (!f || is_cut || (uint64_t)rand() % 1000 < loss) continue;
         f->bytes = (uint32_t)n;
-        f->at_us = now_us() + delay_us;
+        f->at_us = tc_now_us() + delay_us;
         w->count++;
     }
 }
@@ -92,8 +86,8 @@ static uint64_t give(way *w)
 {
     for (; w->count; w->first = (w->first + 1) % HELD_MAX, w->count--) {
         const frame *f = &w->held[w->first];
-        if (f->at_us > now_us()) return f->at_us;
-        if (write(w->to, f->data, f->bytes) < 0 && errno == EAGAIN) return now_us() + 200;
+        if (f->at_us > tc_now_us()) return f->at_us;
+        if (write(w->to, f->data, f->bytes) < 0 && errno == EAGAIN) return tc_now_us() + 200;
     }
     return UINT64_MAX;
 }
@@ -121,7 +115,7 @@ int main(int argc, char **argv)
     fflush(stdout);
     for (;;) {
         uint64_t there = give(&ways[0]), back = give(&ways[1]), next = there < back ? there : back,
-                 now = now_us(), left = next > now ? next - now : 0;
+                 now = tc_now_us(), left = next > now ? next - now : 0;
         if (next != UINT64_MAX)
             left = left > SPIN_US ? left - SPIN_US : 0; // sleeping overshoots: the rest is looked away
         struct timespec ts = {.tv_sec = (time_t)(left / 1000000), .tv_nsec = (long)(left % 1000000) * 1000};

@@ -6,6 +6,8 @@
 //   cut | heal    nothing is passed on, and nobody is told; what came meanwhile is passed on afterwards
 // It ends with its standard input. Refuses: names instead of addresses; more than CONNECTIONS_MAX
 // connections.
+#include "common/base/clock.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -17,7 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { CONNECTIONS_MAX = 64, PIECE_BYTES = 65536, RETRANSMIT_US = 200000, SPIN_US = 150 };
@@ -41,13 +42,6 @@ static way ways[2 * CONNECTIONS_MAX];
 static uint32_t way_count;
 static uint64_t delay_us, loss;
 static bool is_cut;
-
-static uint64_t now_us(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
-}
 
 static void die(const char *what)
 {
@@ -92,7 +86,7 @@ static void take(way *w)
     if (n <= 0) w->ended = true;
     piece *p = malloc(sizeof *p + (n > 0 ? (size_t)n : 0)); // of no bytes: the end
     if (!p) die("malloc");
-    *p = (piece){.at_us = now_us() + delay_us, .bytes = n > 0 ? (size_t)n : 0};
+    *p = (piece){.at_us = tc_now_us() + delay_us, .bytes = n > 0 ? (size_t)n : 0};
     if (n > 0) memcpy(p->data, buffer, (size_t)n);
     if (loss && (uint64_t)rand() % 1000 < loss) p->at_us += RETRANSMIT_US;
     if (p->at_us < w->last_us) p->at_us = w->last_us; // a stream keeps its order
@@ -109,11 +103,11 @@ static uint64_t give(way *w)
 {
     while (w->first && !is_cut) {
         piece *p = w->first;
-        if (p->at_us > now_us()) return p->at_us;
+        if (p->at_us > tc_now_us()) return p->at_us;
         if (p->bytes == 0) shutdown(w->to, SHUT_WR);
         while (p->done < p->bytes) {
             ssize_t n = send(w->to, p->data + p->done, p->bytes - p->done, MSG_NOSIGNAL);
-            if (n < 0 && errno == EAGAIN) return now_us() + 200;
+            if (n < 0 && errno == EAGAIN) return tc_now_us() + 200;
             if (n < 0) break; // gone: the other way tells
             p->done += (size_t)n;
         }
@@ -176,7 +170,7 @@ int main(int argc, char **argv)
         }
         forget_dead();
         uint32_t n = gather(fds, listener);
-        uint64_t now = now_us(), left = next > now ? next - now : 0;
+        uint64_t now = tc_now_us(), left = next > now ? next - now : 0;
         if (next != UINT64_MAX)
             left = left > SPIN_US ? left - SPIN_US : 0; // sleeping overshoots: the rest is looked away
         struct timespec ts = {.tv_sec = (time_t)(left / 1000000), .tv_nsec = (long)(left % 1000000) * 1000};
