@@ -94,7 +94,7 @@ static void read_job(void *arg, uint32_t member)
     for (uint32_t i; (i = atomic_fetch_add(&b->next, 1)) < b->expert_count * units;) {
         tc_store_unit unit;
         tc_store_get_unit(b->opened, b->call->layer, b->experts[i / units], i % units, &unit);
-        atomic_fetch_xor(&b->seen, tc_read_memory(unit.gate.data, b->info->expert_bytes / units));
+        atomic_fetch_xor(&b->seen, tc_stream_memory(unit.gate.data, b->info->expert_bytes / units));
     }
 }
 

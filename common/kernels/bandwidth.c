@@ -53,7 +53,7 @@ static read_fn *widest_read(void)
     return read_plain;
 }
 
-uint64_t tc_read_memory(const void *data, size_t bytes)
+uint64_t tc_stream_memory(const void *data, size_t bytes)
 {
     return widest_read()(data, bytes / 256 * (256 / sizeof(uint64_t)));
 }

@@ -5,7 +5,7 @@
 #include "common/base/team.h"
 
 // Reads whole pieces of 256 bytes with this CPU's widest loads. What it returns keeps the reads alive.
-uint64_t tc_read_memory(const void *data, size_t bytes);
+uint64_t tc_stream_memory(const void *data, size_t bytes);
 
 // Streams `bytes` (use many times the last cache) from memory with all members of the team, several times;
 // the best pass counts. GB are 10^9 bytes.

@@ -297,7 +297,8 @@ static void test_fetched(void **state)
                 reference(f, counts[i]);
                 compare(f, counts[i]);
                 bool fetched = f->dev->queue->fetched(f->dev) > before;
-                if (counts[i] > SHARED_MAX) assert_false(fetched); // streamed
+                if (counts[i] > SHARED_MAX)
+                    assert_false(fetched); // streamed
                 else if (!hot && (percents[p] == 100 || (percents[p] == 30 && counts[i] == 64)))
                     assert_true(fetched);
             }
