@@ -32,11 +32,14 @@ static void fact(FILE *f, const char *what, const char *text)
 static void head_machine(FILE *f, const tc_result_run *run)
 {
     char text[1024], a[TC_NUMBER_BYTES], number[TC_NUMBER_BYTES];
-    bool named = strstr(run->machine, run->cpu) != NULL;
+    bool named = strstr(run->machine, run->cpu) != NULL, counted = strstr(run->machine, " cores") != NULL;
     snprintf(text, sizeof text, named ? "%s" : "%s: %s", run->machine, run->cpu);
     fact(f, "machine", text);
-    snprintf(text, sizeof text,
-             "%" PRIu64 " cores, %" PRIu64 " threads, %" PRIu64 " NUMA node%s, %s of memory", run->cores,
+    if (counted)
+        *number = 0;
+    else
+        snprintf(number, sizeof number, "%" PRIu64 " cores, ", run->cores);
+    snprintf(text, sizeof text, "%s%" PRIu64 " threads, %" PRIu64 " NUMA node%s, %s of memory", number,
              run->threads, run->numa_nodes, run->numa_nodes == 1 ? "" : "s",
              tc_bytes_text(run->ram_bytes, a));
     fact(f, "processor", text);

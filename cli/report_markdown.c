@@ -64,7 +64,8 @@ static void head(FILE *f, const tc_results *r)
     fputs("# Thermocline: speed and quality\n\nMachine: ", f);
     text(f, run->machine);
     if (!strstr(run->machine, run->cpu)) fputs(", ", f), text(f, run->cpu);
-    fprintf(f, ", %llu cores, %s", (unsigned long long)run->cores, tc_bytes_text(run->ram_bytes, memory));
+    if (!strstr(run->machine, " cores")) fprintf(f, ", %llu cores", (unsigned long long)run->cores);
+    fprintf(f, ", %s", tc_bytes_text(run->ram_bytes, memory));
     if (run->read_bytes_per_s > 0)
         fprintf(f, ", reads %s GB/s", tc_number(run->read_bytes_per_s / 1e9, number));
     fputs("; GPU: ", f);

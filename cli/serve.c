@@ -13,7 +13,10 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { ASK_EVERY_US = 100000 };
+enum {
+    ASK_EVERY_US = 100000,
+    WORKERS_WAIT_US = 3000000, // for the rest of the workers, once every expert can be computed
+};
 
 static void print_block(const char *listen, const char *name, uint64_t begin_us, const tc_health *health)
 {
@@ -39,13 +42,17 @@ static tc_status keep_running(tc_supervisor *supervisor, const char *listen, con
 {
     char last[256] = "";
     bool ready = false;
-    uint64_t begin_us = tc_now_us();
+    uint64_t begin_us = tc_now_us(), whole_us = 0;
     for (;;) {
         tc_status status = tc_supervisor_wait(supervisor, -1, ready ? 3600000000u : ASK_EVERY_US, e);
         if (status != TC_OK && status != TC_TIMEOUT) return status;
         if (ready) continue;
         tc_health health;
         tc_health_ask(listen, &health);
+        if (health.code == 200 && !whole_us) whole_us = tc_now_us();
+        if (health.code == 200 && health.workers_up < health.workers_expected &&
+            tc_now_us() - whole_us < WORKERS_WAIT_US)
+            continue;
         if (health.code == 200) {
             ready = true;
             tc_supervisor_ready(supervisor);

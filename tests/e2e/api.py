@@ -6,7 +6,7 @@ import unittest
 import urllib.request
 
 import openai
-from harness import DEMO, Server
+from harness import DEMO, Server, eventually
 
 PROMPT = "In the beginning"
 SEEDED = {"temperature": 0.8, "top_p": 0.9, "seed": 7}
@@ -97,6 +97,8 @@ class Api(unittest.TestCase):
                          [self.server.generate(p, max_tokens=12, **SEEDED)["text"] for p in prompts])
 
     def test_information(self):
+        # Ready is when every expert can be computed; the second worker may be a moment behind.
+        eventually(lambda: self.server.get("/api/v1/health")[1]["workers"]["up"] == 2)
         status, health = self.server.get("/api/v1/health")
         self.assertEqual((status, health["ready"], health["workers"]["up"]), (200, True, 2))
         status, info = self.server.get("/api/v1/model-info")

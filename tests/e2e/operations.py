@@ -177,10 +177,10 @@ class Seeing(unittest.TestCase):
         cls.trace = cls.folder / "trace.json"
         cls.server = Server(DEMO, 2, "--trace", cls.trace, "--log-level", "debug", "--log-format", "json")
         for i in range(3):
-            cls.server.request("POST", "/v1/completions", {"prompt": f"{SECRET} words", "max_tokens": 8},
+            cls.server.request("POST", "/v1/completions", {"prompt": f"{SECRET} words", "max_tokens": 8, "temperature": 0},
                                {"X-Request-Id": f"test-{i}"})
         told = lambda: re.search(r"(?m)^thermocline_generated_tokens_total 24$", cls.text("/metrics"))  # noqa: E731
-        eventually(told)  # the core tells its state twice a second
+        assert eventually(told), cls.text("/metrics")  # the core tells its state twice a second
         time.sleep(1.2)   # and goes on telling it: nothing is counted after the end
         cls.metrics = cls.text("/metrics")
 
