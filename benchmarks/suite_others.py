@@ -169,7 +169,8 @@ def ask_aiperf(binaries, o, url, rate, folder):
                "--synthetic-input-tokens-mean", PROMPT, "--synthetic-input-tokens-stddev", 0, "--output-tokens-mean", ANSWER,
                "--output-tokens-stddev", 0, "--extra-inputs", "ignore_eos:true", "--extra-inputs", "temperature:0", "--random-seed", 1,
                "--ui", "none", "--artifact-dir", folder]
-    run(command, "aiperf", env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
+    # A folder is no hub's name: told to stay offline, aiperf would look for it among those fetched before.
+    run(command, "aiperf", env={**os.environ, "TOKENIZERS_PARALLELISM": "false"})
     answer = json.loads(next(Path(folder).rglob("profile_export_aiperf.json")).read_text())
     pick = lambda key: {q: float(answer[key][q]) for q in ("p50", "p95", "p99")}  # noqa: E731
     return {"first": pick("time_to_first_token"), "between": pick("inter_token_latency")}, count
@@ -270,7 +271,7 @@ def main(argv=None):
     p.add_argument("--layers", type=int, default=4)
     p.add_argument("--rounds", type=int, default=3, help="turns of the peers")
     o, o.options = p.parse_known_args(argv)
-    o.thermocline, o.work = o.thermocline.resolve(), o.work.resolve()
+    o.thermocline, o.work, o.model = o.thermocline.resolve(), o.work.resolve(), o.model.resolve()
     wanted = [part for part in PARTS if part in o.parts.split(",")]
     o.work.mkdir(parents=True, exist_ok=True)
     results = Results(o.output)
