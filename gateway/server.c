@@ -3,6 +3,7 @@
 #include "gateway/server.h"
 
 #include "common/base/log.h"
+#include "common/base/mem.h"
 #include "gateway/address.h"
 #include "gateway/conversation.h"
 #include "gateway/engine_link.h"
@@ -42,7 +43,9 @@ static void on_sweep(uv_timer_t *timer)
         else
             tc_http_conn_sweep(conn, now);
     }
-    if (!gateway->conns && !gateway->draining) uv_timer_stop(timer);
+    if (gateway->conns || gateway->draining) return;
+    uv_timer_stop(timer);
+    tc_mem_trim(); // nobody is here: what they left in malloc's hands goes back
 }
 
 static void start_sweep(tc_gateway *gateway)

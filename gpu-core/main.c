@@ -29,6 +29,7 @@
 #include <unistd.h>
 
 enum { EXIT_TOLD = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_DEVICE_FAILED = 4 };
+enum { TRIM_AFTER_US = 2000000 };
 #define EXIT_GO_ON (-1)
 #define TC_KV_BUDGET_DEFAULT_MAX (2ull << 30)
 #define TC_CACHE_DEFAULT_MAX (4ull << 30)
@@ -40,6 +41,7 @@ typedef struct core {
     tc_core_options o;
     char store_path[TC_STORE_PATH_BYTES]; // where none was named
     bool told_ready, probed_ready;
+    uint64_t worked_us; // when there was something to do; 0: what that left is given back
     tc_checkpoint *checkpoint;
     tc_store *store;
     const tc_model_desc *desc;
@@ -587,6 +589,18 @@ static bool device_works(core *c)
     return false;
 }
 
+// What a burst of requests left in malloc's hands goes back once nobody has asked for anything for a while.
+static void trim_at_rest(core *c, bool idle)
+{
+    uint64_t now_us = tc_now_us();
+    if (!idle) {
+        c->worked_us = now_us;
+    } else if (c->worked_us && now_us - c->worked_us >= TRIM_AFTER_US) {
+        c->worked_us = 0;
+        tc_mem_trim();
+    }
+}
+
 // The manager's watchdog is fed here and nowhere else: a step that does not end is a service that hangs.
 // False: the device failed.
 static bool serve(core *c)
@@ -601,6 +615,7 @@ static bool serve(core *c)
         if (c->hot) tc_gpu_tier_poll(c->hot);
         idle = !tc_sched_step(c->sched);
         if (!device_works(c)) return false;
+        trim_at_rest(c, idle);
         if (idle && tc_trace_on) tc_trace_flush();
         if (idle && c->hot && tc_gpu_tier_idle(c->hot)) idle = false;
         tc_notify_alive(tc_now_us());

@@ -59,6 +59,11 @@ uint64_t tc_mem_heap_bytes(void)
     return held.uordblks + held.hblkhd;
 }
 
+void tc_mem_trim(void)
+{
+    malloc_trim(0);
+}
+
 uint64_t tc_mem_bytes(tc_mem_tag tag)
 {
     return atomic_load_explicit(&held_bytes[tag], memory_order_relaxed);

@@ -30,6 +30,8 @@ uint64_t tc_mem_bytes(tc_mem_tag tag);
 
 // Bytes that this process now holds from malloc, third-party libraries' too.
 uint64_t tc_mem_heap_bytes(void);
+// Gives back to the system what malloc keeps free. May take milliseconds: for hours of rest.
+void tc_mem_trim(void);
 
 // Between begin and end, tc_alloc of this thread fails and counts as a violation. Not nestable.
 void tc_mem_guard_begin(void);

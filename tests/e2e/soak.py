@@ -7,7 +7,7 @@
 What must hold: every answer, and every beginning of one, is its golden; a request is lost only when core or gateway were killed
 while it ran, and a stream then never says that it is whole; nothing is stuck; memory, descriptors and threads do not grow.
 Resident memory creeps for hours though nothing is lost (malloc touches one page more of what it has), so from time to time all clients
-rest, and what gateway and core hold from malloc must be what it was at earlier rests.
+rest; they give free memory back then. What gateway and core hold from malloc must be what it was at earlier rests, and so must what is resident.
 Prints a summary and `N passed, N failed`."""
 import argparse
 import collections
@@ -27,7 +27,9 @@ HERE = Path(__file__).resolve().parent
 GROWTH_BYTES_A_REQUEST = 64  # the least leak of a request's that must show: well below any structure of ours
 WORKERS = 3                  # the last is stopped, but never killed: its memory is watched over the whole run
 HEAP_JITTER_BYTES = 16 << 10 # between the rests of one process, once it has met everything
-RESTS = 12                   # and each is a look at the heap
+RESIDENT_JITTER_BYTES = 128 << 10 # a page that is shared by two blocks stays when one of them goes
+REST_S = 4                   # until gateway and core have given back what is free
+RESTS = 12                   # and each is a look at both
 KILLS_A_MINUTE = 8           # of one worker: the supervisor gives up beyond ten
 PROGRAMS = {"gateway": "thermocline-gat", "core": "thermocline-cor", "worker": "thermocline-wor"}
 
@@ -63,7 +65,7 @@ class Soak:
         self.clients = [soak_clients.Client(server.port, cases, golden, seed * 1000 + i, patience_s) for i in range(clients)]
         self.lock, self.at_work = threading.Lock(), threading.Event()
         self.at_work.set()
-        self.heaps = collections.defaultdict(list)  # (program, pid) -> [(s, bytes at rest)]
+        self.heaps = collections.defaultdict(list)  # (program, pid) -> [(s, bytes at rest held from malloc, anonymous bytes resident)]
         self.counts, self.chaos = collections.Counter(), collections.Counter()
         self.wrong, self.outages, self.asking = [], [], {}
         self.samples = collections.defaultdict(list)  # (program, pid) -> [(s, anonymous, resident, descriptors, threads)]
@@ -224,10 +226,12 @@ class Soak:
                 time.sleep(0.1)
             if self.asking or self.settle():
                 return  # stuck: the end tells
-            time.sleep(1)
+            time.sleep(REST_S)
+            pids = {program: self.named(program)[0] for program in ("gateway", "core")}
+            resident = {program: memory(pid)[0] for program, pid in pids.items()}
             told = self.server.get("/api/v1/memory")[1]
             for program, held in (("gateway", told["gateway"]["heap_bytes"]), ("core", told["held"]["heap"])):
-                self.heaps[program, self.named(program)[0]].append((time.monotonic() - self.begin, held))
+                self.heaps[program, pids[program]].append((time.monotonic() - self.begin, held, resident[program]))
         except (OSError, KeyError, TypeError) as error:
             self.fail(f"at rest: {type(error).__name__}: {error}")
         finally:
@@ -241,14 +245,17 @@ class Soak:
     def heap_growth(self):
         lines, bad = [], []
         for (program, pid), points in self.heaps.items():
-            settled = [held for _, held in points[len(points) // 4:]]
+            settled = points[len(points) // 4:]
             if len(settled) < 4:
                 continue
             half = len(settled) // 2
-            before, after = statistics.median(settled[:half]), statistics.median(settled[half:])
-            lines.append(f"{program} {pid}: heap at rest {' '.join(str(held) for _, held in points)} bytes: {after - before:+.0f} from half to half")
-            if after - before > (HEAP_JITTER_BYTES if self.seconds >= 1800 else 1 << 20):  # shorter: it still meets what is new
-                bad.append("the heap grows: " + lines[-1])
+            for name, column, jitter in (("heap", 1, HEAP_JITTER_BYTES), ("resident", 2, RESIDENT_JITTER_BYTES)):
+                before, after = (statistics.median(p[column] for p in part) for part in (settled[:half], settled[half:]))
+                middle, low, high = slope([(p[0], p[column]) for p in settled])
+                lines.append(f"{program} {pid}: {name} at rest {' '.join(str(p[column]) for p in points)} bytes: {after - before:+.0f} from half to half, "
+                             f"slope {middle * 3600 / 1024:.0f} KiB/h ({low * 3600 / 1024:.0f} to {high * 3600 / 1024:.0f})")
+                if after - before > (jitter if self.seconds >= 1800 else 1 << 20):  # shorter: it still meets what is new
+                    bad.append(f"{name} grows: " + lines[-1])
         return lines, bad
 
     def growth(self):
