@@ -79,31 +79,33 @@ typedef enum tc_question {
 } tc_question;
 
 typedef struct tc_generate {
-    uint64_t id; // chosen by the client, unique among its live requests, not 0
-    char request_id[TC_REQUEST_ID_BYTES_MAX + 1]; // what logs and traces call it; "": its id
-    const uint32_t *prompt;                       // borrowed for the call
-    uint32_t prompt_count;                        // >= 1
-    uint32_t max_tokens;                          // 0: evaluate the prompt only
-    tc_sampling sampling;
-    uint32_t stop_tokens[TC_STOP_TOKENS_MAX], stop_token_count;
-    bool ignore_eos;   // the model's eos tokens do not stop it
-    bool want_logits;  // send TC_ENGINE_EVALUATED with logits of every prompt position
+    // What every step of the core looks at comes first, so that it shares a cache line.
+    uint64_t id;                           // chosen by the client, unique among its live requests, not 0
+    uint64_t conversation, expert_profile; // whose experts are remembered together; 0: none
+    uint64_t scope;        // whose it is: fairness is between scopes, and none sees another's cached prefixes
+    uint32_t prompt_count; // >= 1
+    uint32_t max_tokens;   // 0: evaluate the prompt only
+    uint32_t stop_token_count, top_logprobs; // top_logprobs: likeliest tokens in each TC_ENGINE_LOGPROBS
+    int32_t priority;                        // -TC_PRIORITY_MAX..TC_PRIORITY_MAX, higher comes first
+    bool ignore_eos;                         // the model's eos tokens do not stop it
+    bool want_logits;                        // send TC_ENGINE_EVALUATED with logits of every prompt position
     bool want_experts; // ... with the chosen experts of every position: the prompt's, then those generated
                        // (but for the last, which no pass reads)
     bool want_gaps;    // top-2 logit gap with every token
-    bool optimize_experts; // may this request change the expert cache
-    int32_t priority;      // -TC_PRIORITY_MAX..TC_PRIORITY_MAX, higher comes first
-    uint64_t deadline_us;  // from arrival; past it the request fails with TC_TIMEOUT; 0: none
-    uint64_t scope;        // whose it is: fairness is between scopes, and none sees another's cached prefixes
-    bool no_cache;         // neither use nor fill the prefix cache
+    // TC_ENGINE_LOGPROBS for each token generated, before the token itself; or for each of the prompt but the
+    // first, before any token: then every prompt position has to be computed.
+    bool want_logprobs, want_prompt_logprobs;
+    bool optimize_experts;                        // may this request change the expert cache
+    bool no_cache;                                // neither use nor fill the prefix cache
+    char request_id[TC_REQUEST_ID_BYTES_MAX + 1]; // what logs and traces call it; "": its id
+    const uint32_t *prompt;                       // borrowed for the call
+    tc_sampling sampling;
+    uint32_t stop_tokens[TC_STOP_TOKENS_MAX];
+    uint64_t deadline_us; // from arrival; past it the request fails with TC_TIMEOUT; 0: none
     // Further choices of the same prompt, each a request of its own from here on (tokens, end, cancel).
     // Choice k draws with seed + k. Their ids are unique as `id` is.
     uint64_t more_ids[TC_CHOICES_MAX - 1];
     uint32_t more_count;
-    // TC_ENGINE_LOGPROBS for each token generated, before the token itself; or for each of the prompt but the
-    // first, before any token: then every prompt position has to be computed.
-    bool want_logprobs, want_prompt_logprobs;
-    uint32_t top_logprobs;            // likeliest tokens in each
     const tc_token_value *logit_bias; // borrowed for the call; added to raw logits
     uint32_t logit_bias_count;
     // What the answer's text must match; the request ends (STOP) where nothing can follow. The text is
@@ -111,8 +113,7 @@ typedef struct tc_generate {
     // token (the end of a reasoning part).
     tc_constraint constraint;
     uint32_t constraint_after;
-    uint64_t conversation, expert_profile; // whose experts are remembered together; 0: none
-    const tc_expert_hint *hints;           // borrowed for the call
+    const tc_expert_hint *hints; // borrowed for the call
     uint32_t hint_count;
 } tc_generate;
 

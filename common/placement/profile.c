@@ -35,6 +35,7 @@ tc_status tc_profile_create(uint32_t layers, uint32_t experts, const char *model
     p->layers = layers;
     p->experts = experts;
     p->scale = 1;
+    p->a_token = exp2(1.0 / TC_PROFILE_HALF_TOKENS);
     snprintf(p->model_hash, sizeof p->model_hash, "%s", model_hash);
     p->uses = tc_alloc(TC_MEM_OTHER, (size_t)layers * experts, sizeof *p->uses);
     p->followers = tc_alloc(TC_MEM_OTHER, (size_t)layers * experts * TC_FOLLOWERS, sizeof *p->followers);
@@ -86,12 +87,14 @@ void tc_profile_note(tc_profile *p, uint32_t tokens, uint32_t top_k, const int32
 {
     float scale = (float)p->scale;
     for (uint32_t t = 0; t < tokens; t++, chosen += (size_t)p->layers * top_k) {
-        for (uint32_t i = 0; i < p->layers * top_k; i++)
-            if (chosen[i] >= 0) p->uses[i / top_k * p->experts + (uint32_t)chosen[i]] += scale;
+        float *uses = p->uses;
+        for (uint32_t layer = 0, i = 0; layer < p->layers; layer++, uses += p->experts)
+            for (uint32_t k = 0; k < top_k; k++, i++)
+                if (chosen[i] >= 0) uses[chosen[i]] += scale;
         if (p->seen++ % TC_PROFILE_SAMPLE == 0) note_followers(p, top_k, chosen);
     }
     p->tokens += tokens * p->scale;
-    p->scale *= exp2((double)tokens / TC_PROFILE_HALF_TOKENS);
+    p->scale *= tokens == 1 ? p->a_token : exp2((double)tokens / TC_PROFILE_HALF_TOKENS);
     if (p->scale < SCALE_MAX) return;
     for (uint32_t i = 0; i < p->layers * p->experts; i++) p->uses[i] = (float)(p->uses[i] / p->scale);
     p->tokens /= p->scale;

@@ -249,10 +249,9 @@ static uint64_t count(tc_placement *p, int kind, uint32_t pairs, const int32_t *
     return hot;
 }
 
-uint64_t tc_placement_note(tc_placement *p, const tc_placement_request *r, uint32_t tokens,
-                           const int32_t *chosen)
+static uint64_t note(tc_placement *p, const tc_placement_request *r, const int32_t *chosen)
 {
-    uint64_t start_ns = tc_now_ns();
+    const uint32_t tokens = r->tokens;
     const int32_t *expected = tc_placement_expected_of(p, r->first);
     if (expected) tc_placement_count_true(p, tokens, chosen, expected);
     if (p->trace)
@@ -268,8 +267,16 @@ uint64_t tc_placement_note(tc_placement *p, const tc_placement_request *r, uint3
     if (tokens > p->tokens) p->tokens = tokens;
     if (tokens == 1) p->pairs += p->o.top_k * p->moe_layers;
     p->segments++;
-    p->ns += tc_now_ns() - start_ns;
     return hot;
+}
+
+void tc_placement_note(tc_placement *p, tc_placement_request *segments, uint32_t count, const int32_t *chosen)
+{
+    uint64_t start_ns = tc_now_ns();
+    size_t row = (size_t)p->o.layers * p->o.top_k;
+    for (uint32_t i = 0; i < count; i++)
+        segments[i].hot = note(p, &segments[i], chosen + segments[i].first * row);
+    p->ns += tc_now_ns() - start_ns;
 }
 
 static uint32_t gather(tc_placement *p, int kind)

@@ -54,7 +54,8 @@ typedef struct tc_placement_request {
     uint64_t conversation, named; // footprints it belongs to; 0: none
     bool learn;                   // it may change what is hot
     bool prompt;
-    uint32_t first; // index of its first token in the batch
+    uint32_t first, tokens; // where its tokens are in the batch
+    uint64_t hot;           // noted: how many of its pairs were
 } tc_placement_request;
 
 // Before a step: fills that are done are used by it. learn: all of its segments may change what is hot.
@@ -64,10 +65,10 @@ void tc_placement_begin(tc_placement *placement, bool learn);
 bool tc_placement_pass_begins(void *placement, uint32_t tokens);
 void tc_placement_routed(void *placement, uint32_t layer);
 void tc_placement_expects(void *placement, uint32_t layer, uint32_t n, const uint32_t *experts);
-// A segment of the step that ran: chosen [tokens][layers][top_k]. Returns how many of its pairs were hot.
-uint64_t tc_placement_note(tc_placement *placement, const tc_placement_request *request, uint32_t tokens,
-                           const int32_t *chosen);
-// After the last segment: learns, orders fills, saves the profile when it is time.
+// The segments of the step that ran: chosen [tokens of the batch][layers][top_k]. Sets `hot` of each.
+void tc_placement_note(tc_placement *placement, tc_placement_request *segments, uint32_t count,
+                       const int32_t *chosen);
+// After that: learns, orders fills, saves the profile when it is time.
 void tc_placement_end(tc_placement *placement, bool busy);
 
 // A request has come: its hints, and the experts of its conversation's last turn, are announced.

@@ -123,7 +123,8 @@ tc_placement_request tc_sched_placed(const request *r)
                                   .named = r->ask.expert_profile,
                                   .learn = r->ask.optimize_experts,
                                   .prompt = r->state == REQUEST_PREFILL,
-                                  .first = r->batch_first};
+                                  .first = r->batch_first,
+                                  .tokens = r->batch_tokens};
 }
 
 // What requests may still make resident: the pages of their positions to come.
@@ -206,9 +207,9 @@ static bool evaluates(const tc_generate *g)
 
 static request *new_request(tc_sched *s, const tc_generate *g, uint32_t choice, prompt_text *prompt)
 {
-    request *r = calloc(1, sizeof *r);
+    request *r = aligned_alloc(_Alignof(request), sizeof *r);
     if (!r) return NULL;
-    r->ask = *g;
+    *r = (request){.ask = *g};
     if (choice) r->ask.id = g->more_ids[choice - 1];
     r->prompt = prompt;
     prompt->users++;

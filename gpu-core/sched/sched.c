@@ -209,20 +209,20 @@ static bool constrain_next(tc_sched *s, request *r, uint32_t token)
     return status != TC_OK || complete;
 }
 
-static drawn draw(tc_sched *s, request *r, const float *logits)
+static drawn draw(tc_sched *s, request *r, const float *logits, tc_error *e)
 {
     tc_session *session = r->session;
     drawn d = {.status = TC_OK};
     if (r->ask.max_tokens == 0) return d;
     r->sampling.forbidden_count = r->usage.generated_tokens < r->ask.sampling.min_tokens ? r->end_count : 0;
-    if (r->constrained) d.status = tc_constrained_mask(r->constrained, &r->sampling.allowed, &d.error);
+    if (r->constrained) d.status = tc_constrained_mask(r->constrained, &r->sampling.allowed, e);
     if (d.status == TC_OK)
         d.token = tc_sample(s->sampler, logits, &r->sampling, session->tokens, r->ask.prompt_count,
                             session->count, &d.gap);
     return d;
 }
 
-static void take_token(tc_sched *s, request *r, const float *logits, const drawn *d)
+static void take_token(tc_sched *s, request *r, const float *logits, const drawn *d, const tc_error *why)
 {
     tc_session *session = r->session;
     uint32_t token = d->token;
@@ -237,7 +237,7 @@ static void take_token(tc_sched *s, request *r, const float *logits, const drawn
     }
     tc_sched_charge(r, 1);
     if (d->status != TC_OK) {
-        tc_sched_fail(s, r, d->status, d->error.text);
+        tc_sched_fail(s, r, d->status, why->text);
         return;
     }
     if (is_stop(r, token)) {
@@ -276,8 +276,9 @@ static void begin_choices(tc_sched *s, request *leader, const float *logits)
         begun[n++] = r;
     }
     for (uint32_t i = 0; i < n; i++) {
-        const drawn d = draw(s, begun[i], logits);
-        take_token(s, begun[i], logits, &d);
+        tc_error error;
+        const drawn d = draw(s, begun[i], logits, &error);
+        take_token(s, begun[i], logits, &d, &error);
     }
 }
 
@@ -290,21 +291,23 @@ static void after_prompt_chunk(tc_sched *s, request *r)
     if (r->ask.want_prompt_logprobs) report_prompt_logprobs(s, r);
 }
 
-// Tells the placement what the segment chose, and how many of its pairs were hot to whom it concerns.
-static void count_pairs(tc_sched *s, request *r)
+// Tells the placement what the segments chose, and how many of their pairs were hot to whom it concerns.
+static void count_pairs(tc_sched *s)
 {
-    uint64_t pairs = (uint64_t)r->batch_tokens * s->pairs_a_token, hot = s->o.experts_are_hot ? pairs : 0;
+    uint32_t count = s->batch.segments;
     if (s->o.placement) {
-        const tc_placement_request who = tc_sched_placed(r);
-        size_t row = (size_t)s->o.desc->layers * s->o.desc->top_k;
-        uint64_t found =
-            tc_placement_note(s->o.placement, &who, r->batch_tokens, s->chosen + r->batch_first * row);
-        if (!s->o.experts_are_hot) hot = found;
+        for (uint32_t i = 0; i < count; i++) s->placed[i] = tc_sched_placed(s->owner[i]);
+        tc_placement_note(s->o.placement, s->placed, count, s->chosen);
     }
-    r->usage.expert_hits += hot;
-    r->usage.expert_misses += pairs - hot;
-    s->total.expert_hits += hot;
-    s->total.expert_misses += pairs - hot;
+    for (uint32_t i = 0; i < count; i++) {
+        request *r = s->owner[i];
+        uint64_t pairs = (uint64_t)r->batch_tokens * s->pairs_a_token, hot = s->o.experts_are_hot ? pairs : 0;
+        if (s->o.placement && !s->o.experts_are_hot) hot = s->placed[i].hot;
+        r->usage.expert_hits += hot;
+        r->usage.expert_misses += pairs - hot;
+        s->total.expert_hits += hot;
+        s->total.expert_misses += pairs - hot;
+    }
 }
 
 static void fail_batch(tc_sched *s, tc_status status, const char *reason)
@@ -319,9 +322,9 @@ static void after_step(tc_sched *s)
 {
     uint32_t rows[TC_BATCH_SEGMENTS_MAX], n = 0;
     request *sampled[TC_BATCH_SEGMENTS_MAX];
+    count_pairs(s);
     for (uint32_t i = 0; i < s->batch.segments; i++) {
         request *r = s->owner[i];
-        count_pairs(s, r);
         r->session->processed += r->batch_tokens;
         if (r->state == REQUEST_PREFILL) {
             after_prompt_chunk(s, r);
@@ -341,12 +344,13 @@ static void after_step(tc_sched *s)
         fail_batch(s, TC_CLOSED, TC_FORWARD_DEVICE_FAILED);
         return;
     }
-    for (uint32_t i = 0; i < n; i++) s->drawn[i] = draw(s, sampled[i], logits + (size_t)i * vocab);
+    for (uint32_t i = 0; i < n; i++)
+        s->drawn[i] = draw(s, sampled[i], logits + (size_t)i * vocab, &s->draw_error[i]);
     s->outside_ns += tc_now_ns() - start_ns;
     for (uint32_t i = 0; i < n; i++) {
         const float *row = logits + (size_t)i * vocab;
         if (sampled[i]->state == REQUEST_PREFILL) begin_choices(s, sampled[i], row);
-        take_token(s, sampled[i], row, &s->drawn[i]);
+        take_token(s, sampled[i], row, &s->drawn[i], &s->draw_error[i]);
     }
 }
 

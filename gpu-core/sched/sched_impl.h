@@ -33,30 +33,32 @@ typedef struct account {
 typedef struct drawn {
     uint32_t token;
     float gap;
-    tc_status status;
-    tc_error error;
+    tc_status status; // not TC_OK: no token, but an error
 } drawn;
 
+// A step of the model leaves nothing of this in the caches. So what every step looks at lies together, in the
+// order of its lines: the request's own, what it counts, what ends it, the beginning of `ask`.
 typedef struct request request;
 struct request {
-    request_state state;
-    tc_generate ask;     // ask.prompt is `prompt`'s tokens
-    prompt_text *prompt; // shared
+    _Alignas(64) request_state state;
+    bool compiling; // its constraint: it cannot be admitted yet
+    bool held, caches;
     tc_session *session;
     request *leader; // its prompt is computed by this one; NULL: by itself
     account *account;
-    tc_constrained *constrained; // NULL: anything goes
-    bool compiling;              // its constraint: it cannot be admitted yet
-    bool held, caches;
-    uint64_t passed_step; // 1 + the step in which another went first; 0: nobody has
-    tc_sample_params sampling;
+    tc_constrained *constrained;        // NULL: anything goes
+    uint32_t batch_tokens, batch_first; // its segment in the step being run
+    uint64_t first_token_us;
     tc_usage usage;
-    uint64_t arrived_us, deadline_us, started_us, first_token_us; // deadline_us: on the clock; 0: none
-    uint32_t batch_tokens, batch_first;                           // its segment in the step being run
+    uint32_t end_count, end_tokens[TC_EOS_MAX + TC_STOP_TOKENS_MAX]; // what ends it
+    _Alignas(64) tc_generate ask;                                    // ask.prompt is `prompt`'s tokens
+    tc_sample_params sampling;
+    prompt_text *prompt;                          // shared
+    uint64_t passed_step;                         // 1 + the step in which another went first; 0: nobody has
+    uint64_t arrived_us, deadline_us, started_us; // deadline_us: on the clock; 0: none
     tc_prefix_block *cached;  // held: what is loaded (RESTORE), then the last block that is kept
     tc_prefix_block *loading; // the next one to load, from the end to the start
-    uint32_t end_tokens[TC_EOS_MAX + TC_STOP_TOKENS_MAX], end_count; // what ends it
-    uint32_t branch; // where other prompts went on differently: worth a snapshot
+    uint32_t branch;          // where other prompts went on differently: worth a snapshot
 };
 
 struct tc_sched {
@@ -82,6 +84,8 @@ struct tc_sched {
     // outside: forward, head and sampling of the step being run
     uint64_t start_us, outside_ns, sched_ns;
     drawn drawn[TC_BATCH_SEGMENTS_MAX];
+    tc_error draw_error[TC_BATCH_SEGMENTS_MAX]; // of those that have one
+    tc_placement_request placed[TC_BATCH_SEGMENTS_MAX];
     uint32_t kv_pages;
     tc_engine_status total; // counters only
     tc_engine_detail detail;

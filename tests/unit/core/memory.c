@@ -103,7 +103,7 @@ static uint32_t slots_of(const bench *b)
 // Steps that use every expert in turn, four a second, and looks of the guard between them.
 static void seconds(bench *b, uint32_t count)
 {
-    const tc_placement_request who = {.learn = true};
+    tc_placement_request who = {.learn = true, .tokens = 1};
     for (uint32_t i = 0; i < 4 * count; i++) {
         const int32_t first = (int32_t)(i * 2 % EXPERTS);
         const int32_t chosen[] = {first, first + 1, first, first + 1};
