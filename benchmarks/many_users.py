@@ -161,23 +161,29 @@ def users(build, model, words, count=8, tokens=96):
                           "sched_us_a_step": round(delta["sched_us"] / delta["steps"], 2)}), flush=True)
 
 
-def sched(build, model, words, count=64, warm_s=5, seconds=8):
-    """While all of them run, the starts and ends left out."""
+def sched(build, model, words, count=64, warm_s=5, windows=16):
+    """While all of them run, the starts and ends left out, in windows of half a second: who else runs on these CPUs now and then takes
+    one away in the middle of the scheduler's work, for milliseconds, and that is in the mean of few windows only."""
     context = 512
     with Server(build, model, "--context", context, "--sessions", count, *words) as server:
         for i in range(count):
             threading.Thread(target=lambda i=i: server.stream(ids(server, 16, 20 + i), context - 20), daemon=True).start()
         time.sleep(warm_s)
-        before = server.statistics()
-        time.sleep(seconds)
-        after = server.statistics()
-        delta = {k: after[k] - before[k] for k in after if isinstance(after[k], int)}
-        steps = max(1, delta["steps"])
-        print(json.dumps({"bench": "sched", "streams": count, "steps": delta["steps"],
-                          "tokens_a_step": round(delta["tokens_generated"] / steps, 2),
-                          "step_us": round(delta["step_us"] / steps, 1),
-                          "own_us_a_step": round((delta["sched_us"] - delta["placement_us"]) / steps, 2),
-                          "placement_us_a_step": round(delta["placement_us"] / steps, 2)}), flush=True)
+        seen = [server.statistics()]
+        for _ in range(windows):
+            time.sleep(0.5)
+            seen.append(server.statistics())
+        deltas = [{k: b[k] - a[k] for k in b if isinstance(b[k], int)} for a, b in zip(seen, seen[1:])]
+        deltas = [d for d in deltas if d["steps"] > 0]
+        steps = sum(d["steps"] for d in deltas)
+        all_of = lambda key: sum(d[key] for d in deltas)  # noqa: E731
+        own = sorted((d["sched_us"] - d["placement_us"]) / d["steps"] for d in deltas)
+        print(json.dumps({"bench": "sched", "streams": count, "steps": steps,
+                          "tokens_a_step": round(all_of("tokens_generated") / steps, 2),
+                          "step_us": round(all_of("step_us") / steps, 1),
+                          "own_us_a_step": {"median": round(percentile(own, 0.5), 2), "least": round(own[0], 2), "most": round(own[-1], 2),
+                                            "mean": round((all_of("sched_us") - all_of("placement_us")) / steps, 2)},
+                          "placement_us_a_step": round(all_of("placement_us") / steps, 2)}), flush=True)
     os._exit(0)  # the streams end with the server
 
 
