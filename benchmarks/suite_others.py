@@ -16,6 +16,7 @@ Owns: the order, the records. Refuses: to be needed: a report is whole without i
 import argparse
 import json
 import os
+import resource
 import shutil
 import socket
 import statistics
@@ -161,8 +162,14 @@ class Server:
         self.process.wait(60)
 
 
+def cpu_seconds():
+    """Of children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def ask_aiperf(binaries, o, url, rate, folder):
-    """Milliseconds: {"first": {"p50": ...}, "between": {...}}, and how many requests."""
+    """Milliseconds: {"first": {"p50": ...}, "between": {...}}; how many requests, and how many CPUs aiperf kept busy itself."""
     count = max(10, int(rate * SECONDS))
     command = [binaries / "aiperf", "profile", "--model", "served", "--url", url, "--endpoint-type", "completions", "--streaming",
                "--tokenizer", o.model, "--request-rate", f"{rate:.3f}", "--arrival-pattern", "poisson", "--request-count", count,
@@ -170,10 +177,12 @@ def ask_aiperf(binaries, o, url, rate, folder):
                "--output-tokens-stddev", 0, "--extra-inputs", "ignore_eos:true", "--extra-inputs", "temperature:0", "--random-seed", 1,
                "--ui", "none", "--artifact-dir", folder]
     # A folder is no hub's name: told to stay offline, aiperf would look for it among those fetched before.
+    began, used = time.monotonic(), cpu_seconds()
     run(command, "aiperf", env={**os.environ, "TOKENIZERS_PARALLELISM": "false"})
+    cpus = (cpu_seconds() - used) / (time.monotonic() - began)
     answer = json.loads(next(Path(folder).rglob("profile_export_aiperf.json")).read_text())
     pick = lambda key: {q: float(answer[key][q]) for q in ("p50", "p95", "p99")}  # noqa: E731
-    return {"first": pick("time_to_first_token"), "between": pick("inter_token_latency")}, count
+    return {"first": pick("time_to_first_token"), "between": pick("inter_token_latency")}, count, cpus
 
 
 def crosscheck(o):
@@ -185,14 +194,15 @@ def crosscheck(o):
         binaries = venv_of(o.work, "aiperf")
         with Server(o) as server, tempfile.TemporaryDirectory() as folder:
             for share in SHARES:
-                seen, count = ask_aiperf(binaries, o, server.url, rate * share / 100, Path(folder) / str(share))
+                seen, count, cpus = ask_aiperf(binaries, o, server.url, rate * share / 100, Path(folder) / str(share))
                 for what, figure, own in (("first", "crosscheck-first-token", "first-token-by-load"),
                                           ("between", "crosscheck-between-tokens", "between-tokens-by-load")):
                     for quantile, value in seen[what].items():
                         results.figure(figure, f"aiperf, {quantile.upper()}", share, "ms", "lower", [value], x_unit="% of capacity")
                     for r in [r for r in results.records if r.get("figure") == own and r["x"] == share]:
                         results.figure(figure, f"our client, {r['series']}", share, "ms", "lower", r["values"], x_unit="% of capacity")
-        return f"{rate:.2f} requests/s are 100 %; {count} requests at the last share; between tokens aiperf gives means a request."
+        return (f"{rate:.2f} requests/s are 100 %; {count} requests at the last share; between tokens aiperf gives means a request. It runs on the "
+                f"same {os.cpu_count()} CPUs as the server and kept {cpus:.1f} of them busy itself: where that is not little, its figures are of a slower machine.")
 
     return measure
 

@@ -41,23 +41,23 @@ static void print_block(const char *listen, const char *name, uint64_t begin_us,
 static tc_status keep_running(tc_supervisor *supervisor, const char *listen, const char *name, tc_error *e)
 {
     char last[256] = "";
-    bool ready = false;
-    uint64_t begin_us = tc_now_us(), whole_us = 0;
+    bool told = false;
+    uint64_t begin_us = tc_now_us(), whole_us = 0; // whole: every expert can be computed
     for (;;) {
-        tc_status status = tc_supervisor_wait(supervisor, -1, ready ? 3600000000u : ASK_EVERY_US, e);
+        tc_status status = tc_supervisor_wait(supervisor, -1, told ? 3600000000u : ASK_EVERY_US, e);
         if (status != TC_OK && status != TC_TIMEOUT) return status;
-        if (ready) continue;
+        if (told) continue;
         tc_health health;
         tc_health_ask(listen, &health);
-        if (health.code == 200 && !whole_us) whole_us = tc_now_us();
-        if (health.code == 200 && health.workers_up < health.workers_expected &&
-            tc_now_us() - whole_us < WORKERS_WAIT_US)
-            continue;
-        if (health.code == 200) {
-            ready = true;
-            tc_supervisor_ready(supervisor);
+        if (health.code == 200 && !whole_us) {
+            whole_us = tc_now_us();
+            tc_supervisor_ready(supervisor); // who fails from now on is started again
+        }
+        bool missing = health.workers_up < health.workers_expected;
+        if (health.code == 200 && (!missing || tc_now_us() - whole_us >= WORKERS_WAIT_US)) {
+            told = true;
             print_block(listen, name, begin_us, &health);
-        } else if (health.reason[0] && strcmp(last, health.reason) != 0) {
+        } else if (health.code != 200 && health.reason[0] && strcmp(last, health.reason) != 0) {
             snprintf(last, sizeof last, "%s", health.reason);
             fprintf(stderr, "thermocline: waiting: %s\n", last);
         }

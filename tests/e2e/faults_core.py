@@ -75,6 +75,8 @@ class Device(unittest.TestCase):
             want = {path: Stream(alone, path, body).read().text for path, body in dialects("In the beginning", self.PASSES).items()}
         for where in ("layers", "head"):
             with self.subTest(where), Server(DEMO, 2, "--device-fault", f"{where}-after={self.PASSES}", "--device", "cpu") as server:
+                # `serve` gives up when a program ends before it has seen the server ready.
+                self.assertTrue(eventually(lambda: "Ctrl-C stops everything" in server.text()), server.text())
                 core = server.pids("thermocline-cor")[0]
                 asked = dialects("In the beginning", FOREVER)
                 streams = {path: Stream(server, path, body) for path, body in asked.items()}
