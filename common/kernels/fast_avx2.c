@@ -137,14 +137,141 @@ INLINE void panel_any(const tc_matrix *w, const tc_quant_view *v, uint32_t panel
         panel_rows(w, v, panel, x, T, true, 32, sum);
 }
 
+// ---- four tokens and more: products of 16 bits ----
+//
+// Weights and activations as whole 16-bit numbers take two multiplications of 32 products instead of three,
+// no bias, and both halves at once. Weights take three instructions more to unpack, which four tokens pay
+// for and one does not. The sums are the same whole numbers, so the bits are too.
+
+enum {
+    WIDE_COLS_MAX = 8192,             // wider matrices keep to the planes: the copies below lie on the stack
+    WIDE_STRIDE = WIDE_COLS_MAX + 32, // rows of a power of two would share cache lines
+    WIDE_PANELS = 8,                  // that stay in the second cache while tokens pass
+    WIDE_SCALES = 512,                // of their groups: worked out once for all tokens
+};
+
+// q of a row, each four columns in the order 0 2 1 3, as the weights come out of their bytes.
+INLINE void widen(const tc_rounded_row *x, uint32_t cols, int16_t *ret)
+{
+    const __m256i order =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+    for (uint32_t c = 0; c < cols; c += 16) {
+        __m256i high = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(x->high + c)));
+        __m256i low = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(x->low + c)));
+        __m256i q = _mm256_add_epi16(_mm256_slli_epi16(high, 4), low);
+        _mm256_store_si256((__m256i *)(ret + c), _mm256_shuffle_epi8(q, order));
+    }
+}
+
+// Four columns of both halves (bytes: code by code) for four tokens.
+INLINE void wide4(const __m256i bytes[2], const int16_t (*x)[WIDE_STRIDE], const uint32_t at,
+                  __m256i acc[TOKENS_MAX][2])
+{
+    __m256i even[2], odd[2];
+    for (int h = 0; h < 2; h++) {
+        even[h] = _mm256_srai_epi16(_mm256_slli_epi16(bytes[h], 8), 8);
+        odd[h] = _mm256_srai_epi16(bytes[h], 8);
+    }
+    for (int t = 0; t < TOKENS_MAX; t++) {
+        const __m256i q02 = _mm256_broadcastd_epi32(_mm_loadu_si32(x[t] + at)),
+                      q13 = _mm256_broadcastd_epi32(_mm_loadu_si32(x[t] + at + 2));
+        for (int h = 0; h < 2; h++) {
+            acc[t][h] = _mm256_add_epi32(acc[t][h], _mm256_madd_epi16(even[h], q02));
+            acc[t][h] = _mm256_add_epi32(acc[t][h], _mm256_madd_epi16(odd[h], q13));
+        }
+    }
+}
+
+// `cols` columns from `at`, of tiles of 64 bytes.
+INLINE void wide_dot(const uint8_t *tiles, const int16_t (*x)[WIDE_STRIDE], uint32_t at, const uint32_t cols,
+                     const bool is_q4, const __m256i codes, __m256i acc[TOKENS_MAX][2])
+{
+    const __m256i low = _mm256_set1_epi8(15);
+#pragma GCC unroll 1
+    for (const uint32_t end = at + cols; at < end; tiles += 64, at += is_q4 ? 8 : 4) {
+        __m256i data[2], first[2], second[2];
+        for (int h = 0; h < 2; h++) {
+            data[h] = _mm256_load_si256((const __m256i *)(tiles + 32 * (size_t)h));
+            first[h] = _mm256_shuffle_epi8(codes, _mm256_and_si256(data[h], low));
+            second[h] = _mm256_shuffle_epi8(codes, _mm256_and_si256(_mm256_srli_epi16(data[h], 4), low));
+        }
+        wide4(is_q4 ? first : data, x, at, acc);
+        if (is_q4) wide4(second, x, at + 4, acc);
+    }
+}
+
+INLINE void wide_scales(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const uint32_t group,
+                        rows16 *ret)
+{
+    tc_panel_scales ps = tc_panel_scales_begin(v, panel);
+    for (uint32_t c = 0; c < w->cols; c += group)
+        tc_panel_scales_at(v, &ps, c / TC_SPAN_COLS, c % TC_SPAN_COLS / group, ret++->half);
+}
+
+// A panel for four tokens. scales: of its groups.
+INLINE void wide_panel(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const tc_rounded_row *rows,
+                       const int16_t (*x)[WIDE_STRIDE], const rows16 *scales, const bool is_q4,
+                       const uint32_t group, rows16 *sum)
+{
+    const __m256i codes = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)w->fast));
+    const uint32_t bytes = group * (is_q4 ? 8 : 16);
+    const uint8_t *tiles = is_q4 ? tc_q4_tiles(v, panel) : (const uint8_t *)tc_q8_tiles(v, panel);
+    for (int t = 0; t < TOKENS_MAX; t++) sum[t].half[0] = sum[t].half[1] = _mm256_setzero_ps();
+    for (uint32_t c = 0; c < w->cols; c += group, tiles += bytes, scales++) {
+        __m256i acc[TOKENS_MAX][2];
+        for (int t = 0; t < TOKENS_MAX; t++) acc[t][0] = acc[t][1] = _mm256_setzero_si256();
+        for (uint32_t i = 0; i < bytes; i += 64)
+            _mm_prefetch((const char *)tiles + i + PREFETCH_BYTES, _MM_HINT_T0);
+        wide_dot(tiles, x, c, group, is_q4, codes, acc);
+        for (int t = 0; t < TOKENS_MAX; t++) {
+            __m256 factor = _mm256_broadcast_ss(&rows[t].scale[c / TC_SPAN_COLS]);
+            for (int h = 0; h < 2; h++)
+                sum[t].half[h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[t][h]),
+                                                 _mm256_mul_ps(scales->half[h], factor), sum[t].half[h]);
+        }
+    }
+    for (int t = 0; t < TOKENS_MAX && is_q4; t++)
+        for (int h = 0; h < 2; h++)
+            sum[t].half[h] = _mm256_mul_ps(sum[t].half[h], _mm256_set1_ps(w->fast_step));
+}
+
+// As many tokens as make whole fours. Returns how many that are.
+INLINE uint32_t run_wide(const tc_matrix *w, const tc_quant_view *v, uint32_t panel0, uint32_t panel1,
+                         const tc_rounded_row *rows, uint32_t n, const tc_matrix_type type,
+                         tc_kernel_sink *to)
+{
+    _Alignas(32) int16_t x[TOKENS_MAX][WIDE_STRIDE];
+    rows16 sum[TOKENS_MAX], scales[WIDE_SCALES];
+    const uint32_t group = w->form.group, groups = w->cols / group,
+                   step = WIDE_SCALES / groups < WIDE_PANELS ? WIDE_SCALES / groups : WIDE_PANELS;
+    if (w->cols > WIDE_COLS_MAX || n < TOKENS_MAX) return 0;
+    for (uint32_t first = panel0, last; first < panel1; first = last) {
+        last = first + step < panel1 ? first + step : panel1;
+        for (uint32_t p = first; p < last; p++) wide_scales(w, v, p, group, scales + (p - first) * groups);
+        for (uint32_t t = 0; t + TOKENS_MAX <= n; t += TOKENS_MAX) {
+            for (int i = 0; i < TOKENS_MAX; i++) widen(&rows[t + (uint32_t)i], w->cols, x[i]);
+            for (uint32_t p = first; p < last; p++) {
+                const rows16 *of = scales + (p - first) * groups;
+                if (group == 64)
+                    wide_panel(w, v, p, rows + t, x, of, type == TC_M_Q4, 64, sum);
+                else
+                    wide_panel(w, v, p, rows + t, x, of, true, 32, sum);
+                tc_put(to, w, p, t, TOKENS_MAX, sum);
+            }
+        }
+    }
+    return n / TOKENS_MAX * TOKENS_MAX;
+}
+
 INLINE void run(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const tc_rows *x, uint32_t n,
                 const tc_matrix_type type, tc_kernel_sink *to)
 {
     const tc_quant_view v = tc_quant_view_of(w);
+    const uint32_t done = run_wide(w, &v, panel0, panel1, x->rounded, n, type, to);
     rows16 sum[TOKENS_MAX];
-    for (uint32_t p = panel0; p < panel1; p++) {
-        uint32_t t = 0;
-        for (; t + 4 <= n; t += 4) {
+    for (uint32_t p = panel0; done < n && p < panel1; p++) {
+        uint32_t t = done;
+        for (; t + 4 <= n; t += 4) { // wide matrices
             panel_any(w, &v, p, x->rounded + t, 4, type, sum);
             tc_put(to, w, p, t, 4, sum);
         }

@@ -5,7 +5,9 @@
 
 #include <string.h>
 
-enum { PANELS_AN_ITEM = 4 };
+// Of the output, dealt out at once: few for many members, but a piece of a down matrix should be long enough
+// to read.
+enum { PANELS_MIN = 4, PANELS_MAX = 32, ITEMS_A_MEMBER = 4 };
 
 static void activations(tc_ffn *f, uint32_t member, uint32_t units)
 {
@@ -54,9 +56,9 @@ void tc_ffn_phased_job(void *arg, uint32_t member)
 {
     tc_ffn *f = arg;
     const tc_expert_call *call = f->call;
-    const uint32_t units = call->unit_end - call->unit_begin, panels = tc_panels(f->info->hidden),
-                   ranges = (panels + PANELS_AN_ITEM - 1) / PANELS_AN_ITEM;
-    uint32_t item;
+    const uint32_t units = call->unit_end - call->unit_begin, panels = tc_panels(f->info->hidden);
+    uint32_t item, size = panels / (ITEMS_A_MEMBER * f->members);
+    size = size < PANELS_MIN ? PANELS_MIN : size > PANELS_MAX ? PANELS_MAX : size;
     if (f->x_wants_rounded) {
         uint32_t rows = f->x_by_pair ? call->pair_count : call->tokens;
         while (tc_ffn_take(f, 2, rows, &item)) tc_ffn_round_x(f, item);
@@ -64,8 +66,8 @@ void tc_ffn_phased_job(void *arg, uint32_t member)
     }
     activations(f, member, units);
     tc_team_barrier(f->team);
-    while (tc_ffn_take(f, 1, ranges, &item)) {
-        uint32_t p0 = item * PANELS_AN_ITEM, p1 = p0 + PANELS_AN_ITEM < panels ? p0 + PANELS_AN_ITEM : panels;
+    while (tc_ffn_take(f, 1, (panels + size - 1) / size, &item)) {
+        uint32_t p0 = item * size, p1 = p0 + size < panels ? p0 + size : panels;
         outputs(f, member, units, p0, p1);
     }
 }

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { N_MAX = 11, ROWS_MAX = 70, COLS_MAX = 320 };
+enum { N_MAX = 11, ROWS_MAX = 200, COLS_MAX = 8256 };
 
 static float noise(void)
 {
@@ -82,7 +82,8 @@ typedef struct subject {
     tc_precision precision;
 } subject;
 
-// Nested ones: a row in one nested block, rows that cross its border, a single span.
+// Nested ones: a row in one nested block, rows that cross its border, a single span. Many rows, and columns
+// on both sides of 8192: where kernels go over to another form (fast_avx2.c).
 static const shape shapes[] = {
     {TC_M_Q4, 16, 64, 64, false},  {TC_M_Q4, 70, 320, 64, false},  {TC_M_Q4, 33, 128, 32, false},
     {TC_M_Q4, 1, 64, 64, false},   {TC_M_Q4, 48, 256, 128, false}, {TC_M_Q4, 70, 256, 64, true},
@@ -90,7 +91,8 @@ static const shape shapes[] = {
     {TC_M_Q8, 16, 64, 0, false},   {TC_M_BF16, 16, 1, 0, false},   {TC_M_BF16, 70, 65, 0, false},
     {TC_M_BF16, 7, 319, 0, false}, {TC_M_BF16, 32, 320, 0, false}, {TC_M_F16, 33, 66, 0, false},
     {TC_M_F16, 16, 320, 0, false}, {TC_M_F32, 70, 63, 0, false},   {TC_M_F32, 5, 2, 0, false},
-    {TC_M_F32, 32, 320, 0, false},
+    {TC_M_F32, 32, 320, 0, false}, {TC_M_Q4, 200, 128, 64, true},  {TC_M_Q4, 17, 8192, 64, false},
+    {TC_M_Q4, 17, 8256, 64, true},
 };
 
 enum { SHAPES = sizeof shapes / sizeof *shapes };
