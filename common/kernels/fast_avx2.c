@@ -163,21 +163,18 @@ INLINE void widen(const tc_rounded_row *x, uint32_t cols, int16_t *ret)
     }
 }
 
-// Four columns of both halves (bytes: code by code) for four tokens.
+// Four columns of both halves (bytes: code by code) for four tokens: columns 0 and 2, then 1 and 3, so that
+// sums and weights fit into the registers.
 INLINE void wide4(const __m256i bytes[2], const int16_t (*x)[WIDE_STRIDE], const uint32_t at,
                   __m256i acc[TOKENS_MAX][2])
 {
-    __m256i even[2], odd[2];
-    for (int h = 0; h < 2; h++) {
-        even[h] = _mm256_srai_epi16(_mm256_slli_epi16(bytes[h], 8), 8);
-        odd[h] = _mm256_srai_epi16(bytes[h], 8);
-    }
-    for (int t = 0; t < TOKENS_MAX; t++) {
-        const __m256i q02 = _mm256_broadcastd_epi32(_mm_loadu_si32(x[t] + at)),
-                      q13 = _mm256_broadcastd_epi32(_mm_loadu_si32(x[t] + at + 2));
-        for (int h = 0; h < 2; h++) {
-            acc[t][h] = _mm256_add_epi32(acc[t][h], _mm256_madd_epi16(even[h], q02));
-            acc[t][h] = _mm256_add_epi32(acc[t][h], _mm256_madd_epi16(odd[h], q13));
+    for (uint32_t odd = 0; odd < 2; odd++) {
+        __m256i u[2];
+        for (int h = 0; h < 2; h++)
+            u[h] = _mm256_srai_epi16(odd ? bytes[h] : _mm256_slli_epi16(bytes[h], 8), 8);
+        for (int t = 0; t < TOKENS_MAX; t++) {
+            const __m256i q = _mm256_broadcastd_epi32(_mm_loadu_si32(x[t] + at + 2 * odd));
+            for (int h = 0; h < 2; h++) acc[t][h] = _mm256_add_epi32(acc[t][h], _mm256_madd_epi16(u[h], q));
         }
     }
 }
