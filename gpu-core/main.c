@@ -590,9 +590,8 @@ static bool device_works(core *c)
 }
 
 // What a burst of requests left in malloc's hands goes back once nobody has asked for anything for a while.
-static void trim_at_rest(core *c, bool idle)
+static void trim_at_rest(core *c, bool idle, uint64_t now_us)
 {
-    uint64_t now_us = tc_now_us();
     if (!idle) {
         c->worked_us = now_us;
     } else if (c->worked_us && now_us - c->worked_us >= TRIM_AFTER_US) {
@@ -615,10 +614,11 @@ static bool serve(core *c)
         if (c->hot) tc_gpu_tier_poll(c->hot);
         idle = !tc_sched_step(c->sched);
         if (!device_works(c)) return false;
-        trim_at_rest(c, idle);
+        const uint64_t now_us = tc_now_us();
+        trim_at_rest(c, idle, now_us);
         if (idle && tc_trace_on) tc_trace_flush();
         if (idle && c->hot && tc_gpu_tier_idle(c->hot)) idle = false;
-        tc_notify_alive(tc_now_us());
+        tc_notify_alive(now_us);
     }
     return true;
 }

@@ -2,10 +2,11 @@
 // Owns: TC_FAST for AVX2: nibbles become bytes by one shuffle and meet the two planes of the activations in
 // pmaddubsw. The look-up gives code + 128, because pmaddubsw wants one side unsigned; the bias of the
 // activations takes the 128 back. The high plane is summed in 32 bits (pmaddwd by 16), the low one in 16
-// bits, which hold 8 products: 8 * 2 * 255 * 8 < 2^15. Bits as in fast_plain.c.
+// bits, which hold 8 products: 8 * 2 * 255 * 8 < 2^15. Four tokens and more take another form, below. Bits as
+// in fast_plain.c.
 #include "common/kernels/impl_avx2.h"
 
-enum { TOKENS_MAX = 4, PREFETCH_BYTES = 2048 };
+enum { TOKENS_MAX = 4, PLANE_TOKENS_MAX = 2, PREFETCH_BYTES = 2048 };
 
 typedef struct constants {
     __m256i codes, low, sixteen, ones; // code + 128 of each nibble, twice; 0x0f bytes; 16-bit 16 and 1
@@ -18,7 +19,7 @@ INLINE __m256i broadcast4(const int8_t *q)
 
 // Four columns of T tokens at column `at`, for H halves of 8 rows: u [H] unsigned weights.
 INLINE void dot4(const __m256i *u, const tc_rounded_row *x, const uint32_t at, const int T, const int H,
-                 const constants *k, __m256i acc[TOKENS_MAX][2], __m256i small[TOKENS_MAX][2])
+                 const constants *k, __m256i acc[PLANE_TOKENS_MAX][2], __m256i small[PLANE_TOKENS_MAX][2])
 {
     for (int t = 0; t < T; t++) {
         __m256i high = broadcast4(x[t].high + at), low = broadcast4(x[t].low + at);
@@ -32,7 +33,7 @@ INLINE void dot4(const __m256i *u, const tc_rounded_row *x, const uint32_t at, c
 
 // One tile of 8 columns of 4-bit weights; the first half at `data`.
 INLINE void tile_q4(const uint8_t *data, const tc_rounded_row *x, const uint32_t at, const int T, const int H,
-                    const constants *k, __m256i acc[TOKENS_MAX][2], __m256i small[TOKENS_MAX][2])
+                    const constants *k, __m256i acc[PLANE_TOKENS_MAX][2], __m256i small[PLANE_TOKENS_MAX][2])
 {
     __m256i a[2], b[2];
     for (int h = 0; h < H; h++) {
@@ -47,10 +48,10 @@ INLINE void tile_q4(const uint8_t *data, const tc_rounded_row *x, const uint32_t
 // 32 columns from `at`. Unrolled only for one token: with more the compiler would put sums off to the end, in
 // memory.
 INLINE void dot32(const uint8_t *tiles, const tc_rounded_row *x, const uint32_t at, const bool is_q4,
-                  const int T, const int H, const constants *k, __m256i acc[TOKENS_MAX][2])
+                  const int T, const int H, const constants *k, __m256i acc[PLANE_TOKENS_MAX][2])
 {
     const __m256i top = _mm256_set1_epi8((char)0x80);
-    __m256i small[TOKENS_MAX][2];
+    __m256i small[PLANE_TOKENS_MAX][2];
     for (int t = 0; t < T; t++) small[t][0] = small[t][1] = _mm256_setzero_si256();
     if (is_q4 && T == 1) {
 #pragma GCC unroll 4
@@ -85,11 +86,11 @@ INLINE void halves(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, c
     const uint8_t *tiles =
         (is_q4 ? tc_q4_tiles(v, panel) : (const uint8_t *)tc_q8_tiles(v, panel)) + 32 * first;
     tc_panel_scales ps = tc_panel_scales_begin(v, panel);
-    __m256 total[TOKENS_MAX][2];
+    __m256 total[PLANE_TOKENS_MAX][2];
     for (int t = 0; t < T; t++)
         for (int h = 0; h < H; h++) total[t][h] = _mm256_setzero_ps();
     for (uint32_t c = 0; c < w->cols; c += group) {
-        __m256i acc[TOKENS_MAX][2];
+        __m256i acc[PLANE_TOKENS_MAX][2];
         __m256 scale[2];
         for (int t = 0; t < T; t++) {
             int32_t bias = x[t].bias[c / 32] + (group == 64 ? x[t].bias[c / 32 + 1] : 0);
@@ -265,17 +266,12 @@ INLINE void run(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const tc_r
 {
     const tc_quant_view v = tc_quant_view_of(w);
     const uint32_t done = run_wide(w, &v, panel0, panel1, x->rounded, n, type, to);
-    rows16 sum[TOKENS_MAX];
+    rows16 sum[PLANE_TOKENS_MAX];
     for (uint32_t p = panel0; done < n && p < panel1; p++) {
         uint32_t t = done;
-        for (; t + 4 <= n; t += 4) { // wide matrices
-            panel_any(w, &v, p, x->rounded + t, 4, type, sum);
-            tc_put(to, w, p, t, 4, sum);
-        }
-        if (t + 2 <= n) {
+        for (; t + 2 <= n; t += 2) { // once, but for matrices that are too wide
             panel_any(w, &v, p, x->rounded + t, 2, type, sum);
             tc_put(to, w, p, t, 2, sum);
-            t += 2;
         }
         if (t < n) {
             panel_any(w, &v, p, x->rounded + t, 1, type, sum);

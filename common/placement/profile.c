@@ -35,7 +35,6 @@ tc_status tc_profile_create(uint32_t layers, uint32_t experts, const char *model
     p->layers = layers;
     p->experts = experts;
     p->scale = 1;
-    p->a_token = exp2(1.0 / TC_PROFILE_HALF_TOKENS);
     snprintf(p->model_hash, sizeof p->model_hash, "%s", model_hash);
     p->uses = tc_alloc(TC_MEM_OTHER, (size_t)layers * experts, sizeof *p->uses);
     p->followers = tc_alloc(TC_MEM_OTHER, (size_t)layers * experts * TC_FOLLOWERS, sizeof *p->followers);
@@ -94,7 +93,9 @@ void tc_profile_note(tc_profile *p, uint32_t tokens, uint32_t top_k, const int32
         if (p->seen++ % TC_PROFILE_SAMPLE == 0) note_followers(p, top_k, chosen);
     }
     p->tokens += tokens * p->scale;
-    p->scale *= tokens == 1 ? p->a_token : exp2((double)tokens / TC_PROFILE_HALF_TOKENS);
+    // One token is the usual case, and a constant to the compiler.
+    p->scale *=
+        tokens == 1 ? exp2(1.0 / TC_PROFILE_HALF_TOKENS) : exp2((double)tokens / TC_PROFILE_HALF_TOKENS);
     if (p->scale < SCALE_MAX) return;
     for (uint32_t i = 0; i < p->layers * p->experts; i++) p->uses[i] = (float)(p->uses[i] / p->scale);
     p->tokens /= p->scale;

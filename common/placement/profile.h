@@ -27,8 +27,8 @@ typedef struct tc_profile {
     double tokens;          // seen, decayed as uses are
     float *uses;            // [layers][experts], scaled up by `scale`
     tc_follower *followers; // [layers][experts][TC_FOLLOWERS]
-    double scale, a_token;  // scale grows by that with every token
-    uint64_t seen;          // tokens since creation
+    double scale;
+    uint64_t seen; // tokens since creation
 } tc_profile;
 
 tc_status tc_profile_create(uint32_t layers, uint32_t experts, const char *model_hash, tc_profile **ret,
