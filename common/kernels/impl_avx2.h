@@ -21,14 +21,40 @@ typedef struct tc_panel_scales {
     __m256 nested[2], offset;
 } tc_panel_scales;
 
+// Four of a table's numbers: a gather takes twice as long.
+INLINE __m128 tc_look_up4(const float *table, uint32_t a, uint32_t b, uint32_t c, uint32_t d)
+{
+    __m128 ret = _mm_insert_ps(_mm_load_ss(table + a), _mm_load_ss(table + b), 0x10);
+    return _mm_insert_ps(_mm_insert_ps(ret, _mm_load_ss(table + c), 0x20), _mm_load_ss(table + d), 0x30);
+}
+
+INLINE __m256 tc_look_up8(const float *table, const uint8_t *i)
+{
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(tc_look_up4(table, i[0], i[1], i[2], i[3])),
+                                tc_look_up4(table, i[4], i[5], i[6], i[7]), 1);
+}
+
+// Nested scales of a panel's rows in one span. Narrow matrices, whose spans are few (down projections), have
+// two of them at most, and need no gather.
 INLINE void tc_load_nested(const tc_quant_view *v, uint32_t panel, uint32_t span, __m256 ret[2])
 {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    uint32_t first =
-        v->phase + panel * TC_PANEL_ROWS * v->stride + span; // fits: a weight has below 2^32 blocks
+    const uint32_t stride = v->stride, reach = (TC_PANEL_ROWS - 1) * stride;
+    const uint32_t first = v->phase + panel * TC_PANEL_ROWS * stride + span; // fits: a weight has below 2^32
+    const uint32_t begin = first >> TC_NESTED_SHIFT, end = (first + reach) >> TC_NESTED_SHIFT;
+    const __m256i from_first = _mm256_mullo_epi32(lane, _mm256_set1_epi32((int)stride));
+    if (end - begin < 2) {
+        const __m256 low = _mm256_broadcast_ss(v->table->nested + begin),
+                     high = _mm256_broadcast_ss(v->table->nested + end);
+        const uint32_t left = (1u << TC_NESTED_SHIFT) - first % (1u << TC_NESTED_SHIFT); // of the first
+        for (uint32_t h = 0; h < 2; h++) {
+            const __m256i border = _mm256_set1_epi32((int)left - 1 - (int)(8 * h * stride));
+            ret[h] = _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_cmpgt_epi32(from_first, border)));
+        }
+        return;
+    }
     for (uint32_t h = 0; h < 2; h++) {
-        __m256i block = _mm256_add_epi32(_mm256_set1_epi32((int)(first + 8 * h * v->stride)),
-                                         _mm256_mullo_epi32(lane, _mm256_set1_epi32((int)v->stride)));
+        __m256i block = _mm256_add_epi32(_mm256_set1_epi32((int)(first + 8 * h * stride)), from_first);
         ret[h] = _mm256_i32gather_ps(v->table->nested, _mm256_srli_epi32(block, TC_NESTED_SHIFT), 4);
     }
 }
@@ -53,11 +79,10 @@ INLINE void tc_panel_scales_at(const tc_quant_view *v, tc_panel_scales *ps, uint
         ret[1] = _mm256_load_ps(scales + 8);
         return;
     }
-    __m128i codes = _mm_load_si128((const __m128i *)tc_span_codes(v, ps->panel, span));
+    const uint8_t *codes = tc_span_codes(v, ps->panel, span);
     if (!ps->steady) tc_load_nested(v, ps->panel, span, ps->nested);
-    ret[0] = _mm256_i32gather_ps(v->map, _mm256_cvtepu8_epi32(codes), 4);
-    ret[1] = _mm256_i32gather_ps(v->map, _mm256_cvtepu8_epi32(_mm_srli_si128(codes, 8)), 4);
-    for (int h = 0; h < 2; h++) ret[h] = _mm256_add_ps(_mm256_mul_ps(ret[h], ps->nested[h]), ps->offset);
+    for (int h = 0; h < 2; h++)
+        ret[h] = _mm256_add_ps(_mm256_mul_ps(tc_look_up8(v->map, codes + 8 * h), ps->nested[h]), ps->offset);
 }
 
 // acc += round(v * 2^32) for four parts below 2^19: added to 1.5 * 2^52 they are the low bits of a double.
