@@ -65,6 +65,7 @@ typedef struct core {
     tc_memory_purposes planned;
     tc_memory memory;
     uint64_t kv_bytes, state_bytes, cache_bytes;
+    uint32_t call_tokens; // of an expert call, at most
     int signals;
 } core;
 
@@ -95,6 +96,37 @@ static void log_progress(void *arg, uint32_t done, uint32_t total)
     tc_notify_status("loading dense weights: %u of %u tensors", done, total);
 }
 
+// Of a step with batches of so many tokens: the core's own, and that of expert calls on this machine, where
+// memory is taken as calls come.
+static uint64_t scratch_bytes(const core *c, tc_dev_geometry *g, uint32_t tokens)
+{
+    const tc_store_info *info = tc_store_get_info(c->store);
+    const uint64_t experts = tc_ffn_scratch_bytes(info, c->o.threads, tokens),
+                   values = (uint64_t)tokens * c->desc->hidden,
+                   segment = c->o.by_nng ? 0 : values * (sizeof(float) + sizeof(int64_t));
+    g->tokens_max = tokens;
+    return tc_forward_scratch_bytes(c->desc, tokens) + tc_dev_scratch_bytes(g, c->o.threads) +
+           (c->o.local_experts ? experts : c->o.workers * (experts + segment)) +
+           (c->o.hot_budget_bytes ? experts + values * sizeof(int64_t) : 0);
+}
+
+// Tokens of a batch on the cpu device: as configured, else as many as a small part of the memory has scratch
+// for; no more than a session has positions.
+static void choose_batch(core *c, tc_dev_geometry *g, uint64_t available)
+{
+    enum { TOKENS_ALWAYS = 256, PART_OF_MEMORY = 32 };
+    const uint32_t context =
+        (c->o.context + TC_KV_PAGE_POSITIONS - 1) / TC_KV_PAGE_POSITIONS * TC_KV_PAGE_POSITIONS;
+    uint32_t tokens = c->o.chunk_tokens ? c->o.chunk_tokens : TC_BATCH_TOKENS_MAX;
+    if (tokens > TC_BATCH_TOKENS_MAX) tokens = TC_BATCH_TOKENS_MAX;
+    if (tokens > context) tokens = context;
+    while (!c->o.chunk_tokens && tokens > TOKENS_ALWAYS &&
+           scratch_bytes(c, g, tokens) > available / PART_OF_MEMORY)
+        tokens /= 2;
+    g->tokens_max = tokens;
+    c->call_tokens = c->cuda ? TC_QUEUED_TOKENS_MAX : tokens;
+}
+
 // Pages and slots of the geometry, then the whole sum against what the machine has, before anything is taken.
 static tc_status plan_memory(core *c, tc_dev_geometry *g, tc_error *e)
 {
@@ -123,8 +155,8 @@ static tc_status plan_memory(core *c, tc_dev_geometry *g, tc_error *e)
     TC_TRY(tc_dense_bytes_of(c->checkpoint, &(tc_dense_options){0}, &dense,
                              e)); // a core that keeps every bit has told the checkpoint so
     weights = dense.embedding + dense.rest + tc_dense_head_bytes(c->desc, &dense, heads[c->o.head]);
-    uint64_t scratch =
-        tc_forward_scratch_bytes(c->desc, TC_BATCH_TOKENS_MAX) + tc_dev_scratch_bytes(g, c->o.threads);
+    choose_batch(c, g, available);
+    uint64_t scratch = scratch_bytes(c, g, g->tokens_max);
     if (c->cuda) weights = scratch = (uint64_t)c->desc->vocab * c->desc->hidden * 2; // the embedding, buffers
     uint64_t constraints = tc_constraints_budget_bytes(c->desc->vocab),
              sum = weights + scratch + constraints + (c->cuda ? 0 : c->kv_bytes + c->state_bytes);
@@ -229,15 +261,15 @@ static void share_memory(core *c)
     tc_error error;
     if (c->o.by_nng) return;
     tc_expert_hub_spin(c->hub, c->o.spin_us);
-    if (tc_expert_hub_share(c->hub, TC_BATCH_TOKENS_MAX, c->desc->hidden,
-                            TC_BATCH_TOKENS_MAX * c->desc->top_k, &error) != TC_OK)
+    if (tc_expert_hub_share(c->hub, c->call_tokens, c->desc->hidden, c->call_tokens * c->desc->top_k,
+                            &error) != TC_OK)
         tc_warn("no shared memory for expert workers, calls go by message: %s", error.text);
 }
 
 static tc_status open_experts(core *c, tc_error *e)
 {
     if (c->o.local_experts)
-        return tc_source_local_create(c->store, c->team, TC_BATCH_TOKENS_MAX, c->o.isa, &c->source, e);
+        return tc_source_local_create(c->store, c->team, c->call_tokens, c->o.isa, &c->source, e);
     TC_TRY(tc_expert_hub_open(NULL, tc_checkpoint_hash(c->checkpoint), &c->hub, e));
     TC_TRY(tc_expert_hub_require_store(c->hub, tc_store_get_info(c->store)->content_hash, e));
     TC_TRY(tc_expert_hub_listen(c->hub, c->o.experts_url, &c->o.tls, e));
@@ -340,8 +372,8 @@ static tc_status open_hot(core *c, tc_error *e)
 // of the slots, which are taken last.
 static tc_status open_placed(core *c, tc_error *e)
 {
-    return tc_placed_open(&c->o, c->desc, tc_checkpoint_hash(c->checkpoint), c->store, c->team, &c->source,
-                          c->hot, &c->placed, e);
+    return tc_placed_open(&c->o, c->desc, tc_checkpoint_hash(c->checkpoint), c->store, c->team,
+                          c->dev->tokens_max, &c->source, c->hot, &c->placed, e);
 }
 
 static bool device_room(void *arg, uint64_t *ret_free_bytes, uint64_t *ret_total_bytes)

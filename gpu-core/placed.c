@@ -24,7 +24,7 @@ static void trim(void *arg, uint32_t slots)
 }
 
 static tc_status open_tier(const tc_core_options *o, const tc_store *store, tc_team *team,
-                           tc_expert_source **source, tc_placed *ret, tc_error *e)
+                           uint32_t tokens_max, tc_expert_source **source, tc_placed *ret, tc_error *e)
 {
     const tc_store_info *info = tc_store_get_info(store);
     uint64_t slot_bytes = tc_source_hot_slot_bytes(store), all = (uint64_t)info->layers * info->experts;
@@ -45,7 +45,7 @@ static tc_status open_tier(const tc_core_options *o, const tc_store *store, tc_t
                                         .slot_bytes = slot_bytes,
                                         .link_share = o->hot_link_share};
     TC_TRY(tc_hot_cache_create(&cache, &ret->cache, e));
-    TC_TRY(tc_source_hot_create(store, team, TC_BATCH_TOKENS_MAX, o->isa, ret->cache, *source, source, e));
+    TC_TRY(tc_source_hot_create(store, team, tokens_max, o->isa, ret->cache, *source, source, e));
     double speed = tc_source_hot_speed(*source);
     tc_hot_cache_set_limits(ret->cache, speed, o->hot_link_share, FILLS_A_STEP);
     ret->hot_bytes = slots * slot_bytes;
@@ -57,8 +57,8 @@ static tc_status open_tier(const tc_core_options *o, const tc_store *store, tc_t
 }
 
 tc_status tc_placed_open(const tc_core_options *o, const tc_model_desc *desc, const char *model_hash,
-                         const tc_store *store, tc_team *team, tc_expert_source **source, tc_gpu_tier *gpu,
-                         tc_placed *ret, tc_error *e)
+                         const tc_store *store, tc_team *team, uint32_t tokens_max, tc_expert_source **source,
+                         tc_gpu_tier *gpu, tc_placed *ret, tc_error *e)
 {
     bool moe[TC_LAYERS_MAX];
     if (!desc->experts) return TC_OK;
@@ -67,7 +67,7 @@ tc_status tc_placed_open(const tc_core_options *o, const tc_model_desc *desc, co
         ret->borrowed = true;
         ret->hot_bytes = tc_gpu_tier_bytes(gpu);
     } else if (o->hot_budget_bytes)
-        TC_TRY(open_tier(o, store, team, source, ret, e));
+        TC_TRY(open_tier(o, store, team, tokens_max, source, ret, e));
     for (uint32_t i = 0; i < desc->layers; i++) moe[i] = desc->layer[i].moe;
     const tc_placement_options options = {
         .layers = desc->layers,
@@ -78,7 +78,7 @@ tc_status tc_placed_open(const tc_core_options *o, const tc_model_desc *desc, co
         .expert_bytes = tc_store_get_info(store)->expert_bytes,
         .profile_path = o->profile,
         .trace_path = o->trace_routing,
-        .tokens_max = gpu ? 0 : TC_BATCH_TOKENS_MAX,
+        .tokens_max = gpu ? 0 : tokens_max,
         .conversations = CONVERSATIONS_KEPT,
         .cache = ret->cache,
         .tier = gpu ? tc_gpu_tier_orders(gpu)

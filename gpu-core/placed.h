@@ -16,10 +16,10 @@ typedef struct tc_placed {
 } tc_placed;
 
 // Puts a hot tier before *source where the options want one, or takes the GPU's (NULL: none), and makes the
-// placement.
+// placement. tokens_max: of a batch.
 tc_status tc_placed_open(const tc_core_options *options, const tc_model_desc *desc, const char *model_hash,
-                         const tc_store *store, tc_team *team, tc_expert_source **source, tc_gpu_tier *gpu,
-                         tc_placed *ret, tc_error *e);
+                         const tc_store *store, tc_team *team, uint32_t tokens_max, tc_expert_source **source,
+                         tc_gpu_tier *gpu, tc_placed *ret, tc_error *e);
 // The placement, which orders from the tier: before the source is freed. Then the cache, after it.
 void tc_placed_stop(tc_placed *placed);
 void tc_placed_close(tc_placed *placed);

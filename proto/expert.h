@@ -16,8 +16,8 @@
 #include "proto/tls.h"
 
 enum {
-    TC_EXPERT_PROTOCOL_VERSION = 2,
-    TC_WIRE_MESSAGE_BYTES_MAX = 160 << 20, // no end reads a longer message: room for the largest call's sum
+    TC_EXPERT_PROTOCOL_VERSION = 3,
+    TC_WIRE_MESSAGE_BYTES_MAX = 288 << 20, // no end reads a longer message: room for the largest call's sum
     TC_WORKERS_MAX = TC_SHARES_MAX,
     TC_URL_BYTES_MAX = 256,
     TC_ADDRESS_BYTES = 64,

@@ -93,7 +93,7 @@ static tc_status in_range(const char *what, uint32_t value, uint32_t max, tc_err
     return tc_fail(e, TC_LIMIT, "shared segment: %s %u is not in 1..%u", what, value, max);
 }
 
-// Cannot overflow within the limits of a call: 2^10 x 2^14 x 8 bytes is the largest part.
+// Cannot overflow within the limits of a call: 2^11 x 2^14 x 8 bytes is the largest part.
 static tc_status lay_out(const tc_shm_options *options, tc_shm_header *ret, tc_error *e)
 {
     TC_TRY(in_range("tokens_max", options->tokens_max, TC_CALL_TOKENS_MAX, e));

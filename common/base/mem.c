@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the block header (one cache line before each block) and the per-tag counters.
+// Owns: the block header (right before each block) and the per-tag counters. Zeros come from calloc, which
+// does not touch what the system gave it fresh: a large block becomes resident where it is used.
 #include "common/base/mem.h"
 #include "common/base/pressure.h"
 
@@ -11,6 +12,7 @@
 #include <sys/mman.h>
 
 typedef struct block_header {
+    void *raw; // as malloc knows it
     size_t bytes;
     tc_mem_tag tag;
 } block_header;
@@ -29,20 +31,19 @@ void *tc_alloc(tc_mem_tag tag, size_t count, size_t size)
         return NULL;
     }
     if (!tc_mul_size(count, size, &bytes)) return NULL;
-    if (__builtin_add_overflow(bytes, 2 * (size_t)TC_ALIGN_BYTES - 1, &total)) return NULL;
+    if (__builtin_add_overflow(bytes, 3 * (size_t)TC_ALIGN_BYTES - 1, &total)) return NULL;
     total &= ~((size_t)TC_ALIGN_BYTES - 1);
-    char *raw = aligned_alloc(TC_ALIGN_BYTES, total);
+    char *raw = calloc(1, total);
     if (!raw) return NULL;
     if (total >= HUGE_FROM_BYTES) {
         uintptr_t page = ((uintptr_t)raw + 4095) & ~(uintptr_t)4095;
         (void)madvise((void *)page, (size_t)((uintptr_t)raw + total - page) & ~(size_t)4095, MADV_HUGEPAGE);
     }
-    memset(raw, 0, total);
-    block_header *header = (block_header *)raw;
-    header->bytes = bytes;
-    header->tag = tag;
+    uintptr_t at = ((uintptr_t)raw + 2 * (uintptr_t)TC_ALIGN_BYTES - 1) & ~((uintptr_t)TC_ALIGN_BYTES - 1);
+    block_header *header = (block_header *)(at - TC_ALIGN_BYTES);
+    *header = (block_header){raw, bytes, tag};
     atomic_fetch_add_explicit(&held_bytes[tag], bytes, memory_order_relaxed);
-    return raw + TC_ALIGN_BYTES;
+    return (void *)at;
 }
 
 void tc_free(void *block)
@@ -50,7 +51,7 @@ void tc_free(void *block)
     if (!block) return;
     block_header *header = (block_header *)((char *)block - TC_ALIGN_BYTES);
     atomic_fetch_sub_explicit(&held_bytes[header->tag], header->bytes, memory_order_relaxed);
-    free(header);
+    free(header->raw);
 }
 
 uint64_t tc_mem_heap_bytes(void)

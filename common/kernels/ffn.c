@@ -17,10 +17,63 @@ static uint32_t fused_tokens(const tc_store_info *info, uint32_t tokens_max)
     return n < tokens_max ? n : tokens_max;
 }
 
+static uint32_t chosen_of(const tc_store_info *info)
+{
+    return info->top_k < info->experts ? info->top_k : info->experts;
+}
+
+// One entry a scratch buffer: where its pointer lies and what it holds.
+typedef struct scratch_block {
+    size_t offset, count, size;
+} scratch_block;
+
+enum { SCRATCH_BLOCKS = 14 };
+
+static uint32_t list_scratch(const tc_store_info *info, uint32_t members, uint32_t tokens_max, bool tiles,
+                             scratch_block ret[SCRATCH_BLOCKS])
+{
+    const size_t pairs = (size_t)tokens_max * chosen_of(info), rows = (size_t)members * tokens_max;
+    const size_t fused = fused_tokens(info, tokens_max);
+    const scratch_block all[] = {
+        {offsetof(tc_ffn, groups), pairs, sizeof(tc_ffn_group)},
+        {offsetof(tc_ffn, x), pairs, sizeof(float *)},
+        {offsetof(tc_ffn, weight), pairs, sizeof(float)},
+        {offsetof(tc_ffn, act), pairs * info->width, sizeof(float)},
+        {offsetof(tc_ffn, member_act), rows * 2 * info->unit, sizeof(float)},
+        {offsetof(tc_ffn, member_sum), members * fused * info->hidden, sizeof(int64_t)},
+        {offsetof(tc_ffn, touched), members, TC_ALIGN_BYTES},
+        {offsetof(tc_ffn, run_begin), fused * chosen_of(info) * info->units + 1, sizeof(uint32_t)},
+        {offsetof(tc_ffn, rows), rows * 2, sizeof(float *)},
+        {offsetof(tc_ffn, sums), rows, sizeof(int64_t *)},
+        {offsetof(tc_ffn, x_rounded_memory), tiles ? pairs : tokens_max, tc_rounded_bytes(info->hidden)},
+        {offsetof(tc_ffn, act_rounded_memory), pairs * info->units, tc_rounded_bytes(info->unit)},
+        {offsetof(tc_ffn, x_rounded), pairs, sizeof(tc_rounded_row)},
+        {offsetof(tc_ffn, member_rounded), rows, sizeof(tc_rounded_row)},
+    };
+    _Static_assert(sizeof all / sizeof *all == SCRATCH_BLOCKS, "scratch list");
+    memcpy(ret, all, sizeof all);
+    return SCRATCH_BLOCKS;
+}
+
+static void **slot_of(tc_ffn *f, const scratch_block *block)
+{
+    return (void **)((char *)f + block->offset);
+}
+
+uint64_t tc_ffn_scratch_bytes(const tc_store_info *info, uint32_t members, uint32_t tokens_max)
+{
+    scratch_block blocks[SCRATCH_BLOCKS];
+    uint64_t sum = sizeof(tc_ffn);
+    for (uint32_t i = 0, n = list_scratch(info, members, tokens_max, true, blocks); i < n; i++)
+        sum += (uint64_t)blocks[i].count * blocks[i].size;
+    return sum;
+}
+
 tc_status tc_ffn_create(const tc_store *store, tc_team *team, uint32_t tokens_max, const char *isa,
                         tc_ffn **ret, tc_error *e)
 {
     tc_status status;
+    scratch_block blocks[SCRATCH_BLOCKS];
     const tc_store_info *info = tc_store_get_info(store);
     tc_ffn *f = tc_alloc(TC_MEM_SCRATCH, 1, sizeof *f);
     if (!f) return tc_fail(e, TC_NOMEM, "out of memory for the expert computation");
@@ -28,34 +81,17 @@ tc_status tc_ffn_create(const tc_store *store, tc_team *team, uint32_t tokens_ma
     f->info = info;
     f->team = team;
     f->tokens_max = tokens_max;
-    f->pairs_max = tokens_max * (info->top_k < info->experts ? info->top_k : info->experts);
+    f->pairs_max = tokens_max * chosen_of(info);
     f->members = tc_team_size(team);
     f->fused_tokens_max = fused_tokens(info, tokens_max);
     for (int precision = TC_EXACT; precision <= TC_FAST; precision++)
         TC_GOTO(tc_kernels_get((tc_precision)precision, isa, &f->kernels[precision], e));
-    f->groups = tc_alloc(TC_MEM_SCRATCH, f->pairs_max, sizeof *f->groups);
-    f->x = tc_alloc(TC_MEM_SCRATCH, f->pairs_max, sizeof *f->x);
-    f->weight = tc_alloc(TC_MEM_SCRATCH, f->pairs_max, sizeof *f->weight);
-    f->act = tc_alloc(TC_MEM_SCRATCH, (size_t)f->pairs_max * info->width, sizeof *f->act);
-    f->member_act = tc_alloc(TC_MEM_SCRATCH, (size_t)f->members * 2 * tokens_max * info->unit, sizeof(float));
-    f->member_sum =
-        tc_alloc(TC_MEM_SCRATCH, (size_t)f->members * f->fused_tokens_max * info->hidden, sizeof(int64_t));
-    f->touched = tc_alloc(TC_MEM_SCRATCH, f->members, TC_ALIGN_BYTES);
-    f->run_begin =
-        tc_alloc(TC_MEM_SCRATCH, (size_t)f->fused_tokens_max * (f->pairs_max / tokens_max) * info->units + 1,
-                 sizeof *f->run_begin);
-    f->rows = tc_alloc(TC_MEM_SCRATCH, (size_t)f->members * 2 * tokens_max, sizeof *f->rows);
-    f->sums = tc_alloc(TC_MEM_SCRATCH, (size_t)f->members * tokens_max, sizeof *f->sums);
-    f->x_rounded_memory = tc_alloc(TC_MEM_SCRATCH, f->kernels[TC_FAST]->tiles ? f->pairs_max : tokens_max,
-                                   tc_rounded_bytes(info->hidden));
-    f->act_rounded_memory =
-        tc_alloc(TC_MEM_SCRATCH, (size_t)f->pairs_max * info->units, tc_rounded_bytes(info->unit));
-    f->x_rounded = tc_alloc(TC_MEM_SCRATCH, f->pairs_max, sizeof *f->x_rounded);
-    f->member_rounded = tc_alloc(TC_MEM_SCRATCH, (size_t)f->members * tokens_max, sizeof *f->member_rounded);
-    if (!f->groups || !f->x || !f->weight || !f->act || !f->member_act || !f->member_sum || !f->touched ||
-        !f->run_begin || !f->rows || !f->sums || !f->x_rounded_memory || !f->act_rounded_memory ||
-        !f->x_rounded || !f->member_rounded)
-        TC_GOTO(tc_fail(e, TC_NOMEM, "out of memory for expert calls of %u tokens", tokens_max));
+    for (uint32_t i = 0, n = list_scratch(info, f->members, tokens_max, f->kernels[TC_FAST]->tiles, blocks);
+         i < n; i++) {
+        void *block = tc_alloc(TC_MEM_SCRATCH, blocks[i].count, blocks[i].size);
+        if (!block) TC_GOTO(tc_fail(e, TC_NOMEM, "out of memory for expert calls of %u tokens", tokens_max));
+        *slot_of(f, &blocks[i]) = block;
+    }
     *ret = f;
     return TC_OK;
 out:
@@ -72,20 +108,9 @@ void tc_ffn_take_units(tc_ffn *f, tc_ffn_unit *unit_of, void *arg)
 void tc_ffn_free(tc_ffn *f)
 {
     if (!f) return;
-    tc_free(f->groups);
-    tc_free(f->x);
-    tc_free(f->weight);
-    tc_free(f->act);
-    tc_free(f->member_act);
-    tc_free(f->member_sum);
-    tc_free(f->touched);
-    tc_free(f->run_begin);
-    tc_free(f->rows);
-    tc_free(f->sums);
-    tc_free(f->x_rounded_memory);
-    tc_free(f->act_rounded_memory);
-    tc_free(f->x_rounded);
-    tc_free(f->member_rounded);
+    scratch_block blocks[SCRATCH_BLOCKS];
+    for (uint32_t i = 0, n = list_scratch(f->info, f->members, f->tokens_max, false, blocks); i < n; i++)
+        tc_free(*slot_of(f, &blocks[i]));
     tc_free(f);
 }
 

@@ -16,7 +16,7 @@
 #include "common/kernels/kernels.h"
 #include "common/model/store.h"
 
-enum { TC_CALL_TOKENS_MAX = 256 };
+enum { TC_CALL_TOKENS_MAX = 2048 }; // many tokens an expert: its weights are read and unpacked once for all
 
 typedef struct tc_expert_pair {
     uint32_t expert, token;
@@ -41,6 +41,8 @@ typedef struct tc_ffn tc_ffn;
 tc_status tc_ffn_create(const tc_store *store, tc_team *team, uint32_t tokens_max, const char *isa,
                         tc_ffn **ret, tc_error *e);
 void tc_ffn_free(tc_ffn *ffn);
+// Bytes of that scratch for a team of `members`. They become resident as calls come.
+uint64_t tc_ffn_scratch_bytes(const tc_store_info *info, uint32_t members, uint32_t tokens_max);
 // From now on weights come from here instead of the store: of the same forms, and the same for every call.
 // Called by any member of the team.
 typedef void tc_ffn_unit(void *arg, uint32_t layer, uint32_t expert, uint32_t unit, tc_store_unit *ret);

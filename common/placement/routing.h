@@ -17,7 +17,7 @@
 
 enum {
     TC_ROUTING_VERSION = 2,
-    TC_ROUTING_TOKENS_MAX = 1024, // a frame
+    TC_ROUTING_TOKENS_MAX = 8192, // a frame
     TC_ROUTING_TOP_K_MAX = 64,
     TC_ROUTING_PROMPT = 1,   // flags: the segment is a prompt's
     TC_ROUTING_STEP = 2,     // the first segment of a step

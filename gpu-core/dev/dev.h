@@ -12,8 +12,8 @@
 
 enum {
     TC_KV_PAGE_POSITIONS = 64,
-    TC_BATCH_TOKENS_MAX = 256, // of the cpu device; tc_dev.tokens_max says what a device takes
-    TC_STEP_TOKENS_MAX = 8192, // of any device
+    TC_BATCH_TOKENS_MAX = 2048, // of the cpu device; tc_dev.tokens_max says what a device takes
+    TC_STEP_TOKENS_MAX = 8192,  // of any device
     TC_BATCH_SEGMENTS_MAX = 64,
     TC_MATMUL_JOBS_MAX = 8,
 };
@@ -56,6 +56,8 @@ typedef struct tc_dev_geometry {
     uint32_t positions_max;   // longest session
     uint32_t pages;           // KV pool
     uint32_t slots;           // recurrent-state slots
+    // Of a batch of the cpu device, TC_BATCH_SEGMENTS_MAX..TC_BATCH_TOKENS_MAX; 0: that.
+    uint32_t tokens_max;
 } tc_dev_geometry;
 
 typedef struct tc_dev tc_dev;

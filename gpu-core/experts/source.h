@@ -30,6 +30,10 @@ struct tc_lent_mailbox {
 };
 typedef struct tc_lent_mailbox tc_lent_mailbox;
 
+// A device that queues gets no mailboxes for more tokens than this, and asks the source in pieces of it: its
+// own larger batches stream their experts, and segments beside it stay small.
+enum { TC_QUEUED_TOKENS_MAX = 256 };
+
 typedef struct tc_source_ops {
     void (*free)(tc_expert_source *source);
     // Starts one call (layer, tokens, pairs sorted by (expert, token)); x and pairs must stay valid until

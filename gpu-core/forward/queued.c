@@ -22,7 +22,7 @@ tc_status tc_forward_queued_create(tc_forward *f, tc_error *e)
     f->host_weight = queue->host_alloc(f->dev, n * k * sizeof *f->host_weight);
     f->host_logits = queue->host_alloc(f->dev, (size_t)TC_LOGIT_ROWS_MAX * f->desc->vocab * sizeof(float));
     f->host_counts = tc_alloc(TC_MEM_SCRATCH, f->desc->experts + 1, sizeof *f->host_counts);
-    f->host_pairs = tc_alloc(TC_MEM_SCRATCH, TC_CALL_TOKENS_MAX * k, sizeof *f->host_pairs);
+    f->host_pairs = tc_alloc(TC_MEM_SCRATCH, TC_QUEUED_TOKENS_MAX * k, sizeof *f->host_pairs);
     if (f->host_x && f->host_sum && f->host_expert && f->host_weight && f->host_logits && f->host_counts &&
         f->host_pairs)
         return TC_OK;
@@ -72,8 +72,8 @@ static tc_status experts_by_host(tc_forward *f, uint32_t layer, uint32_t n, tc_e
     for (size_t i = 0; i < pairs; i++) // a device in error may have left anything there
         if (f->host_expert[i] >= f->desc->experts)
             return tc_fail(e, TC_INTERNAL, "layer %u: no routes", layer);
-    for (uint32_t t = 0; t < n; t += TC_CALL_TOKENS_MAX)
-        TC_TRY(call_source(f, layer, t, n - t < TC_CALL_TOKENS_MAX ? n - t : TC_CALL_TOKENS_MAX, e));
+    for (uint32_t t = 0; t < n; t += TC_QUEUED_TOKENS_MAX)
+        TC_TRY(call_source(f, layer, t, n - t < TC_QUEUED_TOKENS_MAX ? n - t : TC_QUEUED_TOKENS_MAX, e));
     ops->upload(f->dev, f->sum, f->host_sum, n * row * sizeof *f->host_sum);
     return TC_OK;
 }
@@ -169,7 +169,7 @@ tc_status tc_forward_run_queued(tc_forward *f, const tc_batch *batch, int32_t *c
         f->force(f->force_arg, f->host_expert, n);
         queue->force_routes(f->dev, f->host_expert, (size_t)f->desc->layers * n * f->desc->top_k);
     }
-    if (f->source->ops->lend && n <= TC_CALL_TOKENS_MAX && f->precision == TC_FAST)
+    if (f->source->ops->lend && n <= TC_QUEUED_TOKENS_MAX && f->precision == TC_FAST)
         lent = f->source->ops->lend(f->source, n, boxes, &sequence);
     f->by_device = f->precision == TC_FAST && queue->experts_begin(f->dev, boxes, lent, sequence);
     if (!f->by_device && lent) { // the source is asked for each layer instead

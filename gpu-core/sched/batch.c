@@ -30,6 +30,17 @@ static uint32_t beside_answers(const tc_sched *s)
     return (grains ? grains : 1) * s->o.prompt_grain;
 }
 
+// Prompt tokens of a step without answers.
+static uint32_t alone(const tc_sched *s)
+{
+    uint32_t least = s->o.tokens_max < TC_ALONE_TOKENS ? s->o.tokens_max : TC_ALONE_TOKENS;
+    if (s->o.coarse_cuts) return s->o.tokens_max;
+    if (s->alone_token_us <= 0) return least; // not measured yet
+    double tokens = TC_ALONE_US / s->alone_token_us;
+    if (tokens >= s->o.tokens_max) return s->o.tokens_max;
+    return tokens > least ? (uint32_t)tokens / TC_PROMPT_GRAIN * TC_PROMPT_GRAIN : least;
+}
+
 // The next chunk of a prompt: to its end, or to a multiple of the grain, or to a border where its state is
 // kept. 0: the room does not reach as far as that.
 static uint32_t chunk_of(const tc_sched *s, const request *r, uint32_t room)
@@ -64,7 +75,8 @@ void tc_sched_build(tc_sched *s)
             add_segment(s, s->requests[i], 1);
     s->decoding = s->batch.segments;
     uint32_t room = s->o.tokens_max - s->batch.tokens, count = list_prompts(s, prompts);
-    if (s->decoding && beside_answers(s) < room) room = beside_answers(s);
+    const uint32_t most = s->decoding ? beside_answers(s) : alone(s);
+    if (most < room) room = most;
     for (uint32_t i = 0; i < count && room && s->batch.segments < TC_BATCH_SEGMENTS_MAX; i++) {
         uint32_t n = chunk_of(s, prompts[i], room);
         if (n == 0) continue;
@@ -88,9 +100,16 @@ void tc_sched_learn(tc_sched *s, uint64_t step_us)
     double rest = (double)step_us - (s->decoding ? s->answer_us : 0);
     // A few tokens say little: a step has costs of its own, which are not theirs.
     if (prompt_tokens < s->o.prompt_grain / 2 || rest <= 0) return;
+    double token_us = rest / prompt_tokens;
+    if (!s->decoding) average(&s->alone_token_us, token_us);
+    // Beside answers there are fewer, and what a step reads weighs more on each: a large step is no measure.
+    if (prompt_tokens > TC_ALONE_TOKENS && !s->o.coarse_cuts) {
+        if (s->prompt_token_us > 0 && token_us <= s->prompt_token_us) return;
+        if (s->prompt_token_us <= 0) token_us *= 2;
+    }
     // Up at once, down slowly: tokens become dearer with their position, and a goal is a bound.
-    if (rest / prompt_tokens > s->prompt_token_us)
-        s->prompt_token_us = rest / prompt_tokens;
+    if (token_us > s->prompt_token_us)
+        s->prompt_token_us = token_us;
     else
-        average(&s->prompt_token_us, rest / prompt_tokens);
+        average(&s->prompt_token_us, token_us);
 }

@@ -80,7 +80,8 @@ struct tc_sched {
     uint32_t pairs_a_token, snapshot_every;
     // what steps take, moving averages
     double answer_us;       // a step of answers only
-    double prompt_token_us; // what a prompt token adds; 0: not known yet
+    double prompt_token_us; // what a prompt token adds beside answers; 0: not known yet
+    double alone_token_us;  // what one takes in a step of prompts alone; 0: not known yet
     // outside: forward, head and sampling of the step being run
     uint64_t start_us, outside_ns, sched_ns;
     drawn drawn[TC_BATCH_SEGMENTS_MAX];

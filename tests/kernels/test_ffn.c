@@ -472,12 +472,36 @@ static void scratch_is_a_limit(void **state)
     teardown(&f);
 }
 
+// What is planned is what is taken, or more where no tiles want a pair's rows side by side.
+static void scratch_is_as_planned(void **state)
+{
+    (void)state;
+    fixture f;
+    tc_error e;
+    setup(&f, "next-nf4");
+    for (uint32_t tokens = 1; tokens <= 300; tokens += 299) {
+        tc_ffn *ffn;
+        const uint64_t before = tc_mem_bytes(TC_MEM_SCRATCH),
+                       planned = tc_ffn_scratch_bytes(f.info, tc_team_size(f.team[2]), tokens);
+        must(tc_ffn_create(f.store, f.team[2], tokens, NULL, &ffn, &e), &e);
+        const uint64_t taken = tc_mem_bytes(TC_MEM_SCRATCH) - before,
+                       rows = (uint64_t)tokens * (f.info->top_k - 1) * tc_rounded_bytes(f.info->hidden);
+        if (taken != planned && taken != planned - rows)
+            fail_msg("%u tokens: planned %llu, taken %llu", tokens, (unsigned long long)planned,
+                     (unsigned long long)taken);
+        tc_ffn_free(ffn);
+        assert_int_equal(tc_mem_bytes(TC_MEM_SCRATCH), before);
+    }
+    teardown(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_are_right_for_any_team),
         cmocka_unit_test(any_cut_gives_the_same_bits),
         cmocka_unit_test(no_pairs_give_zero),
+        cmocka_unit_test(scratch_is_as_planned),
         cmocka_unit_test(not_finite_is_told_and_forgotten),
         cmocka_unit_test(calls_are_checked),
         cmocka_unit_test(scratch_is_a_limit),

@@ -95,7 +95,7 @@ uint64_t tc_cpu_attention_bytes(const tc_dev_geometry *g, uint32_t members)
 {
     if (!g->kv_layers) return 0;
     return (members * member_floats(g) + split_floats(g)) * sizeof(float) +
-           TC_BATCH_TOKENS_MAX * (sizeof(tc_cpu_block) + g->kv_heads * sizeof(uint32_t));
+           tc_cpu_tokens_max(g) * (sizeof(tc_cpu_block) + g->kv_heads * sizeof(uint32_t));
 }
 
 bool tc_cpu_attention_create(tc_dev_cpu *cpu)
@@ -106,8 +106,8 @@ bool tc_cpu_attention_create(tc_dev_cpu *cpu)
     a->split_floats = split_floats(g);
     a->scratch = tc_alloc(TC_MEM_SCRATCH, tc_team_size(cpu->team) * member_floats(g), sizeof(float));
     a->split = tc_alloc(TC_MEM_SCRATCH, a->split_floats, sizeof(float));
-    a->block = tc_alloc(TC_MEM_SCRATCH, TC_BATCH_TOKENS_MAX, sizeof *a->block);
-    a->left = tc_alloc(TC_MEM_SCRATCH, (size_t)TC_BATCH_TOKENS_MAX * g->kv_heads, sizeof *a->left);
+    a->block = tc_alloc(TC_MEM_SCRATCH, tc_cpu_tokens_max(g), sizeof *a->block);
+    a->left = tc_alloc(TC_MEM_SCRATCH, (size_t)tc_cpu_tokens_max(g) * g->kv_heads, sizeof *a->left);
     return a->scratch && a->split && a->block && a->left;
 }
 

@@ -10,13 +10,20 @@
 
 static uint64_t rotary_floats(const tc_dev_geometry *g)
 {
-    return (uint64_t)TC_BATCH_TOKENS_MAX * g->rotary_dim + g->rotary_dim / 2 + 1;
+    return (uint64_t)tc_cpu_tokens_max(g) * g->rotary_dim + g->rotary_dim / 2 + 1;
+}
+
+// The input of a round of matmul, rounded.
+static size_t rounded_bytes(const tc_dev_geometry *g)
+{
+    return tc_rounded_bytes(g->matmul_cols_max) + 64;
 }
 
 uint64_t tc_dev_scratch_bytes(const tc_dev_geometry *g, uint32_t threads)
 {
     uint64_t delta = g->dn_layers ? threads * tc_cpu_delta_floats(g) : 0;
-    return tc_cpu_attention_bytes(g, threads) + (delta + rotary_floats(g)) * sizeof(float);
+    return tc_cpu_attention_bytes(g, threads) + (delta + rotary_floats(g)) * sizeof(float) +
+           tc_cpu_tokens_max(g) * (rounded_bytes(g) + sizeof(float *) + sizeof(tc_rounded_row));
 }
 
 // Anonymous zero pages: reserved here, resident only where they are written, large where the kernel has them
@@ -437,7 +444,7 @@ tc_status tc_dev_cpu_create(const tc_dev_geometry *geometry, tc_team *team, cons
     uint32_t members = tc_team_size(team), half = g->rotary_dim / 2;
     cpu->dev.ops = &cpu_ops;
     cpu->dev.geometry = *geometry;
-    cpu->dev.tokens_max = TC_BATCH_TOKENS_MAX;
+    const uint32_t tokens_max = cpu->dev.tokens_max = tc_cpu_tokens_max(g);
     cpu->team = team;
     cpu->kernels = kernels;
     cpu->dense = tc_dense_for(kernels->name);
@@ -448,11 +455,10 @@ tc_status tc_dev_cpu_create(const tc_dev_geometry *geometry, tc_team *team, cons
     cpu->delta_scratch =
         tc_alloc(TC_MEM_SCRATCH, g->dn_layers ? members * tc_cpu_delta_floats(g) : 1, sizeof(float));
     cpu->inverse_frequency = tc_alloc(TC_MEM_SCRATCH, half + 1, sizeof(float));
-    cpu->rotary = tc_alloc(TC_MEM_SCRATCH, (size_t)TC_BATCH_TOKENS_MAX * 2 * half + 1, sizeof(float));
-    cpu->x_rows = tc_alloc(TC_MEM_SCRATCH, TC_BATCH_TOKENS_MAX, sizeof *cpu->x_rows);
-    cpu->x_rounded = tc_alloc(TC_MEM_SCRATCH, TC_BATCH_TOKENS_MAX, sizeof *cpu->x_rounded);
-    cpu->rounded_memory =
-        tc_alloc(TC_MEM_SCRATCH, TC_BATCH_TOKENS_MAX, tc_rounded_bytes(g->matmul_cols_max) + 64);
+    cpu->rotary = tc_alloc(TC_MEM_SCRATCH, (size_t)tokens_max * 2 * half + 1, sizeof(float));
+    cpu->x_rows = tc_alloc(TC_MEM_SCRATCH, tokens_max, sizeof *cpu->x_rows);
+    cpu->x_rounded = tc_alloc(TC_MEM_SCRATCH, tokens_max, sizeof *cpu->x_rounded);
+    cpu->rounded_memory = tc_alloc(TC_MEM_SCRATCH, tokens_max, rounded_bytes(g));
     if (!tc_cpu_attention_create(cpu) || !cpu->kv || !cpu->states || !cpu->delta_scratch ||
         !cpu->inverse_frequency || !cpu->rotary || !cpu->x_rows || !cpu->x_rounded || !cpu->rounded_memory) {
         cpu_free(&cpu->dev);

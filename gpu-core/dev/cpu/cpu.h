@@ -41,8 +41,8 @@ typedef struct tc_dev_cpu {
     tc_cpu_attention_state attention;
     float *delta_scratch;     // [members][...] some tokens of one key head
     float *inverse_frequency; // [rotary_dim / 2]
-    float *rotary;            // [TC_BATCH_TOKENS_MAX][cos rotary_dim/2 | sin rotary_dim/2]
-    // the input of a round of matmul, [TC_BATCH_TOKENS_MAX]: its rows, and the same rounded
+    float *rotary;            // [tokens_max][cos rotary_dim/2 | sin rotary_dim/2]
+    // the input of a round of matmul, [tokens_max]: its rows, and the same rounded
     const float **x_rows;
     tc_rounded_row *x_rounded;
     uint8_t *rounded_memory;
@@ -52,6 +52,11 @@ typedef struct tc_dev_cpu {
 static inline tc_dev_cpu *tc_cpu(tc_dev *dev)
 {
     return (tc_dev_cpu *)dev;
+}
+
+static inline uint32_t tc_cpu_tokens_max(const tc_dev_geometry *g)
+{
+    return g->tokens_max ? g->tokens_max : TC_BATCH_TOKENS_MAX;
 }
 
 // Runs the items on the team, or here when they are too little work (in multiply-adds) to be worth waking it

@@ -10,7 +10,7 @@
 
 // Of a batch whose cold experts are shared: one block deals the pairs out; and above, streaming is as fast.
 enum { PAIRS_MAX = 4096, TOKENS_MAX = 192 };
-_Static_assert((int)TOKENS_MAX <= (int)TC_CALL_TOKENS_MAX, "one call");
+_Static_assert((int)TOKENS_MAX <= (int)TC_QUEUED_TOKENS_MAX, "one call");
 _Static_assert((int)TC_GPU_FETCH_DISTINCT_MAX == (int)TC_SHARE_COLD_MAX, "one table");
 
 static uint32_t class_of(uint32_t tokens)

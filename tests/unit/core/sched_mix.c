@@ -24,6 +24,9 @@ static uint64_t page_memory[PAGES_MOST][TC_KV_PAGE_POSITIONS], slot_memory[SLOTS
     token_hash[TC_BATCH_TOKENS_MAX];
 static uint32_t pool_pages = PAGES, pool_slots = SLOTS;
 static uint64_t now_us, longest_step_us, steps_with_answers;
+static uint64_t prompt_token_us = PROMPT_TOKEN_US,
+                large_token_us = PROMPT_TOKEN_US; // large: of many in a step
+static uint32_t most_alone;                       // prompt tokens of a step without answers
 static float logits_out[TC_LOGIT_ROWS_MAX * VOCAB];
 
 uint64_t tc_dev_page_bytes(const tc_dev_geometry *g)
@@ -81,7 +84,9 @@ tc_status tc_forward_run(tc_forward *f, const tc_batch *b, int32_t *chosen, tc_e
                 slot_memory[segment->slot] = mix(past, b->ids[at]);
         }
     }
-    uint64_t step_us = ANSWER_US + ROW_US * answers + PROMPT_TOKEN_US * prompt_tokens;
+    uint64_t step_us = ANSWER_US + ROW_US * answers +
+                       (prompt_tokens > TC_ALONE_TOKENS ? large_token_us : prompt_token_us) * prompt_tokens;
+    if (!answers && prompt_tokens > most_alone) most_alone = prompt_tokens;
     now_us += step_us;
     sweep();
     if (answers) {
@@ -820,6 +825,73 @@ static void test_a_small_goal_is_kept(void **state)
     prompt_grain = TC_PROMPT_GRAIN;
 }
 
+// Steps of prompts alone: 256 tokens before anything is measured, then as many as fit into the time set.
+static void test_alone_they_take_more(void **state)
+{
+    static const struct {
+        uint64_t token_us;
+        uint32_t tokens_max, most;
+        bool coarse;
+    } cases[] = {
+        {PROMPT_TOKEN_US, 0, 2000 - TC_ALONE_TOKENS, false}, // all that is left
+        {PROMPT_TOKEN_US, 1024, 1000, false},                // 244, 500 and 256: of whole pages
+        {PROMPT_TOKEN_US, 128, 128, false},
+        {TC_ALONE_US / 400, 0, 384, false},
+        {TC_ALONE_US / 100, 0, TC_ALONE_TOKENS, false},
+        {TC_ALONE_US / 100, 0, 2000, true},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        bench b;
+        has_state = false;
+        const tc_sched_options with = {.tokens_max = cases[i].tokens_max, .coarse_cuts = cases[i].coarse};
+        prompt_token_us = large_token_us = cases[i].token_us;
+        most_alone = 0;
+        set_up(&b, 0, &with);
+        for (uint64_t id = 1; id <= 4; id++) {
+            tc_generate g = simple(id, counting_prompt((uint32_t)id), 500, 1);
+            if (id == 2 && !cases[i].coarse) {
+                tc_sched_step(b.sched);
+                assert_true(most_alone <= TC_ALONE_TOKENS);
+            }
+            ask(&b, &g);
+        }
+        run_to_end(&b);
+        assert_int_equal(most_alone, cases[i].most);
+        tear_down(&b);
+    }
+    prompt_token_us = large_token_us = PROMPT_TOKEN_US;
+}
+
+// A large step without answers is cheap a token; the first one beside answers must not believe it.
+static void test_alone_is_no_measure(void **state)
+{
+    bench b;
+    const tc_sched_options with = {
+        .tokens_max = 512, .chunk_us = 3 * 64 * PROMPT_TOKEN_US, .prompt_grain = 8};
+    (void)state;
+    has_state = false;
+    prompt_grain = 8;
+    large_token_us = PROMPT_TOKEN_US / 10;
+    set_up(&b, 0, &with);
+    for (uint64_t id = 1; id <= 4; id++) {
+        tc_generate g =
+            simple(id, counting_prompt((uint32_t)id), 448, id == 4 ? 60 : 1); // 256 and three times 512
+        ask(&b, &g);
+    }
+    most_alone = 0;
+    while (of(4)->count < 10) tc_sched_step(b.sched);
+    assert_true(most_alone > TC_ALONE_TOKENS);
+    longest_step_us = 0;
+    tc_generate late = simple(5, counting_prompt(5), 500, 1);
+    ask(&b, &late);
+    run_to_end(&b);
+    assert_true(longest_step_us <= ANSWER_US + 2 * ROW_US + with.chunk_us);
+    tear_down(&b);
+    prompt_grain = TC_PROMPT_GRAIN;
+    large_token_us = PROMPT_TOKEN_US;
+}
+
 static void test_bounds_of_the_queue(void **state)
 {
     (void)state;
@@ -919,6 +991,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_scopes_take_turns),
         cmocka_unit_test(test_long_prompts_keep_the_pace),
         cmocka_unit_test(test_a_small_goal_is_kept),
+        cmocka_unit_test(test_alone_they_take_more),
+        cmocka_unit_test(test_alone_is_no_measure),
         cmocka_unit_test(test_bounds_of_the_queue),
         cmocka_unit_test(test_grouping),
         cmocka_unit_test(test_mixes),
