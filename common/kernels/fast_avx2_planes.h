@@ -2,9 +2,8 @@
 // Owns: TC_FAST for AVX2, one and two tokens: nibbles become bytes by one shuffle and meet the two planes of
 // the activations in pmaddubsw. The look-up gives code + 128, because pmaddubsw wants one side unsigned; the
 // bias of the activations takes the 128 back. The high plane is summed in 32 bits (pmaddwd by 16), the low
-// one in 16 bits, which hold 8 products: 8 * 2 * 255 * 8 < 2^15. All sums stay in registers: for that the
-// file is built without -ftree-ter, and two tokens meet 4 columns after the other. Refuses: to be included by
-// anything but fast_avx2.c.
+// one in 16 bits, which hold 8 products: 8 * 2 * 255 * 8 < 2^15. All sums of both halves stay in registers.
+// Refuses: to be included by anything but fast_avx2.c.
 #pragma once
 
 #include "common/kernels/impl_avx2.h"
@@ -20,10 +19,16 @@ INLINE __m256i broadcast4(const int8_t *q)
     return _mm256_broadcastd_epi32(_mm_loadu_si32(q));
 }
 
-// Keeps the compiler from putting an addition off to where its sum is used.
-INLINE void settle(__m256i *sum)
+// Additions in place. Written in C they come out as one with another register and a move for every second of
+// them, or put off to where the sum is used.
+INLINE void add32(__m256i *sum, __m256i p)
 {
-    __asm__("" : "+x"(*sum));
+    __asm__("vpaddd %1, %0, %0" : "+x"(*sum) : "x"(p));
+}
+
+INLINE void add16(__m256i *sum, __m256i p)
+{
+    __asm__("vpaddw %1, %0, %0" : "+x"(*sum) : "x"(p));
 }
 
 // Four columns from `at` of unsigned weights for T tokens. first: of the low plane's sums.
@@ -34,15 +39,14 @@ INLINE void dot4(const __m256i u[2], const tc_rounded_row *x, const uint32_t at,
 #pragma GCC unroll 2
     for (int t = 0; t < T; t++) {
         const __m256i high = broadcast4(x[t].high + at), low = broadcast4(x[t].low + at);
-        for (int h = 0; h < 2; h++) {
-            const __m256i p = _mm256_madd_epi16(_mm256_maddubs_epi16(u[h], high), sixteen);
-            sum->high[t][h] = _mm256_add_epi32(sum->high[t][h], p);
-            settle(&sum->high[t][h]);
-        }
+        for (int h = 0; h < 2; h++)
+            add32(&sum->high[t][h], _mm256_madd_epi16(_mm256_maddubs_epi16(u[h], high), sixteen));
         for (int h = 0; h < 2; h++) {
             const __m256i p = _mm256_maddubs_epi16(u[h], low);
-            sum->low[t][h] = first ? p : _mm256_add_epi16(sum->low[t][h], p);
-            settle(&sum->low[t][h]);
+            if (first)
+                sum->low[t][h] = p;
+            else
+                add16(&sum->low[t][h], p);
         }
     }
 }
@@ -78,8 +82,7 @@ INLINE void dot32(const uint8_t *tiles, const tc_rounded_row *x, const uint32_t 
     for (uint32_t c = 0; c < 32; c += step)
         tile_dot(tiles + c / step * 64, x, at + c, T, is_q4, codes, c == 0, sum);
     for (int t = 0; t < T; t++)
-        for (int h = 0; h < 2; h++)
-            sum->high[t][h] = _mm256_add_epi32(sum->high[t][h], _mm256_madd_epi16(sum->low[t][h], ones));
+        for (int h = 0; h < 2; h++) add32(&sum->high[t][h], _mm256_madd_epi16(sum->low[t][h], ones));
 }
 
 // A panel for T tokens.
