@@ -63,7 +63,7 @@ typedef struct block {
     size_t offset, count, size;
 } block;
 
-enum { BLOCKS = 23 };
+enum { BLOCKS = 24 };
 
 static void list_blocks(const tc_hot_cache_options *o, block ret[BLOCKS])
 {
@@ -87,6 +87,7 @@ static void list_blocks(const tc_hot_cache_options *o, block ret[BLOCKS])
         BLOCK(layer_count, l),
         BLOCK(free_slots, s),
         BLOCK(filling, s),
+        BLOCK(held, s),
         BLOCK(pins, s),
         BLOCK(layer_pins, l),
         BLOCK(wanted, TC_WANTED_MAX),
@@ -126,6 +127,7 @@ tc_status tc_hot_cache_create(const tc_hot_cache_options *options, tc_hot_cache 
     c->o = *options;
     fill_defaults(&c->o);
     c->count = c->o.layers * c->o.experts;
+    c->per_experts = UINT64_MAX / c->o.experts + 1; // of 1 it is not used
     bool whole = true;
     list_blocks(options, blocks);
     for (int i = 0; i < BLOCKS; i++)
@@ -174,7 +176,7 @@ static void note_latency(tc_hot_cache *c, uint64_t us)
 }
 
 // Of doomed ones the slot is free again, where it still exists.
-bool tc_cache_publish_slot(tc_hot_cache *c, uint32_t i)
+bool tc_cache_publish_slot(tc_hot_cache *c, uint32_t i, bool held)
 {
     uint32_t slot = c->filling[i], index = c->owner[slot];
     uint64_t done = atomic_load_explicit(&c->done_us[slot], memory_order_acquire);
@@ -191,20 +193,24 @@ bool tc_cache_publish_slot(tc_hot_cache *c, uint32_t i)
     c->flags[index] &= (uint8_t)~FLAG_FILLING;
     c->stats.fills_done++;
     tc_cache_note_change(c, index, slot);
-    tc_cache_offer_victim(c, slot);
+    if (held)
+        c->held[c->held_count++] = slot;
+    else
+        tc_cache_offer_victim(c, slot);
     return true;
 }
 
 // Fills that are done come into the table.
 static void publish(tc_hot_cache *c)
 {
-    for (uint32_t i = 0; i < c->filling_count;) i += !tc_cache_publish_slot(c, i);
+    for (uint32_t i = 0; i < c->filling_count;) i += !tc_cache_publish_slot(c, i, false);
 }
 
 void tc_hot_cache_publish(tc_hot_cache *c)
 {
     c->in_step = false; // one that failed was not told of
     c->foreseen_now = c->foreseen_true = 0;
+    tc_cache_offer_held(c);
     tc_cache_forget_changes(c);
     if (c->filling_count) publish(c);
 }

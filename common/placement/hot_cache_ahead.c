@@ -9,8 +9,16 @@
 
 #include <math.h>
 
-enum { ASIDE_MAX = 64, FORESEEN_HALF = 256 };
+enum { ASIDE_MAX = 128, FORESEEN_HALF = 256 };
 static const float FORESIGHT_START = 0.5f;
+
+// What came for a layer is worth least of all, being a guess, and may not leave while that layer is under
+// way: offered at once it would stand before every victim, to be passed over.
+void tc_cache_offer_held(tc_hot_cache *c)
+{
+    for (uint32_t i = 0; i < c->held_count; i++) tc_cache_offer_victim(c, c->held[i]);
+    c->held_count = 0;
+}
 
 void tc_hot_cache_reach(tc_hot_cache *c, uint32_t layer)
 {
@@ -20,12 +28,13 @@ void tc_hot_cache_reach(tc_hot_cache *c, uint32_t layer)
         c->in_step = true;
         c->step_number++;
     }
+    tc_cache_offer_held(c);
     c->reached = layer;
     uint32_t from = layer * c->o.experts, to = from + c->o.experts;
     for (uint32_t i = 0; i < c->filling_count;) {
         uint32_t slot = c->filling[i], index = c->owner[slot];
         bool here = c->state[slot] == SLOT_FILLING && index >= from && index < to;
-        if (here && tc_cache_publish_slot(c, i)) continue; // another one is in its place now
+        if (here && tc_cache_publish_slot(c, i, true)) continue; // another one is in its place now
         i++;
     }
 }
@@ -34,38 +43,60 @@ void tc_hot_cache_reach(tc_hot_cache *c, uint32_t layer)
 static bool may_leave(const tc_hot_cache *c, uint32_t slot)
 {
     uint32_t index = c->owner[slot];
-    return index / c->o.experts != c->reached && !(c->flags[index] & FLAG_EXPECTED);
+    return tc_cache_layer_of(c, index) != c->reached && !(c->flags[index] & FLAG_EXPECTED);
 }
 
-// The least valuable slot that may leave, out of its heap; those before it go back there.
-static uint32_t take_victim(tc_hot_cache *c, uint32_t index)
+// Slots taken out of a heap on the way to those that may leave. They stay out until the call ends, for none
+// of them may leave any earlier.
+typedef struct passed_over {
+    uint32_t slots[ASIDE_MAX], count, layer; // layer: whose heap it is, where each has its own
+} passed_over;
+
+static void put_back(tc_hot_cache *c, passed_over *p)
 {
-    uint32_t aside[ASIDE_MAX], count = 0, slot;
+    for (uint32_t i = 0; i < p->count; i++) tc_cache_offer_victim(c, p->slots[i]);
+    p->count = 0;
+}
+
+// The least valuable slot that may leave, out of its heap.
+static uint32_t take_victim(tc_hot_cache *c, uint32_t index, passed_over *p)
+{
+    uint32_t slot;
     float key;
     while ((slot = tc_cache_worst_beside(c, index, &key)) != TC_NO_SLOT) {
         bool enough = key >= c->foresight * (float)c->slow_scale; // used as often as a guess comes true
-        if (enough || count == ASIDE_MAX) slot = TC_NO_SLOT;
-        if (slot == TC_NO_SLOT) break;
+        if (enough || p->count == ASIDE_MAX) return TC_NO_SLOT;
         tc_cache_pop_victim(c, index);
         if (may_leave(c, slot)) break;
-        aside[count++] = slot;
+        p->slots[p->count++] = slot;
     }
-    for (uint32_t i = 0; i < count; i++) tc_cache_offer_victim(c, aside[i]);
     return slot;
 }
 
-static uint32_t slot_for(tc_hot_cache *c, uint32_t index, uint32_t *ret_evicted)
+static uint32_t slot_for(tc_hot_cache *c, uint32_t index, passed_over *p, uint32_t *ret_evicted)
 {
-    uint32_t layer = index / c->o.experts;
+    uint32_t layer = tc_cache_layer_of(c, index);
     bool full = c->o.per_layer && c->layer_count[layer] >= tc_cache_quota(c, layer);
     *ret_evicted = TC_NO_SLOT;
     if (c->free_count && !full) return c->free_slots[--c->free_count];
-    uint32_t slot = take_victim(c, index);
+    if (c->o.per_layer && p->layer != layer) put_back(c, p);
+    p->layer = layer;
+    uint32_t slot = take_victim(c, index, p);
     if (slot == TC_NO_SLOT) return slot;
     *ret_evicted = c->owner[slot];
     c->left_at[*ret_evicted] = c->step_number << 1 | !!(c->flags[*ret_evicted] & FLAG_PREFETCHED);
     tc_cache_evict(c, slot);
     return slot;
+}
+
+static bool known(const tc_hot_cache *c, const tc_expert_use *use)
+{
+    return use->layer < c->o.layers && use->expert < c->o.experts;
+}
+
+static uint32_t index_of(const tc_hot_cache *c, const tc_expert_use *use)
+{
+    return use->layer * c->o.experts + use->expert;
 }
 
 uint32_t tc_hot_cache_foresee(tc_hot_cache *c, const tc_expert_use *expected, uint32_t count, uint32_t most,
@@ -74,25 +105,25 @@ uint32_t tc_hot_cache_foresee(tc_hot_cache *c, const tc_expert_use *expected, ui
     tc_cache_forget_changes(c);
     if (!c->in_step || c->o.policy < TC_POLICY_DECAYED) return 0;
     uint32_t room = tc_cache_room(c, now_us), n = 0;
+    passed_over passed = {.count = 0};
     if (room > most) room = most;
     if (c->foresight <= 0) c->foresight = FORESIGHT_START;
     for (uint32_t i = 0; i < count; i++)
-        if (expected[i].layer < c->o.layers && expected[i].expert < c->o.experts)
-            c->flags[expected[i].layer * c->o.experts + expected[i].expert] |= FLAG_EXPECTED;
+        if (known(c, &expected[i])) c->flags[index_of(c, &expected[i])] |= FLAG_EXPECTED;
     for (uint32_t i = 0; i < count && n < room; i++) {
-        uint32_t index = expected[i].layer * c->o.experts + expected[i].expert, evicted;
-        if (expected[i].layer >= c->o.layers || expected[i].expert >= c->o.experts) continue;
-        if (c->table[index] != TC_NO_SLOT || c->flags[index] & FLAG_FILLING) continue;
-        uint32_t slot = slot_for(c, index, &evicted);
+        uint32_t index = index_of(c, &expected[i]), evicted;
+        if (!known(c, &expected[i]) || c->table[index] != TC_NO_SLOT || c->flags[index] & FLAG_FILLING)
+            continue;
+        uint32_t slot = slot_for(c, index, &passed, &evicted);
         if (slot == TC_NO_SLOT) break;
         tc_cache_start_fill(c, index, slot, evicted, now_us, &fills[n++]);
         c->flags[index] |= FLAG_PREFETCHED;
         c->foreseen_at[index] = c->step_number;
         c->stats.foreseen++;
     }
+    put_back(c, &passed);
     for (uint32_t i = 0; i < count; i++)
-        if (expected[i].layer < c->o.layers && expected[i].expert < c->o.experts)
-            c->flags[expected[i].layer * c->o.experts + expected[i].expert] &= (uint8_t)~FLAG_EXPECTED;
+        if (known(c, &expected[i])) c->flags[index_of(c, &expected[i])] &= (uint8_t)~FLAG_EXPECTED;
     c->foreseen_now += n;
     return n;
 }
@@ -100,6 +131,7 @@ uint32_t tc_hot_cache_foresee(tc_hot_cache *c, const tc_expert_use *expected, ui
 // Of the step that ran: how many of its guesses came true, which is what the next ones are worth.
 void tc_cache_end_step(tc_hot_cache *c)
 {
+    tc_cache_offer_held(c);
     if (!c->in_step) return;
     c->in_step = false;
     if (c->foreseen_now) {

@@ -11,8 +11,8 @@ enum { FLAG_PINNED = 1, FLAG_FILLING = 2, FLAG_WANTED = 4, FLAG_PREFETCHED = 8, 
 enum { CHANGES_MAX = 4 * TC_FILLS_MAX };
 
 typedef struct candidate {
-    float key;
     uint32_t index; // expert index, or a slot
+    float key;      // not negative
 } candidate;
 
 // Decayed uses are scaled up by fast_scale and slow_scale instead of all others being scaled down.
@@ -30,8 +30,9 @@ typedef struct victim_heap {
 
 struct tc_hot_cache {
     tc_hot_cache_options o;
-    uint32_t count; // layers * experts
-    uint32_t now;   // tokens since the start, + 1
+    uint32_t count;       // layers * experts
+    uint64_t per_experts; // 2^64 / experts, rounded up: divides an index by one multiplication
+    uint32_t now;         // tokens since the start, + 1
     // by index
     uint32_t *table;
     score *scores;
@@ -65,6 +66,7 @@ struct tc_hot_cache {
     // inside a step (hot_cache_ahead.c)
     bool in_step;
     uint32_t step_number, reached; // reached: the layer under way
+    uint32_t *held, held_count;    // slots that came into the table for it: no victims before the next
     uint32_t *left_at;             // by index: step_number * 2 + was prefetched, when evicted inside one
     uint32_t *foreseen_at;         // by index: step_number when it was fetched for the step
     uint32_t foreseen_now, foreseen_true; // in this step
@@ -75,6 +77,13 @@ struct tc_hot_cache {
     tc_cache_stats stats;
     tc_layer_stats *layer_stats;
 };
+
+// A few divisions a fill are a tenth of what one costs.
+static inline uint32_t tc_cache_layer_of(const tc_hot_cache *c, uint32_t index)
+{
+    if (c->o.experts == 1) return index;
+    return (uint32_t)(((unsigned __int128)index * c->per_experts) >> 64);
+}
 
 // The order of value: larger is better, 0 is nothing. A key that is not used stays as it is while others
 // grow; only DECAYED's sinks a little, by what is left of its fast part.
@@ -116,7 +125,8 @@ static inline uint32_t tc_cache_quota(const tc_hot_cache *c, uint32_t layer)
 // hot_cache.c
 void tc_cache_forget_changes(tc_hot_cache *c);
 // The i-th of those being filled comes into the table if it is there; true: it left the list.
-bool tc_cache_publish_slot(tc_hot_cache *c, uint32_t i);
+// held: it becomes a victim with tc_cache_offer_held.
+bool tc_cache_publish_slot(tc_hot_cache *c, uint32_t i, bool held);
 
 // hot_cache_lru.c: slots that may be evicted in the order of their last use, one ring a heap
 void tc_cache_lru_begin(tc_hot_cache *c);                // empty rings
@@ -126,6 +136,7 @@ uint32_t tc_cache_lru_oldest(const tc_hot_cache *c,
                              uint32_t index); // beside which `index` could be; TC_NO_SLOT
 
 // hot_cache_ahead.c
+void tc_cache_offer_held(tc_hot_cache *c);
 void tc_cache_end_step(tc_hot_cache *c);
 
 // hot_cache_score.c

@@ -3,24 +3,36 @@
 // until a newcomer is not worth more than the one it would push out.
 #include "common/placement/hot_cache_impl.h"
 
+#include <string.h>
+
 enum { REBUILD_TOKENS = 8 };
 
 // ---- heaps: the root is the largest of `max`, or the smallest ----
 
-static bool before(const candidate *a, const candidate *b, bool max)
+// Smaller comes first. Equals in a fixed order: a run can be repeated. Bits of floats that are not negative
+// order as they do, and one comparison has one branch that is guessed wrong.
+static inline uint64_t rank(const candidate *a, bool max)
 {
-    if (a->key != b->key) return max ? a->key > b->key : a->key < b->key;
-    return a->index < b->index; // equals in a fixed order: a run can be repeated
+    uint32_t bits;
+    memcpy(&bits, &a->key, sizeof bits);
+    if (max) bits = ~bits;
+    return (uint64_t)bits << 32 | a->index;
 }
 
 static void sift_down(candidate *heap, uint32_t count, uint32_t at, bool max)
 {
-    candidate moved = heap[at];
+    const candidate moved = heap[at];
+    const uint64_t own = rank(&moved, max);
     for (;;) {
         uint32_t child = 2 * at + 1;
         if (child >= count) break;
-        if (child + 1 < count && before(&heap[child + 1], &heap[child], max)) child++;
-        if (!before(&heap[child], &moved, max)) break;
+        uint64_t first = rank(&heap[child], max);
+        if (child + 1 < count) {
+            const uint64_t second = rank(&heap[child + 1], max);
+            child += second < first;
+            first = second < first ? second : first;
+        }
+        if (first >= own) break;
         heap[at] = heap[child];
         at = child;
     }
@@ -49,8 +61,9 @@ void tc_cache_note_change(tc_hot_cache *c, uint32_t index, uint32_t slot)
         c->change_all = true;
         return;
     }
+    const uint32_t layer = tc_cache_layer_of(c, index);
     c->changes[c->change_count++] =
-        (tc_table_change){(uint16_t)(index / c->o.experts), (uint16_t)(index % c->o.experts), slot};
+        (tc_table_change){(uint16_t)layer, (uint16_t)(index - layer * c->o.experts), slot};
 }
 
 void tc_cache_evict(tc_hot_cache *c, uint32_t slot)
@@ -58,7 +71,7 @@ void tc_cache_evict(tc_hot_cache *c, uint32_t slot)
     uint32_t index = c->owner[slot];
     tc_cache_note_change(c, index, TC_NO_SLOT);
     c->flags[index] &= (uint8_t)~FLAG_PREFETCHED;
-    c->layer_count[index / c->o.experts]--;
+    c->layer_count[tc_cache_layer_of(c, index)]--;
     c->state[slot] = SLOT_FREE;
     c->stats.evictions++;
 }
@@ -70,7 +83,7 @@ static bool evictable(const tc_hot_cache *c, uint32_t slot)
 
 static victim_heap *victims_of(const tc_hot_cache *c, uint32_t index)
 {
-    return &c->victims[c->o.per_layer ? index / c->o.experts : 0];
+    return &c->victims[c->o.per_layer ? tc_cache_layer_of(c, index) : 0];
 }
 
 // In the order of their keys.
@@ -80,7 +93,7 @@ static void rebuild_lru(tc_hot_cache *c)
     uint32_t n = 0;
     tc_cache_lru_begin(c);
     for (uint32_t slot = 0; slot < c->o.slots; slot++)
-        if (evictable(c, slot)) list[n++] = (candidate){tc_cache_key(c, c->owner[slot]), slot};
+        if (evictable(c, slot)) list[n++] = (candidate){slot, tc_cache_key(c, c->owner[slot])};
     heapify(list, n, false);
     while (n) tc_cache_lru_offer(c, pop(list, &n, false).index);
 }
@@ -90,6 +103,7 @@ static void rebuild_victims(tc_hot_cache *c)
     uint32_t heaps = c->o.per_layer ? c->o.layers : 1;
     for (uint32_t i = 0; i < heaps; i++) c->victims[i].count = 0;
     c->victims_stale = false;
+    c->held_count = 0; // they are among the others now
     c->victims_built = c->now;
     if (c->o.policy == TC_POLICY_LRU) {
         rebuild_lru(c);
@@ -98,7 +112,7 @@ static void rebuild_victims(tc_hot_cache *c)
     for (uint32_t slot = 0; slot < c->o.slots; slot++) {
         if (!evictable(c, slot)) continue;
         victim_heap *v = victims_of(c, c->owner[slot]);
-        v->heap[v->count++] = (candidate){tc_cache_key(c, c->owner[slot]), slot};
+        v->heap[v->count++] = (candidate){slot, tc_cache_key(c, c->owner[slot])};
     }
     for (uint32_t i = 0; i < heaps; i++) heapify(c->victims[i].heap, c->victims[i].count, false);
 }
@@ -111,9 +125,9 @@ void tc_cache_offer_victim(tc_hot_cache *c, uint32_t slot)
         return;
     }
     victim_heap *v = victims_of(c, c->owner[slot]);
-    candidate added = {tc_cache_key(c, c->owner[slot]), slot};
+    const candidate added = {slot, tc_cache_key(c, c->owner[slot])};
     uint32_t at = v->count++;
-    for (; at && before(&added, &v->heap[(at - 1) / 2], false); at = (at - 1) / 2)
+    for (; at && rank(&added, false) < rank(&v->heap[(at - 1) / 2], false); at = (at - 1) / 2)
         v->heap[at] = v->heap[(at - 1) / 2];
     v->heap[at] = added;
 }
@@ -163,7 +177,7 @@ void tc_cache_pop_victim(tc_hot_cache *c, uint32_t index)
 void tc_cache_doom(tc_hot_cache *c, uint32_t slot)
 {
     c->flags[c->owner[slot]] &= (uint8_t) ~(FLAG_FILLING | FLAG_PREFETCHED);
-    c->layer_count[c->owner[slot] / c->o.experts]--;
+    c->layer_count[tc_cache_layer_of(c, c->owner[slot])]--;
     c->state[slot] = SLOT_DOOMED;
 }
 
@@ -172,7 +186,7 @@ static uint32_t filling_of_layer(const tc_hot_cache *c, uint32_t layer)
 {
     for (uint32_t i = 0; i < c->filling_count; i++) {
         uint32_t slot = c->filling[i];
-        if (c->state[slot] == SLOT_FILLING && c->owner[slot] / c->o.experts == layer &&
+        if (c->state[slot] == SLOT_FILLING && tc_cache_layer_of(c, c->owner[slot]) == layer &&
             !(c->flags[c->owner[slot]] & FLAG_PINNED))
             return slot;
     }
@@ -210,24 +224,25 @@ typedef struct plan {
 void tc_cache_start_fill(tc_hot_cache *c, uint32_t index, uint32_t slot, uint32_t evicted, uint64_t now_us,
                          tc_cache_fill *ret)
 {
-    uint32_t experts = c->o.experts;
+    const uint32_t layer = tc_cache_layer_of(c, index);
     c->owner[slot] = index;
     c->state[slot] = SLOT_FILLING;
     c->start_us[slot] = now_us;
     atomic_store_explicit(&c->done_us[slot], 0, memory_order_relaxed);
     c->flags[index] |= FLAG_FILLING;
-    c->layer_count[index / experts]++;
+    c->layer_count[layer]++;
     c->filling[c->filling_count++] = slot;
     c->stats.fills++;
     c->stats.fill_bytes += c->o.slot_bytes;
     c->credit_bytes -= (double)c->o.slot_bytes;
-    *ret = (tc_cache_fill){
-        .layer = index / experts,
-        .expert = index % experts,
-        .slot = slot,
-        .evicted_layer = evicted == TC_NO_SLOT ? TC_NO_SLOT : evicted / experts,
-        .evicted_expert = evicted == TC_NO_SLOT ? TC_NO_SLOT : evicted % experts,
-    };
+    *ret = (tc_cache_fill){.layer = layer,
+                           .expert = index - layer * c->o.experts,
+                           .slot = slot,
+                           .evicted_layer = TC_NO_SLOT,
+                           .evicted_expert = TC_NO_SLOT};
+    if (evicted == TC_NO_SLOT) return;
+    ret->evicted_layer = tc_cache_layer_of(c, evicted);
+    ret->evicted_expert = evicted - ret->evicted_layer * c->o.experts;
 }
 
 static void start_fill(plan *p, uint32_t index, uint32_t slot, uint32_t evicted)
@@ -239,7 +254,7 @@ static void start_fill(plan *p, uint32_t index, uint32_t slot, uint32_t evicted)
 static bool place(plan *p, uint32_t index, float key, bool must)
 {
     tc_hot_cache *c = p->c;
-    uint32_t layer = index / c->o.experts;
+    uint32_t layer = tc_cache_layer_of(c, index);
     bool full = c->o.per_layer && c->layer_count[layer] >= tc_cache_quota(c, layer);
     if (c->free_count && !full) {
         start_fill(p, index, c->free_slots[--c->free_count], TC_NO_SLOT);
