@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures of expert placement, on the demo model with held-out prompts and on generated routes of 512 experts.
 
-  placement.py --build DIR [--what replay,cost,policies,prediction,conversations,grouping] [--out DIR]
+  placement.py --build DIR [--what replay,cost,policies,prediction,conversations,grouping] [--device cpu|cuda] [--out DIR]
 
 replay: hit rates of all policies by capacity, as tables and plots (thermocline replay). The rest runs servers on the demo model: what
 placement takes of a step, live hit rates and swap latency by policy, what looking ahead does to hits and speed, the first tokens of conversations that come back, expert reads
@@ -40,11 +40,13 @@ def replay(program, out):
 
 
 class Servers:
-    def __init__(self, build):
+    def __init__(self, build, device):
         sys.path.insert(0, str(ROOT / "tests" / "e2e"))
         os.environ["TC_BUILD"] = str(build)
         import harness
         self.h, self.prompts, self.program = harness, held_out(), build / "cli" / "thermocline"
+        # a quarter of the 256 experts
+        self.quarter = ("--hot-experts", 64, "--device", "cuda", "--vram", "2G") if device == "cuda" else ("--hot-budget", "3176000")
 
     def start(self, *arguments):
         profile = tempfile.mktemp(suffix=".profile", dir=self.h.CACHE)
@@ -63,7 +65,7 @@ class Servers:
         return {**server.get("/api/v1/expert-stats")[1], **server.get("/api/v1/model-info")[1]["statistics"]}
 
     def cost(self):
-        for arguments in ((), ("--hot-budget", "3176000")):
+        for arguments in ((), self.quarter):
             with self.start(*arguments) as server:
                 self.ask(server, self.prompts[0], 50)
                 a = self.figures(server)
@@ -74,7 +76,7 @@ class Servers:
 
     def policies(self):
         for policy in ("static", "lru", "lfu", "decayed", "predictive"):
-            with self.start("--hot-budget", "3176000", "--hot-policy", policy, "--hot-link-percent", 100) as server:
+            with self.start(*self.quarter, "--hot-policy", policy, "--hot-link-percent", 100) as server:
                 for prompt in self.prompts[:16]:
                     self.ask(server, prompt[:120], 150)
                 seen = self.figures(server)
@@ -85,7 +87,7 @@ class Servers:
     def prediction(self, rounds=12):
         """Both policies by turns in one server; speeds are of short answers, so that some of each fall into a quiet moment."""
         speed, hits = {}, {}
-        with self.start("--hot-budget", "3176000", "--hot-link-percent", 100) as server:
+        with self.start(*self.quarter, "--hot-link-percent", 100) as server:
             for prompt in self.prompts[:6]:
                 self.ask(server, prompt[:120], 150)
             for i in range(rounds):
@@ -142,6 +144,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=Path, default=ROOT / "build")
     parser.add_argument("--what", default="replay,cost,policies,prediction,conversations,grouping")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     out = arguments.out or Path(tempfile.mkdtemp(prefix="thermocline-placement-"))
@@ -150,7 +153,7 @@ def main():
         if what == "replay":
             replay(arguments.build / "cli" / "thermocline", out)
         else:
-            getattr(Servers(arguments.build), what)()
+            getattr(Servers(arguments.build, arguments.device), what)()
     print(f"traces, profiles and plots: {out}")
 
 

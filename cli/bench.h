@@ -66,6 +66,7 @@ typedef struct tc_window {
     uint64_t steps, tokens;
     uint64_t step_us, attention_us, router_us, expert_us, wait_us, head_us;
     uint64_t expert_reads, expert_pairs, expert_hits;
+    uint64_t fetched;                  // cold experts that the GPU read by itself
     uint64_t prefill_us;               // of the request, not of the window
     double token_p50_us, token_p95_us; // between two tokens of the first stream, as this client sees them
 } tc_window;
@@ -143,7 +144,9 @@ void tc_report_note(tc_report *r, const char *text);            // a line for pe
 void tc_report_stages(tc_report *r, const tc_window *w);
 void tc_report_memory(tc_report *r, const tc_local *local);
 void tc_report_hits(tc_report *r, const tc_bench *b, const tc_window *w); // of the hot tier
-void tc_report_device(tc_report *r, const tc_local *local);               // its memory, if it has any
+// What looking ahead came to since start; nothing where nobody did.
+void tc_report_ahead(tc_report *r, const tc_local *local);
+void tc_report_device(tc_report *r, const tc_local *local); // its memory, if it has any
 void tc_report_peak(tc_report *r, const tc_machine *machine);
 // Where tokens went, and whether that makes a valid figure (bench_routing.c); one that is not is counted in
 // b.

@@ -108,6 +108,7 @@ static tc_status report(tc_bench *b, const measured *all, int i, tc_error *e)
         tc_report_samples(r, "synchronisation_ms", "waiting for empty experts", &m->floor_ms, "ms a token");
     tc_report_flag(r, "empty_experts", b->o.empty_experts);
     tc_report_hits(r, b, &m->total);
+    tc_report_ahead(r, &m->local);
     tc_report_samples(r, "read_gb_per_s", "read bandwidth", &b->machine.read_gb_per_s, "GB/s");
     tc_report_bytes(r, "token_bytes", "a token reads", bytes);
     tc_report_bytes(r, "token_expert_bytes", "  of which routed experts",

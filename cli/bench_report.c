@@ -242,6 +242,19 @@ void tc_report_hits(tc_report *r, const tc_bench *b, const tc_window *w)
     else if (w->expert_pairs)
         tc_report_number(r, "hit_rate", "found hot", (double)w->expert_hits / (double)w->expert_pairs,
                          "of the experts");
+    if (w->fetched)
+        tc_report_number(r, "token_experts_fetched", "cold, over the link",
+                         (double)w->fetched / (double)w->tokens, "experts a token");
+}
+
+void tc_report_ahead(tc_report *r, const tc_local *local)
+{
+    const tc_engine_detail *d = &local->detail;
+    if (!d->expected || !d->ahead_fills) return;
+    tc_report_number(r, "ahead_recall", "routers a layer early",
+                     (double)d->expected_true / (double)d->expected, "right");
+    tc_report_number(r, "ahead_used_fraction", "fetched for it and used",
+                     (double)d->ahead_used / (double)d->ahead_fills, "of them");
 }
 
 void tc_report_device(tc_report *r, const tc_local *local)

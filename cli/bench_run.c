@@ -55,6 +55,7 @@ void tc_window_add(tc_window *total, const tc_window *w)
     total->expert_reads += w->expert_reads;
     total->expert_pairs += w->expert_pairs;
     total->expert_hits += w->expert_hits;
+    total->fetched += w->fetched;
 }
 
 static tc_status start_request(tc_local *local, uint64_t id, uint32_t prompt_tokens, uint32_t max_tokens,
@@ -149,6 +150,7 @@ static tc_window window_of(const tc_engine_status *a, const tc_engine_status *b)
         .expert_reads = b->expert_reads - a->expert_reads,
         .expert_pairs = b->expert_hits + b->expert_misses - a->expert_hits - a->expert_misses,
         .expert_hits = b->expert_hits - a->expert_hits,
+        .fetched = b->experts_fetched - a->experts_fetched,
     };
 }
 

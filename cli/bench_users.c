@@ -54,6 +54,7 @@ static tc_status report(tc_bench *b, const tc_local *local, const measured *m, t
     tc_report_samples(r, "read_gb_per_s", "read bandwidth", &b->machine.read_gb_per_s, "GB/s");
     tc_report_samples(r, "roofline_fraction", "of this batch's byte roofline", &m->fraction, "times");
     tc_report_hits(r, b, &m->last);
+    tc_report_ahead(r, local);
     tc_bench_routing(b, r, &m->touched);
     tc_report_stages(r, &m->last);
     tc_report_device(r, local);

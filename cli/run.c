@@ -188,6 +188,7 @@ static tc_status start_core(tc_supervisor *s, const tc_run_options *o, const cha
     }
     put_number(&c, "--chunk-tokens", o->chunk_tokens);
     put_number(&c, "--force-hit-percent", o->force_hits);
+    put_number(&c, "--force-recall-percent", o->force_recall);
     put_text(&c, "--device-fault", o->device_fault);
     put_number(&c, "--threads", o->threads);
     put_cpus(&c, o, 0, (uint32_t)o->threads);

@@ -24,7 +24,7 @@ typedef struct tc_run_options {
     const char *hot_policy, *hot_scope, *cold_experts, *profile, *trace_routing;
     uint64_t hot_budget, hot_link_percent, group_steps;
     uint64_t prefix_cache, queue_requests, queue_tokens, chunk_ms;
-    uint64_t gpu, vram, hot_experts, chunk_tokens, force_hits;
+    uint64_t gpu, vram, hot_experts, chunk_tokens, force_hits, force_recall;
     const char *device_fault;
     bool empty_experts; // workers answer zeros: bench only
     bool hot_experts_given;
@@ -65,6 +65,7 @@ typedef struct tc_run_options {
         {.setting = TC_OPT_HOT_EXPERTS, .target = &(o).hot_experts, .given = &(o).hot_experts_given},        \
         {.setting = TC_OPT_CHUNK_TOKENS, .target = &(o).chunk_tokens},                                       \
         {.setting = TC_OPT_FORCE_HITS, .target = &(o).force_hits},                                           \
+        {.setting = TC_OPT_FORCE_RECALL, .target = &(o).force_recall},                                       \
         {.setting = TC_OPT_DEVICE_FAULT, .target = &(o).device_fault},                                       \
         {.setting = TC_OPT_LOG_LEVEL, .target = &(o).log_level},                                             \
         {.setting = TC_OPT_LOG_FORMAT, .target = &(o).log_format},                                           \

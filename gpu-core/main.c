@@ -337,6 +337,7 @@ static tc_status open_hot(core *c, tc_error *e)
 {
     tc_cuda_memory m;
     if (!c->cuda) return TC_OK;
+    if (!c->o.hot_policy_given) c->o.hot_policy = TC_POLICY_PREDICTIVE; // its link has time to spare
     const tc_gpu_tier_options options = {.cuda = c->cuda,
                                          .dev = c->dev,
                                          .store = c->store,
@@ -345,12 +346,14 @@ static tc_status open_hot(core *c, tc_error *e)
                                          .per_layer = c->o.hot_per_layer,
                                          .link_share = c->o.hot_link_share};
     TC_TRY(tc_gpu_tier_create(&options, &c->hot, e));
+    c->cuda->hot.look_ahead(c->dev, c->o.hot_policy == TC_POLICY_PREDICTIVE);
     if (c->o.force_hits) {
         c->dialled = (tc_dialled_routes){.layers = c->desc->layers,
                                          .experts = c->desc->experts,
                                          .top_k = c->desc->top_k,
                                          .hot = c->hot ? tc_gpu_tier_fill_evenly(c->hot) : 0,
                                          .percent = c->o.force_hits - 1,
+                                         .recall = c->o.force_recall,
                                          .state = 1};
         tc_info("routes are dialled: %u of 100 to the %u hot experts of each layer", c->dialled.percent,
                 c->dialled.hot);
@@ -395,6 +398,11 @@ static void device_memory(void *arg, tc_engine_detail *ret)
     ret->device_total_bytes = m.budget_bytes;
     memcpy(ret->device_bytes, m.tag_bytes, sizeof ret->device_bytes);
     ret->device_driver_bytes = m.context_bytes;
+    const tc_cuda_ahead a = c->cuda->hot.ahead(c->dev);
+    ret->expected = a.guessed;
+    ret->expected_true = a.guessed_right;
+    ret->ahead_fills = a.fetched;
+    ret->ahead_used = a.used;
 }
 
 static void describe(const core *c, tc_model_info *ret)

@@ -67,6 +67,9 @@ static bool apply_number(tc_setting_id id, uint64_t v, tc_core_options *o)
     case TC_OPT_FORCE_HITS:
         o->force_hits = (uint32_t)v;
         return true;
+    case TC_OPT_FORCE_RECALL:
+        o->force_recall = (uint32_t)v;
+        return true;
     case TC_OPT_GPU:
         o->gpu = (uint32_t)v;
         return true;
@@ -99,6 +102,7 @@ static bool apply_choice(tc_setting_id id, int choice, tc_core_options *o)
         return true;
     case TC_OPT_HOT_POLICY:
         o->hot_policy = (tc_cache_policy)choice;
+        o->hot_policy_given = true;
         return true;
     case TC_OPT_HOT_SCOPE:
         o->hot_per_layer = choice == 1;

@@ -42,6 +42,7 @@ typedef struct tc_core_options {
     double hot_link_share;
     bool workers_only; // they compute all cold experts
     tc_cache_policy hot_policy;
+    bool hot_policy_given;
     bool hot_per_layer;
     uint32_t group_steps;
     const char *profile, *trace_routing; // NULL: none
@@ -53,6 +54,7 @@ typedef struct tc_core_options {
     int device;                              // tc_device_kind
     uint32_t gpu, hot_experts, chunk_tokens; // chunk_tokens 0: as the device's memory allows
     uint32_t force_hits;                     // percent plus one; 0: the router decides
+    uint32_t force_recall;                   // percent of the forced routes that are expected
     uint64_t device_fault_after;             // passes until the device fails, for fault tests; 0: never
     bool device_fault_in_head;
     uint64_t vram_bytes; // 0: what the GPU has

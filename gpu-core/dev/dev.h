@@ -106,6 +106,12 @@ typedef struct tc_route_args {
     float scale;                 // of the weights
     uint32_t *expert;            // [n][top_k] in falling order of what was chosen by
     float *weight;
+    // Devices that look ahead (tc_dev_queue_ops.ahead_tokens): the next layer's router on the same tokens,
+    // and what it would choose; logits NULL: not. What the last layer's route expected of this one, or NULL.
+    const float *next_logits, *next_correction;
+    uint32_t *next_expert;
+    const uint32_t *guess;
+    uint32_t layer;
 } tc_route_args;
 
 // Where a key head's numbers lie in a row: its first, and floats to the next key head's.
@@ -198,6 +204,7 @@ typedef struct tc_dev_queue_ops {
     uint64_t (*join_us)(
         tc_dev *dev); // spent waiting for workers' answers, since creation, as of the last wait
     uint64_t (*fetched)(tc_dev *dev); // cold experts it read for one step by itself, since creation, as above
+    uint64_t (*ahead_pairs)(tc_dev *dev); // pairs of experts it had read a layer ahead, as above
     // Host memory that copies to and from the device run fastest with. NULL: out of memory.
     void *(*host_alloc)(tc_dev *dev, size_t bytes);
     void (*host_release)(tc_dev *dev, void *memory); // NULL is legal
@@ -205,11 +212,21 @@ typedef struct tc_dev_queue_ops {
     // Whose mailboxes the cold experts of this batch go to. count 0: to nobody. Returns false when it cannot
     // compute this batch's routed experts by itself: the caller asks the expert source then.
     bool (*experts_begin)(tc_dev *dev, const tc_lent_mailbox *boxes, uint32_t count, uint64_t sequence);
+    // What is queued between aside(true) and aside(false) may run beside what follows, up to the next
+    // combine. False: the device does not want that in this pass, and nothing has begun.
+    bool (*aside)(tc_dev *dev, bool begins);
+    // Of this pass: batches up to so many tokens tell the device what the next layer's router says one layer
+    // early, so that it can fetch cold experts meanwhile. 0: it does not want to know.
+    uint32_t (*ahead_tokens)(tc_dev *dev);
+    // The next add norms its sum by this multiplier too.
+    void (*also_norm)(tc_dev *dev, const float *multiplier, float *normed);
     // Queues a layer's experts: hot ones out of device memory, the rest in the mailboxes or streamed. The
-    // next combine waits for them; its sum is the one given here.
+    // next combine waits for them; its sum is the one given here. What route expected of layer + 1 is fetched
+    // beside what follows.
     void (*experts)(tc_dev *dev, uint32_t layer, const float *x, uint32_t n, const uint32_t *expert,
                     const float *weight, int64_t *sum);
-    // Benchmarks: every route takes these experts [layers][tokens][top_k] instead of the largest; NULL: none.
+    // Benchmarks: every route takes these experts [layers][tokens][top_k] instead of the largest, and expects
+    // those that follow as many numbers later; NULL: none. count: of one of the two.
     void (*force_routes)(tc_dev *dev, const uint32_t *expert, size_t count);
 } tc_dev_queue_ops;
 

@@ -109,9 +109,34 @@ static uint32_t grow(void *arg, uint32_t slots)
     return t->still ? t->slots : t->ops->resize(t->dev, slots);
 }
 
+// ---- a layer ahead ----
+
+static void look_ahead(void *arg, bool on)
+{
+    tc_gpu_tier *t = arg;
+    t->ops->look_ahead(t->dev, on);
+}
+
+static tc_ahead_stats ahead(void *arg)
+{
+    tc_gpu_tier *t = arg;
+    const tc_cuda_ahead a = t->ops->ahead(t->dev);
+    return (tc_ahead_stats){.expected = a.guessed,
+                            .expected_true = a.guessed_right,
+                            .fills = a.fetched,
+                            .used = a.used,
+                            .pairs = a.pairs};
+}
+
 tc_hot_tier tc_gpu_tier_orders(tc_gpu_tier *t)
 {
-    return (tc_hot_tier){.arg = t, .fill = order, .changed = changed, .trim = trim, .grow = grow};
+    return (tc_hot_tier){.arg = t,
+                         .fill = order,
+                         .changed = changed,
+                         .trim = trim,
+                         .grow = grow,
+                         .look_ahead = look_ahead,
+                         .ahead = ahead};
 }
 
 void tc_gpu_tier_poll(tc_gpu_tier *t)
@@ -209,16 +234,27 @@ static bool is_in(const uint32_t *list, uint32_t count, uint32_t value)
     return false;
 }
 
+static uint32_t draw_expert(tc_dialled_routes *r)
+{
+    bool hot = below(&r->state, 100) < r->percent;
+    if (r->hot < 2 * r->top_k) hot = false;
+    if (r->experts - r->hot < 2 * r->top_k) hot = true;
+    return hot ? below(&r->state, r->hot) : r->hot + below(&r->state, r->experts - r->hot);
+}
+
 void tc_dialled_routes_fill(void *arg, uint32_t *experts, uint32_t tokens)
 {
     tc_dialled_routes *r = arg;
-    for (uint32_t i = 0; i < r->layers * tokens; i++, experts += r->top_k)
+    uint32_t *expected = experts + (size_t)r->layers * tokens * r->top_k;
+    for (uint32_t i = 0; i < r->layers * tokens; i++, experts += r->top_k, expected += r->top_k) {
+        for (uint32_t k = 0; k < r->top_k; k++) do
+                experts[k] = draw_expert(r);
+            while (is_in(experts, k, experts[k]));
         for (uint32_t k = 0; k < r->top_k; k++) {
-            bool hot = below(&r->state, 100) < r->percent;
-            if (r->hot < 2 * r->top_k) hot = false;
-            if (r->experts - r->hot < 2 * r->top_k) hot = true;
-            do {
-                experts[k] = hot ? below(&r->state, r->hot) : r->hot + below(&r->state, r->experts - r->hot);
-            } while (is_in(experts, k, experts[k]));
+            const bool right = below(&r->state, 100) < r->recall;
+            expected[k] = experts[k];
+            while (!right && (is_in(experts, r->top_k, expected[k]) || is_in(expected, k, expected[k])))
+                expected[k] = draw_expert(r);
         }
+    }
 }

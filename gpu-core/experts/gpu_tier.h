@@ -36,9 +36,10 @@ bool tc_gpu_tier_idle(tc_gpu_tier *tier);
 // from then on. Returns how many of each layer are hot.
 uint32_t tc_gpu_tier_fill_evenly(tc_gpu_tier *tier);
 // A tc_forward_force_fn for benchmarks: after that, `percent` of the routes go to hot experts and the rest to
-// cold ones, all alike likely.
+// cold ones, all alike likely. Of what is said to be expected of a layer, `recall` percent come true; what
+// does not is drawn as the routes are.
 typedef struct tc_dialled_routes {
-    uint32_t layers, experts, top_k, hot, percent;
+    uint32_t layers, experts, top_k, hot, percent, recall;
     uint64_t state; // of the random numbers; not 0
 } tc_dialled_routes;
 void tc_dialled_routes_fill(void *routes, uint32_t *experts, uint32_t tokens);

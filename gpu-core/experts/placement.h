@@ -17,6 +17,12 @@ enum {
     TC_AHEAD_SHARE = 8,      // of the slots may be taken for one layer to come
 };
 
+// What looking ahead came to, where the tier does it by itself: pairs expected and those that came true,
+// experts that lay there in time and those of them that were used, and the pairs they served.
+typedef struct tc_ahead_stats {
+    uint64_t expected, expected_true, fills, used, pairs;
+} tc_ahead_stats;
+
 // Who holds the hot experts. All calls come from the step's thread, between steps.
 typedef struct tc_hot_tier {
     void *arg;
@@ -28,6 +34,10 @@ typedef struct tc_hot_tier {
     // Takes memory for so many slots again, where trim gave it away; returns how many there are. NULL: there
     // it is.
     uint32_t (*grow)(void *arg, uint32_t slots);
+    // The policy looks ahead, or no longer, and what came of it, for a tier that does so by itself; NULL: it
+    // does not.
+    void (*look_ahead)(void *arg, bool on);
+    tc_ahead_stats (*ahead)(void *arg);
 } tc_hot_tier;
 
 typedef struct tc_placement_options {

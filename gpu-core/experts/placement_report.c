@@ -57,11 +57,24 @@ static void add_latency(text *t, const tc_cache_stats *s)
     add(t, "]}");
 }
 
+// By the cache's own books, or by those of a tier that does it by itself: its pairs are hits then, too.
+static tc_ahead_stats ahead_of(const tc_placement *p, tc_cache_stats *s)
+{
+    tc_ahead_stats a = {p->expected_pairs, p->expected_true, s->foreseen, s->foreseen_hits, 0};
+    if (!p->o.tier.ahead) return a;
+    a = p->o.tier.ahead(p->o.tier.arg);
+    const uint64_t moved = a.pairs < s->pair_misses ? a.pairs : s->pair_misses;
+    s->pair_hits += moved;
+    s->pair_misses -= moved;
+    return a;
+}
+
 static void add_cache(tc_placement *p, text *t)
 {
     tc_cache_stats s;
     tc_hot_cache_stats(p->o.cache, &s);
     const tc_hot_cache_options *o = tc_hot_cache_get_options(p->o.cache);
+    const tc_ahead_stats a = ahead_of(p, &s);
     uint64_t pairs = s.pair_hits + s.pair_misses, reads = s.hits + s.misses;
     add(t,
         ",\"enabled\":%s,\"policy\":\"%s\",\"cache_size\":%u,\"cache_size_max\":%u,\"cached_experts\":%u,"
@@ -78,8 +91,8 @@ static void add_cache(tc_placement *p, text *t)
         ",\"used\":%" PRIu64 ",\"late\":%" PRIu64 "}",
         s.pair_hits, s.pair_misses, s.evictions, s.fills, s.fill_bytes, s.rejected, s.held_back, s.prefetches,
         s.prefetch_hits, s.topic_changes, p->sheds,
-        p->expected_pairs ? (double)p->expected_true / (double)p->expected_pairs : 0, p->expected_pairs,
-        s.foreseen, s.foreseen_hits, s.foreseen_late);
+        a.expected ? (double)a.expected_true / (double)a.expected : 0, a.expected, a.fills, a.used,
+        s.foreseen_late);
     add(t, ",\"hot_tier_bytes\":%" PRIu64 ",\"vram_usage_gb\":%.6f", (uint64_t)o->slots * o->slot_bytes,
         (double)o->slots * (double)o->slot_bytes / 1e9);
     add_latency(t, &s);
@@ -249,6 +262,7 @@ static tc_status apply_tuning(tc_placement *p, const tuning *t, tc_error *e)
     }
     if (t->policy && t->kind != o->policy) {
         tc_hot_cache_set_policy(p->o.cache, t->kind);
+        if (p->o.tier.look_ahead) p->o.tier.look_ahead(p->o.tier.arg, t->kind == TC_POLICY_PREDICTIVE);
         if (t->kind == TC_POLICY_STATIC) tc_placement_prime(p);
     }
     if (t->link_share > 0) tc_hot_cache_set_limits(p->o.cache, -1, t->link_share, 0);

@@ -11,7 +11,7 @@ typedef struct scratch_size {
     size_t offset, bytes;
 } scratch_size;
 
-enum { SCRATCH_BUFFERS = 25 };
+enum { SCRATCH_BUFFERS = 26, AHEAD_TOKENS_MAX = 8 };
 
 static uint32_t max_u32(uint32_t a, uint32_t b)
 {
@@ -41,7 +41,8 @@ static uint32_t list_scratch(const tc_model_desc *d, size_t n, scratch_size ret[
         {offsetof(tc_forward, shared_gate), n * f},
         {offsetof(tc_forward, expert), n * d->layers * d->top_k * sizeof(uint32_t)},
         {offsetof(tc_forward, weight), n * d->top_k * f},
-        {offsetof(tc_forward, expected), n * d->top_k * sizeof(uint32_t)},
+        {offsetof(tc_forward, expected), 2 * n * d->top_k * sizeof(uint32_t)},
+        {offsetof(tc_forward, next_router), AHEAD_TOKENS_MAX * d->experts * f},
         {offsetof(tc_forward, expected_weight), n * d->top_k * f},
         {offsetof(tc_forward, counts), (d->experts + 1) * sizeof(uint32_t)},
         {offsetof(tc_forward, pairs), n * d->top_k * sizeof(tc_expert_pair)},
@@ -119,6 +120,8 @@ void tc_forward_mix(tc_forward *f, uint32_t index, uint32_t n)
         tc_forward_delta(f, layer, n);
     else
         tc_forward_attention(f, layer, n);
+    const tc_layer_weights *next = tc_forward_next(f, index); // its norm into what the add has read
+    if (next) f->dev->queue->also_norm(f->dev, next->post_norm, f->projected);
     ops->add(f->dev, f->x, f->projected, n, hidden, layer->post_norm, f->normed);
 }
 

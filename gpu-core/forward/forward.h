@@ -15,6 +15,7 @@ typedef struct tc_forward_times {
     uint64_t attention_us, router_us, expert_us, head_us;
     uint64_t expert_reads;
     uint64_t experts_fetched; // of them, by a device that read cold ones by itself for one step
+    uint64_t ahead_pairs;     // of experts that it had read a layer ahead
     uint64_t device_us; // whole passes of a device that only queues; the stages are not told apart there
     uint64_t join_us;   // of them, waiting for workers
     uint64_t resumed;   // passes that went on through the source after a join had failed

@@ -25,7 +25,8 @@ struct tc_forward {
     float *shared_gate;     // [1]
     uint32_t *expert;       // [top_k]
     float *weight;          // [top_k]
-    uint32_t *expected;     // [top_k] of the layer to come
+    uint32_t *expected;     // [top_k] of the layer to come; two of them by turns where the device looks ahead
+    float *next_router;     // [experts] its logits there
     float *expected_weight; // [top_k]
     uint32_t *counts;
     tc_expert_pair *pairs;
@@ -34,6 +35,7 @@ struct tc_forward {
     float *logits_in, *logits;
     tc_forward_watch watch; // routed NULL: nobody watches
     bool looks_ahead;       // in this pass
+    bool device_ahead;      // the device does, in this pass
     // Devices that only queue (queued.c): the host's copies, and whether they get their experts by themselves
     bool by_device;
     float *host_x, *host_weight, *host_logits;
@@ -69,7 +71,13 @@ static inline const float *tc_forward_beside(const tc_forward *f, const float **
     return f->desc->shared_width || f->desc->expert_bias ? f->shared : NULL;
 }
 void tc_forward_expert_bias(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index, uint32_t n);
-void tc_forward_route(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index, uint32_t n);
+// The layer behind this one whose router is asked early for the device's sake; NULL: none is.
+const tc_layer_weights *tc_forward_next(const tc_forward *f, uint32_t index);
+// aside: the shared expert is computed already, or beside this.
+void tc_forward_route(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index, uint32_t n,
+                      bool aside);
+// All of the shared expert beside what follows; false: the device does not do that.
+bool tc_forward_shared_aside(tc_forward *f, const tc_mlp *mlp, uint32_t n);
 // Tells the watch what the layer's router says of the tokens as they are now.
 void tc_forward_expect(tc_forward *f, uint32_t layer, uint32_t n);
 // The dense MLP, and the second half of the shared expert (route did the first), into f->shared.

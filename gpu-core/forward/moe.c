@@ -50,38 +50,60 @@ static void note_dense(const tc_forward *f, uint32_t n, int32_t *chosen)
 }
 
 // The experts that the logits in f->router choose.
-static void choose(tc_forward *f, const tc_layer_weights *layer, uint32_t n, uint32_t *expert, float *weight)
+static tc_route_args choice(const tc_forward *f, const tc_layer_weights *layer, uint32_t n, uint32_t *expert,
+                            float *weight)
 {
     const tc_model_desc *d = f->desc;
-    const tc_route_args args = {.logits = f->router,
-                                .n = n,
-                                .experts = d->experts,
-                                .top_k = d->top_k,
-                                .scoring = d->router_scoring,
-                                .renormalise = d->norm_top_k,
-                                .correction = layer->router_correction,
-                                .groups = d->router_groups,
-                                .top_groups = d->router_top_groups,
-                                .scale = d->router_scale != 0 ? d->router_scale : 1.0f,
-                                .expert = expert,
-                                .weight = weight};
-    f->dev->ops->route(f->dev, &args);
+    return (tc_route_args){.logits = f->router,
+                           .n = n,
+                           .experts = d->experts,
+                           .top_k = d->top_k,
+                           .scoring = d->router_scoring,
+                           .renormalise = d->norm_top_k,
+                           .correction = layer->router_correction,
+                           .groups = d->router_groups,
+                           .top_groups = d->router_top_groups,
+                           .scale = d->router_scale != 0 ? d->router_scale : 1.0f,
+                           .expert = expert,
+                           .weight = weight};
+}
+
+const tc_layer_weights *tc_forward_next(const tc_forward *f, uint32_t index)
+{
+    const tc_layer_weights *layer = &f->weights->layer[index];
+    if (!f->device_ahead || !layer->moe || index + 1 >= f->desc->layers || !layer[1].moe) return NULL;
+    return layer + 1;
 }
 
 // The shared expert's first half goes with the router where that delays nobody: one round over the team less.
-void tc_forward_route(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index, uint32_t n)
+void tc_forward_route(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index, uint32_t n,
+                      bool aside)
 {
+    const tc_layer_weights *next = tc_forward_next(f, layer_index);
     uint32_t hidden = f->desc->hidden, count = 1;
-    tc_matmul_job jobs[4] = {
+    tc_matmul_job jobs[5] = {
         {&layer->router, f->normed, hidden, f->router, layer->router.rows, layer->router_bias}};
+    if (next)
+        jobs[count++] = (tc_matmul_job){&next->router,  f->projected,      hidden,
+                                        f->next_router, next->router.rows, next->router_bias};
     if (f->desc->shared_width) {
         if (f->desc->shared_gate)
             jobs[count++] =
                 (tc_matmul_job){&layer->shared_router, f->normed, hidden, f->shared_gate, 1, NULL};
-        if (f->source->ops->in_process || f->dev->queue) count += add_gate_up(f, &layer->mlp, jobs + count);
+        if (!aside && (f->source->ops->in_process || f->dev->queue))
+            count += add_gate_up(f, &layer->mlp, jobs + count);
     }
     f->dev->ops->matmul(f->dev, jobs, count, n);
-    choose(f, layer, n, tc_forward_experts(f, layer_index, n), f->weight);
+    tc_route_args args = choice(f, layer, n, tc_forward_experts(f, layer_index, n), f->weight);
+    uint32_t *expected[2] = {f->expected, f->expected + (size_t)n * f->desc->top_k};
+    args.layer = layer_index;
+    if (next) {
+        args.next_logits = f->next_router;
+        args.next_correction = next->router_correction;
+        args.next_expert = expected[(layer_index + 1) % 2];
+    }
+    if (layer_index && tc_forward_next(f, layer_index - 1)) args.guess = expected[layer_index % 2];
+    f->dev->ops->route(f->dev, &args);
 }
 
 // Between post and join, while others compute: the buffers of the mixer and the router are free.
@@ -94,7 +116,8 @@ void tc_forward_expect(tc_forward *f, uint32_t layer_index, uint32_t n)
     const tc_matmul_job job = {&layer->router, f->projected,       hidden,
                                f->router,      layer->router.rows, layer->router_bias};
     f->dev->ops->matmul(f->dev, &job, 1, n);
-    choose(f, layer, n, f->expected, f->expected_weight);
+    const tc_route_args args = choice(f, layer, n, f->expected, f->expected_weight);
+    f->dev->ops->route(f->dev, &args);
     f->watch.expects(f->watch.arg, layer_index, n, f->expected);
 }
 
@@ -117,6 +140,16 @@ void tc_forward_shared_down(tc_forward *f, const tc_mlp *mlp, uint32_t n)
     run_down(f, mlp, n, f->shared);
 }
 
+bool tc_forward_shared_aside(tc_forward *f, const tc_mlp *mlp, uint32_t n)
+{
+    const tc_dev_queue_ops *queue = f->dev->queue;
+    if (!f->desc->shared_width || !queue->aside(f->dev, true)) return false;
+    run_gate_up(f, mlp, n);
+    run_down(f, mlp, n, f->shared);
+    queue->aside(f->dev, false);
+    return true;
+}
+
 tc_status tc_forward_mlp(tc_forward *f, const tc_layer_weights *layer, uint32_t layer_index, uint32_t n,
                          int32_t *chosen, tc_error *e)
 {
@@ -131,7 +164,7 @@ tc_status tc_forward_mlp(tc_forward *f, const tc_layer_weights *layer, uint32_t 
         return TC_OK;
     }
     uint64_t start = tc_stage_now_us();
-    tc_forward_route(f, layer, layer_index, n);
+    tc_forward_route(f, layer, layer_index, n, false);
     f->times.expert_reads +=
         tc_plan_pairs(f->expert, f->weight, n, desc->top_k, desc->experts, f->counts, f->pairs);
     if (chosen) note_chosen(f, n, chosen);

@@ -18,7 +18,7 @@ tc_status tc_forward_queued_create(tc_forward *f, tc_error *e)
     const size_t n = f->dev->tokens_max, k = f->desc->top_k ? f->desc->top_k : 1;
     f->host_x = queue->host_alloc(f->dev, n * f->desc->hidden * sizeof *f->host_x);
     f->host_sum = queue->host_alloc(f->dev, n * f->desc->hidden * sizeof *f->host_sum);
-    f->host_expert = queue->host_alloc(f->dev, n * f->desc->layers * k * sizeof *f->host_expert);
+    f->host_expert = queue->host_alloc(f->dev, 2 * n * f->desc->layers * k * sizeof *f->host_expert);
     f->host_weight = queue->host_alloc(f->dev, n * k * sizeof *f->host_weight);
     f->host_logits = queue->host_alloc(f->dev, (size_t)TC_LOGIT_ROWS_MAX * f->desc->vocab * sizeof(float));
     f->host_counts = tc_alloc(TC_MEM_SCRATCH, f->desc->experts + 1, sizeof *f->host_counts);
@@ -96,11 +96,12 @@ tc_status tc_forward_mlp_queued(tc_forward *f, const tc_layer_weights *layer, ui
         f->dev->ops->add(f->dev, f->x, f->shared, n, desc->hidden, next_norm, f->normed);
         return TC_OK;
     }
-    tc_forward_route(f, layer, layer_index, n);
+    const bool aside = f->by_device && tc_forward_shared_aside(f, &layer->mlp, n);
+    tc_forward_route(f, layer, layer_index, n, aside);
     if (f->by_device)
         f->dev->queue->experts(f->dev, layer_index, f->normed, n, tc_forward_experts(f, layer_index, n),
                                f->weight, f->sum);
-    if (desc->shared_width) tc_forward_shared_down(f, &layer->mlp, n);
+    if (desc->shared_width && !aside) tc_forward_shared_down(f, &layer->mlp, n);
     tc_forward_expert_bias(f, layer, layer_index, n);
     if (!f->by_device) TC_TRY(experts_by_host(f, layer_index, n, e));
     combine(f, layer, layer_index, n);
@@ -177,9 +178,12 @@ tc_status tc_forward_run_queued(tc_forward *f, const tc_batch *batch, int32_t *c
         lent = 0;
     }
     tc_status status = TC_OK;
+    f->device_ahead = false;
     if (!queue->replay(f->dev)) {
+        f->device_ahead = f->by_device && n <= queue->ahead_tokens(f->dev);
         status = run_layers(f, 0, n, e);
         queue->record_end(f->dev);
+        f->device_ahead = false;
     }
     if (status == TC_OK) status = queue->wait(f->dev, lent ? turn : NULL, f, &failed, e);
     if (lent) f->source->ops->settle(f->source, status == TC_OK && failed == UINT32_MAX);
@@ -188,6 +192,7 @@ tc_status tc_forward_run_queued(tc_forward *f, const tc_batch *batch, int32_t *c
     note_routes(f, n, chosen);
     f->times.join_us = queue->join_us(f->dev);
     f->times.experts_fetched = queue->fetched(f->dev);
+    f->times.ahead_pairs = queue->ahead_pairs(f->dev);
     f->times.device_us += tc_now_us() - start;
     return TC_OK;
 }

@@ -291,10 +291,13 @@ static void after_prompt_chunk(tc_sched *s, request *r)
     if (r->ask.want_prompt_logprobs) report_prompt_logprobs(s, r);
 }
 
-// Tells the placement what the segments chose, and how many of their pairs were hot to whom it concerns.
+// Tells the placement what the segments chose, and how many of their pairs were hot to whom it concerns. Of
+// what a device had fetched a layer ahead it says only how many pairs of the batch that served.
 static void count_pairs(tc_sched *s)
 {
     uint32_t count = s->batch.segments;
+    uint64_t ahead = tc_forward_get_times(s->o.forward)->ahead_pairs - s->ahead_pairs;
+    s->ahead_pairs += ahead;
     if (s->o.placement) {
         for (uint32_t i = 0; i < count; i++) s->placed[i] = tc_sched_placed(s->owner[i]);
         tc_placement_note(s->o.placement, s->placed, count, s->chosen);
@@ -303,6 +306,9 @@ static void count_pairs(tc_sched *s)
         request *r = s->owner[i];
         uint64_t pairs = (uint64_t)r->batch_tokens * s->pairs_a_token, hot = s->o.experts_are_hot ? pairs : 0;
         if (s->o.placement && !s->o.experts_are_hot) hot = s->placed[i].hot;
+        const uint64_t more = ahead / (count - i) < pairs - hot ? ahead / (count - i) : pairs - hot;
+        ahead -= more;
+        hot += more;
         r->usage.expert_hits += hot;
         r->usage.expert_misses += pairs - hot;
         s->total.expert_hits += hot;

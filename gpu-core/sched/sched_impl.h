@@ -88,6 +88,7 @@ struct tc_sched {
     tc_error draw_error[TC_BATCH_SEGMENTS_MAX]; // of those that have one
     tc_placement_request placed[TC_BATCH_SEGMENTS_MAX];
     uint32_t kv_pages;
+    uint64_t ahead_pairs;   // of the forward pass's times, at the last look
     tc_engine_status total; // counters only
     tc_engine_detail detail;
 };

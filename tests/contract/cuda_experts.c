@@ -124,7 +124,8 @@ static tc_status set_up(fixture *f, const char *model, const char *cache, tc_err
     need(tc_store_pack(f->checkpoint, &pack, path, e), e);
     need(tc_store_open(path, &f->store, e), e);
     f->info = tc_store_get_info(f->store);
-    assert_true(LAYER < f->info->layers && tc_store_layer_has_experts(f->store, LAYER));
+    assert_true(LAYER + 1 < f->info->layers && tc_store_layer_has_experts(f->store, LAYER) &&
+                tc_store_layer_has_experts(f->store, LAYER + 1));
     need(tc_team_create(&team, &f->team, e), e);
     need(tc_ffn_create(f->store, f->team, TOKENS, NULL, &f->ffn, e), e);
     need(tc_ffn_create(f->store, f->team, TOKENS, NULL, &f->worker_ffn, e), e);
@@ -167,11 +168,11 @@ static void make_input(fixture *f, uint32_t n)
         }
 }
 
-static void reference(fixture *f, uint32_t n)
+static void reference(fixture *f, uint32_t layer, uint32_t n)
 {
     tc_error e = {0};
     tc_plan_pairs(f->expert, f->weight, n, f->info->top_k, f->info->experts, f->counts, f->pairs);
-    const tc_expert_call call = {.layer = LAYER,
+    const tc_expert_call call = {.layer = layer,
                                  .unit_end = f->info->units,
                                  .precision = TC_FAST,
                                  .tokens = n,
@@ -271,7 +272,7 @@ static void test_same_bits(void **state)
         place(f, hot);
         for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
             make_input(f, counts[i]);
-            reference(f, counts[i]);
+            reference(f, LAYER, counts[i]);
             compare(f, counts[i]);
         }
     }
@@ -294,7 +295,7 @@ static void test_fetched(void **state)
             for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
                 uint64_t before = f->dev->queue->fetched(f->dev);
                 make_input(f, counts[i]);
-                reference(f, counts[i]);
+                reference(f, LAYER, counts[i]);
                 compare(f, counts[i]);
                 bool fetched = f->dev->queue->fetched(f->dev) > before;
                 if (counts[i] > SHARED_MAX)
@@ -318,7 +319,7 @@ static void test_faults(void **state)
         on_device d;
         start_worker(f);
         make_input(f, 3);
-        reference(f, 3);
+        reference(f, LAYER, 3);
         compare(f, 3);
         atomic_store(&f->mode, faults[i]);
         uint64_t start = tc_now_us();
@@ -329,9 +330,206 @@ static void test_faults(void **state)
     }
     start_worker(f); // another one: everything as before
     make_input(f, 4);
-    reference(f, 4);
+    reference(f, LAYER, 4);
     compare(f, 4);
     stop_worker(f);
+}
+
+// ---- a layer ahead ----
+
+// Layers LAYER and LAYER + 1 in one recorded pass, their buffers at the same places in every replay.
+typedef struct two_layers {
+    float *x, *zero, *y[2], *logits[3], *weight[2]; // logits[2]: what is expected of the second
+    uint32_t *expert[2], *guess;
+    int64_t *sum[2];
+} two_layers;
+
+enum { PASSES = 24, IDLE_OPERATORS = 200 };
+
+static two_layers take_two(fixture *f, uint32_t n)
+{
+    const size_t row = (size_t)n * f->info->hidden, pairs = (size_t)n * f->info->top_k;
+    two_layers d = {
+        .x = take(f, row * 4, NULL), .zero = take(f, row * 4, NULL), .guess = take(f, pairs * 4, NULL)};
+    for (int i = 0; i < 3; i++) d.logits[i] = take(f, (size_t)n * f->info->experts * 4, NULL);
+    for (int i = 0; i < 2; i++) {
+        d.y[i] = take(f, row * 4, NULL);
+        d.weight[i] = take(f, pairs * 4, NULL);
+        d.expert[i] = take(f, pairs * 4, NULL);
+        d.sum[i] = take(f, row * 8, NULL);
+    }
+    return d;
+}
+
+static void give_two(fixture *f, two_layers *d)
+{
+    void *all[] = {d->x,         d->zero,      d->y[0],      d->y[1],      d->logits[0],
+                   d->logits[1], d->logits[2], d->weight[0], d->weight[1], d->expert[0],
+                   d->expert[1], d->guess,     d->sum[0],    d->sum[1]};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) f->dev->ops->release(f->dev, all[i]);
+}
+
+// Random routes; of three guesses two or so come true.
+static void upload_two(fixture *f, uint32_t n, const two_layers *d)
+{
+    const size_t count = (size_t)n * f->info->experts;
+    float *logits = malloc(count * sizeof *logits);
+    make_input(f, n);
+    f->dev->ops->upload(f->dev, d->x, f->x, (size_t)n * f->info->hidden * 4);
+    for (int layer = 0; layer < 2; layer++) {
+        for (size_t i = 0; i < count; i++) logits[i] = (float)rand() / (float)RAND_MAX * 8;
+        f->dev->ops->upload(f->dev, d->logits[layer], logits, count * 4);
+    }
+    for (size_t i = 0; i < count; i++)
+        if (rand() % 4 == 0) logits[i] = (float)rand() / (float)RAND_MAX * 8;
+    f->dev->ops->upload(f->dev, d->logits[2], logits, count * 4);
+    free(logits);
+}
+
+static void queue_layer(fixture *f, uint32_t n, const two_layers *d, int which)
+{
+    const tc_dev_ops *ops = f->dev->ops;
+    const uint32_t hidden = f->info->hidden;
+    const tc_route_args route = {.logits = d->logits[which],
+                                 .n = n,
+                                 .experts = f->info->experts,
+                                 .top_k = f->info->top_k,
+                                 .renormalise = true,
+                                 .scale = 1,
+                                 .expert = d->expert[which],
+                                 .weight = d->weight[which],
+                                 .next_logits = which ? NULL : d->logits[2],
+                                 .next_expert = which ? NULL : d->guess,
+                                 .guess = which ? d->guess : NULL,
+                                 .layer = LAYER + (uint32_t)which};
+    ops->add(f->dev, d->zero, d->zero, n, hidden, NULL, NULL); // keeps what combine starts from: nothing
+    ops->route(f->dev, &route);
+    f->dev->queue->experts(f->dev, route.layer, d->x, n, d->expert[which], d->weight[which], d->sum[which]);
+    ops->combine(f->dev, d->y[which], d->sum[which], NULL, NULL, 0, n, hidden, NULL, NULL);
+}
+
+// idle: the link has time between the layers. Returns the layer that failed.
+static uint32_t run_two(fixture *f, uint32_t n, const two_layers *d, bool idle)
+{
+    tc_error e = {0};
+    uint32_t failed, ids[TOKENS] = {0}, position[TOKENS] = {0}, segment[TOKENS] = {0}, page = 0;
+    tc_segment each[TC_BATCH_SEGMENTS_MAX];
+    for (uint32_t i = 0; i < n; i++) {
+        segment[i] = i;
+        each[i] = (tc_segment){i, 1, 0, &page, 0};
+    }
+    const tc_batch batch = {n, n, ids, position, segment, each};
+    const tc_shm_header *layout = tc_shm_layout(f->hub);
+    tc_lent_mailbox box = {.id = f->workers,
+                           .share = {0, f->info->experts, 0, f->info->units},
+                           .x_at = layout->x_at,
+                           .pairs_at = layout->pairs_at,
+                           .sum_at = layout->sum_at};
+    box.memory = tc_shm_memory(f->hub, &box.bytes);
+    if (tc_shm_lend(f->hub, n, 0, &e) != TC_OK) tc_shm_nudge(f->hub);
+    f->dev->ops->batch_begin(f->dev, &batch);
+    assert_true(f->dev->queue->experts_begin(f->dev, &box, 1, f->sequence + 1));
+    if (!f->dev->queue->replay(f->dev)) {
+        assert_int_equal(f->dev->queue->ahead_tokens(f->dev), n);
+        queue_layer(f, n, d, 0);
+        for (int i = 0; idle && i < IDLE_OPERATORS; i++)
+            f->dev->ops->add(f->dev, d->zero, d->zero, n, f->info->hidden, NULL, NULL);
+        queue_layer(f, n, d, 1);
+        f->dev->queue->record_end(f->dev);
+    }
+    need(f->dev->queue->wait(f->dev, NULL, NULL, &failed, &e), &e);
+    f->sequence += 1 + TC_LAYERS_MAX;
+    return failed;
+}
+
+static void compare_two(fixture *f, uint32_t n, const two_layers *d)
+{
+    const size_t count = (size_t)n * f->info->hidden, pairs = (size_t)n * f->info->top_k;
+    float *y = malloc(count * sizeof *y);
+    for (int which = 0; which < 2; which++) {
+        f->dev->ops->download(f->dev, f->expert, d->expert[which], pairs * 4);
+        f->dev->ops->download(f->dev, f->weight, d->weight[which], pairs * 4);
+        f->dev->ops->download(f->dev, y, d->y[which], count * 4);
+        reference(f, LAYER + (uint32_t)which, n);
+        for (size_t i = 0; i < count; i++)
+            if (y[i] != tc_fixed_to_float(f->sum[i]))
+                fail_msg("%u tokens, layer %d of 2: element %zu is %.9g, not %.9g", n, which, i, y[i],
+                         tc_fixed_to_float(f->sum[i]));
+    }
+    free(y);
+}
+
+static void passes_ahead(fixture *f, uint32_t n, bool idle)
+{
+    tc_error e = {0};
+    two_layers d = take_two(f, n);
+    const tc_cuda_ahead before = f->cuda->hot.ahead(f->dev);
+    f->cuda->hot.look_ahead(f->dev, false); // other buffers: nothing recorded is left
+    f->cuda->hot.look_ahead(f->dev, true);
+    for (int i = 0; i < PASSES; i++) {
+        upload_two(f, n, &d);
+        assert_int_equal(run_two(f, n, &d, idle), UINT32_MAX);
+        need(tc_shm_reclaim(f->hub, f->sequence, &e), &e);
+        compare_two(f, n, &d);
+    }
+    const tc_cuda_ahead after = f->cuda->hot.ahead(f->dev);
+    assert_int_equal(after.guessed - before.guessed, (uint64_t)PASSES * n * f->info->top_k);
+    const uint64_t right = after.guessed_right - before.guessed_right;
+    assert_true(right > 0 && right < after.guessed - before.guessed);
+    if (idle) assert_true(after.used > before.used && after.pairs - before.pairs >= after.used - before.used);
+    assert_true(after.used - before.used <= after.fetched - before.fetched);
+    give_two(f, &d);
+}
+
+// What the second layer is expected to choose comes over the link while the first is computed: whatever is
+// there, on its way, or expected wrongly, the bits are the same.
+static void test_looks_ahead(void **state)
+{
+    fixture *f = *state;
+    static const int32_t percents[] = {-1, 100, 30};
+    for (size_t p = 0; p < sizeof percents / sizeof *percents; p++) {
+        tc_dev_free(f->dev);
+        open_device(f, percents[p]);
+        f->cuda->hot.look_ahead(f->dev, true);
+        start_worker(f);
+        for (uint32_t hot = 0; hot < f->info->experts; hot += f->info->experts / 2) {
+            place(f, hot);
+            for (uint32_t n = 1; n <= 8; n += n < 3 ? 2 : 5)
+                for (int idle = 0; idle < 2; idle++) passes_ahead(f, n, idle);
+        }
+        place(f, 0);
+        stop_worker(f);
+    }
+}
+
+// A join that fails ends the pass, and the kernel beside it.
+static void test_fails_ahead(void **state)
+{
+    fixture *f = *state;
+    static const answer faults[] = {STAY_SILENT, SAY_FAILED, LEAVE};
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
+        start_worker(f);
+        passes_ahead(f, 1, true);
+        two_layers d = take_two(f, 1);
+        f->cuda->hot.look_ahead(f->dev, false);
+        f->cuda->hot.look_ahead(f->dev, true);
+        tc_cuda_ahead none = f->cuda->hot.ahead(f->dev);
+        atomic_store(&f->mode, faults[i]);
+        uint64_t start = tc_now_us();
+        uint32_t failed = UINT32_MAX;
+        for (int pass = 0; pass < 50 && failed == UINT32_MAX;
+             pass++) { // the link may have taken all of a pass
+            upload_two(f, 1, &d);
+            failed = run_two(f, 1, &d, false);
+        }
+        assert_true(failed == LAYER || failed == LAYER + 1);
+        assert_true(tc_now_us() - start < 3000000);
+        assert_true(f->cuda->hot.ahead(f->dev).guessed >= none.guessed);
+        give_two(f, &d);
+        stop_worker(f);
+    }
+    tc_dev_free(f->dev);
+    open_device(f, 0);
 }
 
 int main(int argc, char **argv)
@@ -345,9 +543,9 @@ int main(int argc, char **argv)
         return SKIPPED;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_prestate(test_same_bits, &f),
-        cmocka_unit_test_prestate(test_fetched, &f),
-        cmocka_unit_test_prestate(test_faults, &f),
+        cmocka_unit_test_prestate(test_same_bits, &f),   cmocka_unit_test_prestate(test_fetched, &f),
+        cmocka_unit_test_prestate(test_faults, &f),      cmocka_unit_test_prestate(test_looks_ahead, &f),
+        cmocka_unit_test_prestate(test_fails_ahead, &f),
     };
     int failed = cmocka_run_group_tests_name("cuda experts", tests, NULL, NULL);
     tear_down(&f);

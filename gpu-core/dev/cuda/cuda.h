@@ -7,7 +7,7 @@
 #include "common/model/store.h"
 #include "gpu-core/dev/dev.h"
 
-enum { TC_CUDA_ABI = 4, TC_CUDA_TOKENS_SMALL = 4096 };
+enum { TC_CUDA_ABI = 5, TC_CUDA_TOKENS_SMALL = 4096 };
 #define TC_CUDA_BUDGET_SMALL (12ull << 30)
 #define TC_CUDA_SYMBOL "tc_cuda_library_get" // const tc_cuda_library *(void)
 
@@ -31,6 +31,12 @@ typedef struct tc_cuda_memory {
     uint64_t free_bytes, total_bytes; // of the device now, whoever has the rest; 0: the driver did not say
 } tc_cuda_memory;
 
+// Looking ahead, in batches of few tokens: experts that lay there before their layer was looked up, those of
+// them that were chosen, and the pairs computed from them; pairs expected, and how many of them came true.
+typedef struct tc_cuda_ahead {
+    uint64_t fetched, used, pairs, guessed, guessed_right;
+} tc_cuda_ahead;
+
 // Hot experts: slots in device memory. The table is the caller's (common/placement/hot_cache.h).
 typedef struct tc_cuda_hot_ops {
     // Slots for the experts of `store` (borrowed, outlives the device) out of what the budget leaves, at most
@@ -51,6 +57,11 @@ typedef struct tc_cuda_hot_ops {
     // Waits until it is ready; false: it never will be. And until all fills are done.
     bool (*settle)(tc_dev *dev);
     void (*drain)(tc_dev *dev);
+    // From the next batch on: whether experts are fetched a layer ahead, where the link has nothing else to
+    // do.
+    void (*look_ahead)(tc_dev *dev, bool on);
+    // What that came to, since creation.
+    tc_cuda_ahead (*ahead)(tc_dev *dev);
 } tc_cuda_hot_ops;
 
 typedef struct tc_cuda_library {

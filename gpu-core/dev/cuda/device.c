@@ -104,6 +104,7 @@ static void cuda_batch_begin(tc_dev *dev, const tc_batch *batch)
     if (!c->one_each && dev->geometry.kv_layers) list_blocks(c);
     CHECK(c, cudaMemsetAsync(c->tables.failed, 0, 8, c->stream)); // and broken
     tc_cuda_hot_flush(c);
+    tc_cuda_ahead_begin(c);
     c->gpu_batch = (tc_gpu_batch){.segments = (const tc_gpu_segment *)(c->batch_dev + l->segments),
                                   .segment = (const uint32_t *)(c->batch_dev + l->segment),
                                   .position = (const uint32_t *)(c->batch_dev + l->position),
@@ -137,12 +138,18 @@ static bool cuda_replay(tc_dev *dev)
     tc_dev_cuda *c = cuda_of(dev);
     uint32_t n = c->batch.tokens;
     c->layer_routes = 0;
+    c->looks_ahead = false;
+    c->guessed = false;
+    c->next_expert = NULL;
+    c->also_norm = NULL;
     if (*c->error || !c->one_each || !c->direct || n >= GRAPHS) return false;
     if (c->graph[n]) {
         c->pending = false;
         return CHECK(c, cudaGraphLaunch(c->graph[n], c->stream));
     }
     c->recording = CHECK(c, cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal));
+    c->looks_ahead = c->recording && n <= tc_cuda_ahead_tokens(c);
+    if (c->looks_ahead) tc_cuda_ahead_fork(c);
     return false;
 }
 
@@ -151,7 +158,8 @@ static void cuda_record_end(tc_dev *dev)
     tc_dev_cuda *c = cuda_of(dev);
     cudaGraph_t graph = NULL;
     if (!c->recording) return;
-    c->recording = false;
+    tc_cuda_ahead_join(c);
+    c->recording = c->looks_ahead = false;
     if (!CHECK(c, cudaStreamEndCapture(c->stream, &graph))) return;
     if (CHECK(c, cudaGraphInstantiate(&c->graph[c->batch.tokens], graph, 0)))
         CHECK(c, cudaGraphLaunch(c->graph[c->batch.tokens], c->stream));
@@ -255,7 +263,8 @@ static tc_gpu_job job_of(const tc_matmul_job *j)
                       .cols = j->w->cols,
                       .y = j->y,
                       .ldy = j->ldy,
-                      .bias = j->bias};
+                      .bias = j->bias,
+                      .x = j->x};
     if (job.type == TC_GPU_Q4) job.q4 = tc_cuda_q4(j->w);
     if (job.type == TC_GPU_Q8) {
         job.scales = j->w->data;
@@ -276,9 +285,11 @@ static void matmul_q4(tc_dev_cuda *c, const tc_gpu_jobs *jobs, const float *x, c
     CHECK(c, tc_gpu_matmul_many(c->stream, &c->tables, jobs, c->x_rounded, c->x_scale, n));
 }
 
-static bool same_input(const tc_matmul_job *a, const tc_matmul_job *b)
+// Matrices of 8 bits and more that read another input of the same shape go along.
+static bool same_launch(const tc_matmul_job *a, const tc_matmul_job *b)
 {
-    return a->x == b->x && a->ldx == b->ldx && a->w->cols == b->w->cols && a->up == b->up;
+    const bool other = b->w->form.type != TC_M_Q4 && a->w->form.type != TC_M_Q4 && !a->up && !b->up;
+    return (a->x == b->x || other) && a->ldx == b->ldx && a->w->cols == b->w->cols && a->up == b->up;
 }
 
 static void cuda_matmul(tc_dev *dev, const tc_matmul_job *jobs, uint32_t count, uint32_t n)
@@ -287,7 +298,7 @@ static void cuda_matmul(tc_dev *dev, const tc_matmul_job *jobs, uint32_t count, 
     for (uint32_t begin = 0, end; begin < count; begin = end) {
         const tc_matmul_job *first = &jobs[begin];
         tc_gpu_jobs q4 = {.count = 0}, other = {.count = 0};
-        for (end = begin; end < count && same_input(first, &jobs[end]); end++) {
+        for (end = begin; end < count && same_launch(first, &jobs[end]); end++) {
             tc_gpu_job job = job_of(&jobs[end]);
             tc_gpu_jobs *list = job.type == TC_GPU_Q4 ? &q4 : &other;
             list->job[list->count++] = job;
@@ -429,7 +440,18 @@ static void cuda_route(tc_dev *dev, const tc_route_args *a)
                                 .scale = a->scale,
                                 .forced = c->forced && at + pairs <= c->forced_count ? c->forced + at : NULL,
                                 .expert = a->expert,
-                                .weight = a->weight};
+                                .weight = a->weight,
+                                .next_logits = a->next_logits,
+                                .next_correction = a->next_correction,
+                                .next_forced = c->forced && at + 2 * pairs <= c->forced_count
+                                                   ? c->forced + c->forced_count + at + pairs
+                                                   : NULL,
+                                .next_expert = a->next_expert,
+                                .guess = a->guess,
+                                .ahead = a->guess ? c->hot.link.ahead + a->layer : NULL,
+                                .sums = c->sums};
+    c->guessed = a->guess != NULL;
+    c->next_expert = a->next_logits ? a->next_expert : NULL;
     CHECK(c, tc_gpu_route(c->stream, &c->tables, &args));
 }
 
@@ -448,6 +470,9 @@ static void cuda_add(tc_dev *dev, float *x, const float *y, uint32_t n, uint32_t
     tc_gpu_row_args args = {.x = x, .y = y, .n = n, .dim = dim, .norm = norm, .normed = normed};
     args.eps = dev->geometry.rms_eps;
     if (dim == c->o.hidden) args.residual = c->residual;
+    args.ahead_norm = c->also_norm;
+    args.ahead_normed = c->also_normed;
+    c->also_norm = NULL;
     CHECK(c, tc_gpu_add(c->stream, &c->tables, &args));
 }
 
@@ -469,6 +494,8 @@ static void cuda_combine(tc_dev *dev, float *x, const int64_t *sum, const float 
     if (dim == c->o.hidden) args.residual = c->residual; // what the add before it kept
     if (c->pending) args.sum = c->pending_sum;
     bool boxes = c->pending && c->boxes.count && !c->streaming;
+    if (c->aside_open) CHECK(c, cudaStreamWaitEvent(c->stream, c->aside_join, 0));
+    c->aside_open = false;
     CHECK(c, tc_gpu_combine(c->stream, &c->tables, &args, boxes ? &c->boxes : NULL));
     c->pending = false;
 }
@@ -481,6 +508,40 @@ static uint64_t cuda_join_us(tc_dev *dev)
 static uint64_t cuda_fetched(tc_dev *dev)
 {
     return result_sums(cuda_of(dev))->fetched;
+}
+
+static uint64_t cuda_ahead_pairs(tc_dev *dev)
+{
+    return result_sums(cuda_of(dev))->ahead_pairs;
+}
+
+// One token: its matrices need no scratch that main stream and this one would share.
+static bool cuda_aside(tc_dev *dev, bool begins)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    if (begins) {
+        if (!c->recording || c->batch.tokens > 1) return false;
+        CHECK(c, cudaEventRecord(c->aside_fork, c->main_stream));
+        CHECK(c, cudaStreamWaitEvent(c->aside_stream, c->aside_fork, 0));
+        c->stream = c->aside_stream;
+    } else {
+        CHECK(c, cudaEventRecord(c->aside_join, c->aside_stream));
+        c->stream = c->main_stream;
+        c->aside_open = true;
+    }
+    return true;
+}
+
+static uint32_t cuda_ahead_tokens(tc_dev *dev)
+{
+    return cuda_of(dev)->looks_ahead ? cuda_of(dev)->batch.tokens : 0;
+}
+
+static void cuda_also_norm(tc_dev *dev, const float *multiplier, float *normed)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    c->also_norm = multiplier;
+    c->also_normed = normed;
 }
 
 static void *cuda_host_alloc(tc_dev *dev, size_t bytes)
@@ -500,10 +561,10 @@ static void cuda_force_routes(tc_dev *dev, const uint32_t *expert, size_t count)
     if (count > c->forced_count) {
         tc_cuda_drop_graphs(c);
         tc_cuda_give(c, c->forced);
-        c->forced = tc_cuda_take(c, TC_MEM_SCRATCH, count * sizeof *expert);
+        c->forced = tc_cuda_take(c, TC_MEM_SCRATCH, 2 * count * sizeof *expert);
     }
     c->forced_count = c->forced ? count : 0;
-    if (c->forced && count) tc_cuda_upload(dev, c->forced, expert, count * sizeof *expert);
+    if (c->forced && count) tc_cuda_upload(dev, c->forced, expert, 2 * count * sizeof *expert);
 }
 
 // ---- life ----
@@ -520,7 +581,10 @@ static void cuda_free(tc_dev *dev)
     if (c->batch_host) cudaFreeHost(c->batch_host);
     if (c->embed_host) cudaFreeHost(c->embed_host);
     if (c->result_host) cudaFreeHost(c->result_host);
-    if (c->stream) cudaStreamDestroy(c->stream);
+    if (c->aside_fork) cudaEventDestroy(c->aside_fork);
+    if (c->aside_join) cudaEventDestroy(c->aside_join);
+    if (c->aside_stream) cudaStreamDestroy(c->aside_stream);
+    if (c->main_stream) cudaStreamDestroy(c->main_stream);
     pthread_mutex_destroy(&c->lock);
     sem_destroy(&c->ended);
     cudaGetLastError();
@@ -565,8 +629,12 @@ static const tc_dev_queue_ops cuda_queue = {
     .experts_begin = tc_cuda_experts_begin,
     .experts = tc_cuda_experts,
     .force_routes = cuda_force_routes,
+    .aside = cuda_aside,
+    .ahead_tokens = cuda_ahead_tokens,
+    .also_norm = cuda_also_norm,
     .join_us = cuda_join_us,
     .fetched = cuda_fetched,
+    .ahead_pairs = cuda_ahead_pairs,
     .host_alloc = cuda_host_alloc,
     .host_release = cuda_host_release,
 };
@@ -738,8 +806,12 @@ static tc_status cuda_create(const tc_cuda_options *options, tc_dev **ret, tc_er
         c->o.tokens_max = TC_CUDA_TOKENS_SMALL;
     c->dev.tokens_max = c->o.tokens_max;
     c->layout = lay_out(&c->o);
-    if (!CHECK(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking)))
+    if (!CHECK(c, cudaStreamCreateWithFlags(&c->main_stream, cudaStreamNonBlocking)) ||
+        !CHECK(c, cudaStreamCreateWithFlags(&c->aside_stream, cudaStreamNonBlocking)) ||
+        !CHECK(c, cudaEventCreateWithFlags(&c->aside_fork, cudaEventDisableTiming)) ||
+        !CHECK(c, cudaEventCreateWithFlags(&c->aside_join, cudaEventDisableTiming)))
         TC_GOTO(tc_fail(e, TC_INTERNAL, "cuda: %s", c->error));
+    c->stream = c->main_stream;
     TC_GOTO(take_all(c, e));
     TC_GOTO(fill_tables(c, e));
     *ret = &c->dev;

@@ -47,6 +47,12 @@ typedef struct link_share {
     tc_gpu_sums sums; // up to the last batch
     tc_gpu_fetch_list *list;
     const uint8_t **at;
+    // looking ahead
+    bool ahead_on;
+    tc_gpu_ahead *ahead; // [layers]
+    cudaStream_t beside;
+    uint64_t *bytes_dev; // [layers]
+    cudaEvent_t fork, join;
 } link_share;
 
 typedef struct hot_experts {
@@ -84,6 +90,9 @@ typedef struct tc_dev_cuda {
     tc_dev dev;
     tc_cuda_options o;
     cudaStream_t stream;
+    cudaStream_t main_stream, aside_stream; // stream is one of the two
+    cudaEvent_t aside_fork, aside_join;
+    bool aside_open; // something may still run there
     uint32_t multiprocessors;
     tc_gpu_tables tables;
     uint32_t *broken;  // beside tables.failed
@@ -115,7 +124,12 @@ typedef struct tc_dev_cuda {
     cudaGraphExec_t graph[GRAPHS];
     sem_t ended; // posted when the stream has come to a batch's end
     bool recording;
-    uint32_t layer_routes; // routes queued in this pass: the layer among those with experts
+    uint32_t layer_routes;  // routes queued in this pass: the layer among those with experts
+    bool looks_ahead;       // this pass, which is recorded
+    const float *also_norm; // of the next add
+    float *also_normed;
+    bool guessed;                // the last route's layer: something was expected of it
+    const uint32_t *next_expert; // what the last route expects of the layer behind it; NULL: nothing
     // experts
     bool direct, pending, streaming;
     tc_gpu_mailboxes boxes;
@@ -169,6 +183,15 @@ void tc_cuda_link_close(tc_dev_cuda *c);
 uint32_t
 tc_cuda_link_tokens_max(const tc_dev_cuda *c); // of a batch whose cold experts are shared; 0: none are
 tc_gpu_fetch tc_cuda_link_of(tc_dev_cuda *c, uint32_t layer, uint32_t tokens);
+// Looking ahead: tokens of a batch up to which it is done now; at a recorded pass's begin and end, the kernel
+// beside it.
+uint32_t tc_cuda_ahead_tokens(const tc_dev_cuda *c);
+void tc_cuda_ahead_begin(tc_dev_cuda *c);                                   // before a batch
+void tc_cuda_ahead_of(tc_dev_cuda *c, uint32_t layer, tc_gpu_fetch *fetch); // what post has to know of it
+void tc_cuda_ahead_fork(tc_dev_cuda *c);
+void tc_cuda_ahead_join(tc_dev_cuda *c);
+void tc_cuda_look_ahead(tc_dev *dev, bool on);
+tc_cuda_ahead tc_cuda_ahead_sums(tc_dev *dev);
 const uint8_t *tc_cuda_expert_whole(const hot_experts *h, uint32_t layer, uint32_t expert);
 
 extern const tc_cuda_hot_ops tc_cuda_hot;

@@ -491,9 +491,10 @@ static void stream_layer(tc_dev_cuda *c, uint32_t layer, const tc_gpu_pairs_in *
 }
 
 // Those in VRAM, the fetched among them.
-static void run_here(tc_dev_cuda *c, uint32_t layer, const tc_gpu_pairs_in *in, const uint8_t *const *place,
+static void run_here(tc_dev_cuda *c, uint32_t layer, const tc_gpu_pairs_in *in, const tc_gpu_fetch *fetch,
                      int64_t *sum)
 {
+    const uint8_t *const *place = fetch->at;
     hot_experts *h = &c->hot;
     if (in->n >= GROUP_FROM) {
         const tc_gpu_grouped g = group_pairs(c, layer, in, place, sum);
@@ -509,7 +510,11 @@ static void run_here(tc_dev_cuda *c, uint32_t layer, const tc_gpu_pairs_in *in, 
                             .h_rounded = h->h_rounded,
                             .h_scale = h->h_scale,
                             .sum = sum,
-                            .broken = c->broken};
+                            .broken = c->broken,
+                            .ahead = fetch->beside ? fetch->ahead : NULL,
+                            .ahead_stage = fetch->ahead_stage,
+                            .also_stage = fetch->stage,
+                            .bytes = fetch->bytes};
     CHECK(c, tc_gpu_hot_run(c->stream, &c->tables, &hot));
 }
 
@@ -532,12 +537,13 @@ void tc_cuda_experts(tc_dev *dev, uint32_t layer, const float *x, uint32_t n, co
         stream_layer(c, layer, &pairs, sum);
         return;
     }
-    const tc_gpu_fetch fetch = here ? tc_cuda_link_of(c, layer, n) : (tc_gpu_fetch){.list = NULL};
+    tc_gpu_fetch fetch = here ? tc_cuda_link_of(c, layer, n) : (tc_gpu_fetch){.list = NULL};
+    tc_cuda_ahead_of(c, layer, &fetch);
     c->boxes.layer = layer;
     c->boxes.list = fetch.list;
     CHECK(c, tc_gpu_post(c->stream, &c->tables, &c->boxes, &fetch, &pairs));
     if (here)
-        run_here(c, layer, &pairs, fetch.at, sum);
+        run_here(c, layer, &pairs, &fetch, sum);
     else
         c->pending_sum = NULL;
 }
@@ -560,4 +566,6 @@ const tc_cuda_hot_ops tc_cuda_hot = {.open = hot_open,
                                      .place = hot_place,
                                      .resize = hot_resize,
                                      .settle = hot_settle,
-                                     .drain = hot_drain};
+                                     .drain = hot_drain,
+                                     .look_ahead = tc_cuda_look_ahead,
+                                     .ahead = tc_cuda_ahead_sums};

@@ -47,6 +47,25 @@ static __device__ __forceinline__ float activation(const tc_gpu_expert_layout &l
 
 // ---- few tokens ----
 
+// Until the expert is there, where it is still on its way. The whole block; nobody waits in a pass that
+// failed, whose results are void.
+static __device__ void wait_for_expert(const tc_gpu_tables &tables, const tc_gpu_hot &h,
+                                       const uint8_t *expert)
+{
+    const uint64_t ahead = (uint64_t)(expert - h.ahead_stage), also = (uint64_t)(expert - h.also_stage);
+    const uint32_t *done = ahead < TC_GPU_AHEAD_MAX * h.bytes       ? &h.ahead->done[ahead / h.bytes]
+                           : also < TC_GPU_AHEAD_ALSO_MAX * h.bytes ? &h.ahead->also_done[also / h.bytes]
+                                                                    : NULL;
+    if (!done) return;
+    if (threadIdx.x == 0) {
+        while (*(const volatile uint32_t *)done != TC_GPU_AHEAD_BLOCKS &&
+               !*(volatile uint32_t *)tables.failed)
+            continue;
+        __threadfence();
+    }
+    __syncthreads();
+}
+
 // Block (pair, unit): 4 panels of gate, 4 of up, two warps each; then SiLU and rounding.
 __global__ void __launch_bounds__(UNIT_WARPS * 32)
     unit_kernel(tc_gpu_tables tables, const __grid_constant__ tc_gpu_hot h)
@@ -57,6 +76,7 @@ __global__ void __launch_bounds__(UNIT_WARPS * 32)
     follow_previous();
     const uint8_t *expert = h.place[h.expert[pair]];
     if (!expert) return;
+    if (h.ahead) wait_for_expert(tables, h, expert);
     const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5, spans = h.layout.hidden / 64;
     const uint32_t of = warp / 2, part = warp % 2, g = lane >> 2; // of: 0-3 gate, 4-7 up
     const tc_gpu_q4 m = matrix_of(h.layout, expert + unit * h.layout.unit_stride, of < 4 ? 0 : 1);
@@ -138,7 +158,8 @@ __global__ void __launch_bounds__(DOWN_WARPS * 32)
     bool fine = true;
     let_next_start();
     follow_previous();
-    if (threadIdx.x < h.layout.top_k) base[threadIdx.x] = h.place[h.expert[token * h.layout.top_k + threadIdx.x]];
+    if (threadIdx.x < h.layout.top_k)
+        base[threadIdx.x] = h.place[h.expert[token * h.layout.top_k + threadIdx.x]];
     __syncthreads();
     if (*(volatile uint32_t *)tables.failed) return;
     for (uint32_t first = warp; first < items; first += DOWN_WARPS * DOWN_AHEAD) {

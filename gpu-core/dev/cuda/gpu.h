@@ -26,6 +26,13 @@ enum {
     TC_GPU_TOP_K_MAX = 64,
     TC_GPU_FETCH_MAX = 256,          // experts fetched in a layer
     TC_GPU_FETCH_DISTINCT_MAX = 128, // TC_SHARE_COLD_MAX
+    TC_GPU_AHEAD_MAX = 8,            // experts fetched ahead of a layer
+    TC_GPU_AHEAD_PAIRS_MAX = 128,    // of a batch that is looked ahead for
+    TC_GPU_AHEAD_TOP_K_MAX = 32,
+    TC_GPU_AHEAD_BLOCKS = 16,   // that fetch them
+    TC_GPU_AHEAD_DROP = 1,      // decided: it is not wanted,
+    TC_GPU_AHEAD_END,           // or it is: it is fetched to its end
+    TC_GPU_AHEAD_ALSO_MAX = 16, // experts fetched by the same kernel once the routes are known
 };
 
 // A 4-bit matrix in the packed layout (common/model/matrix.h), group 64.
@@ -51,6 +58,7 @@ typedef struct tc_gpu_job {
     float *y;
     uint32_t ldy;
     const float *bias; // or NULL
+    const float *x;    // matmul_float: this matrix's own input; NULL: that of the launch
     uint32_t first_block;
 } tc_gpu_job;
 
@@ -90,6 +98,8 @@ typedef struct tc_gpu_row_args {
     uint32_t ld_gate, n, dim;
     const float *norm; // multiplier, or NULL
     float *normed;
+    const float *ahead_norm; // add: x normed by this multiplier too, or NULL
+    float *ahead_normed;
     float eps;
 } tc_gpu_row_args;
 
@@ -104,7 +114,26 @@ typedef struct tc_gpu_sums {
     uint64_t side_ns; // from a call to the beginning of its join
     uint64_t calls;   // to workers, how many experts they asked for, and what the slowest said it took
     uint64_t asked, compute_us;
+    uint64_t ahead_fetched, ahead_used; // experts that lay there in time, and of them those that were chosen
+    uint64_t ahead_pairs;               // pairs computed from them
+    uint64_t guessed, guessed_right;    // pairs of layers that something was expected of
 } tc_gpu_sums;
+
+// What is fetched ahead of one layer, while the link has nothing else to do: by post of the layer before, the
+// kernel beside the pass, and this layer's route and post. All zero before a pass.
+typedef struct tc_gpu_ahead {
+    uint32_t listed, wanted, expert[TC_GPU_AHEAD_MAX]; // in this order
+    uint32_t done[TC_GPU_AHEAD_MAX];                   // blocks that have brought their part
+    uint32_t routed;                                   // the routes are known: nothing is begun any more
+    // Set once, with routed: bit i: expert[i] lies whole at its place; and the one under way
+    // (TC_GPU_AHEAD_MAX: none).
+    uint32_t there, pending;
+    uint32_t decided; // by post: what becomes of that; 0: not yet
+    // By post, with decided: what this layer's quota fetches besides; and its blocks that have brought their
+    // part.
+    uint32_t also, also_expert[TC_GPU_AHEAD_ALSO_MAX], also_done[TC_GPU_AHEAD_ALSO_MAX], blocks_done;
+    uint64_t called_ns;
+} tc_gpu_ahead;
 
 // What one layer's pairs came to. Written by post, read by those behind it.
 typedef struct tc_gpu_fetch_list {
@@ -229,6 +258,14 @@ typedef struct tc_gpu_routes {
     const uint32_t *forced; // [n][top_k] replaces the choice, for benchmarks; weights are those of the logits
     uint32_t *expert;
     float *weight;
+    // Looking ahead: the next layer's router on the same tokens; logits NULL: not.
+    const float *next_logits, *next_correction;
+    const uint32_t *next_forced;
+    uint32_t *next_expert;
+    // What was expected of this layer, and fetched; NULL: nothing.
+    const uint32_t *guess;
+    tc_gpu_ahead *ahead;
+    tc_gpu_sums *sums;
 } tc_gpu_routes;
 enum { TC_GPU_GROUPS_MAX = 64 };
 int tc_gpu_route(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_routes *args);
@@ -255,7 +292,14 @@ typedef struct tc_gpu_fetch {
     tc_gpu_fetch_list *list; // of this layer; NULL: nothing is computed here
     const uint8_t **at; // [n][top_k] where the pair's expert lies: a slot, the stage, or NULL: a worker's
     tc_gpu_sums *sums;
-    uint64_t bytes; // of an expert
+    uint64_t bytes;             // of an expert
+    tc_gpu_ahead *ahead;        // what was fetched ahead of this layer, to ahead_stage; NULL: nothing
+    const uint8_t *ahead_stage; // TC_GPU_AHEAD_MAX experts
+    bool beside; // the kernel that fetched them fetches the quota, too; who reads experts waits for each
+    // What is to be fetched ahead of the next one: its experts' places, and what is expected; NULL: nothing.
+    const uint8_t *const *next_place;
+    const uint32_t *next_expert; // [n][top_k]
+    tc_gpu_ahead *next_ahead;
 } tc_gpu_fetch;
 
 typedef struct tc_gpu_hot {
@@ -269,6 +313,10 @@ typedef struct tc_gpu_hot {
     float *h_scale;     // [n * top_k][units]
     int64_t *sum;       // [n][hidden] overwritten
     uint32_t *broken;   // set when a part is not finite or out of range
+    // Experts that may be on their way still, and where they come to; ahead NULL: all are there.
+    const tc_gpu_ahead *ahead;
+    const uint8_t *ahead_stage, *also_stage;
+    uint64_t bytes; // of an expert there
 } tc_gpu_hot;
 // The hot ones of few tokens: two launches.
 int tc_gpu_hot_run(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_hot *args);
@@ -280,6 +328,18 @@ typedef struct tc_gpu_pairs_in {
     const float *weight, *x; // [n][top_k], [n][hidden]
     uint32_t n, top_k, hidden;
 } tc_gpu_pairs_in;
+// A kernel that runs beside a whole pass: layer by layer, when the list is there, it fetches what is expected
+// until the routes are known, then what the layer's quota says.
+typedef struct tc_gpu_beside {
+    tc_gpu_ahead *ahead;        // [layers]
+    const uint8_t *const *from; // [layers][experts]
+    const uint64_t *bytes;      // [layers] of an expert; 0: nothing is expected of the layer
+    uint32_t layers, experts;
+    uint8_t *stage[2];   // of layers by turns, TC_GPU_AHEAD_MAX experts each
+    uint8_t *also_stage; // of the quota; NULL: it is fetched by tc_gpu_post
+    tc_gpu_sums *sums;
+} tc_gpu_beside;
+int tc_gpu_beside_run(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_beside *args);
 // Deals out the pairs: hot ones stay here, of the cold ones some are to be fetched, the rest goes to the
 // mailboxes. Then fetches: two launches, or one where nothing may be fetched.
 int tc_gpu_post(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_mailboxes *boxes,

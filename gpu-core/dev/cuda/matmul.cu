@@ -7,7 +7,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-enum { WARPS = 8, AHEAD = 4, ROUND_AHEAD = 4, ONE_BYTES = 96 << 10 };
+enum { WARPS_FEW = 8, WARPS_MANY = 16, PANELS_FEW = 256, AHEAD = 4, ROUND_AHEAD = 4, ONE_BYTES = 96 << 10 };
 
 // ---- one token ----
 
@@ -41,7 +41,7 @@ static __device__ __forceinline__ void one_fold(const tc_gpu_job &job, const flo
 
 // Shared memory: rounded x [spans][128] | x scales [spans] | dots [panels][spans][16] | scales
 // [panels][spans][16].
-template <int PANELS>
+template <int PANELS, int WARPS>
 __global__ void __launch_bounds__(WARPS * 32)
     one_kernel(tc_gpu_tables tables, const __grid_constant__ tc_gpu_jobs jobs, const float *x,
                const float *up)
@@ -113,13 +113,14 @@ static size_t one_bytes(uint32_t spans, uint32_t panels)
     return (size_t)spans * (TC_GPU_ROW_BYTES + 4 + panels * 16 * 2 * 4);
 }
 
-template <int PANELS>
+template <int PANELS, int WARPS>
 static int one(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_jobs *jobs, const float *x,
                const float *up)
 {
     const tc_gpu_jobs dealt = deal_panels(jobs, PANELS);
     const size_t bytes = one_bytes(jobs->job[0].q4.spans, PANELS);
-    return launch_chained(one_kernel<PANELS>, dealt.blocks, WARPS * 32, bytes, stream, *tables, dealt, x, up);
+    return launch_chained(one_kernel<PANELS, WARPS>, dealt.blocks, WARPS * 32, bytes, stream, *tables, dealt,
+                          x, up);
 }
 
 int tc_gpu_matmul_one(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_jobs *jobs,
@@ -128,9 +129,12 @@ int tc_gpu_matmul_one(tc_gpu_stream stream, const tc_gpu_tables *tables, const t
     const uint32_t spans = jobs->job[0].q4.spans;
     uint32_t panels = 0;
     for (uint32_t i = 0; i < jobs->count; i++) panels += (jobs->job[i].q4.rows + 15) / 16;
-    if (panels >= 2048 && one_bytes(spans, 4) <= ONE_BYTES) return one<4>(stream, tables, jobs, x, up);
-    if (panels >= 512 && one_bytes(spans, 2) <= ONE_BYTES) return one<2>(stream, tables, jobs, x, up);
-    return one<1>(stream, tables, jobs, x, up);
+    if (panels >= 2048 && one_bytes(spans, 4) <= ONE_BYTES)
+        return one<4, WARPS_FEW>(stream, tables, jobs, x, up);
+    if (panels >= 512 && one_bytes(spans, 2) <= ONE_BYTES)
+        return one<2, WARPS_FEW>(stream, tables, jobs, x, up);
+    if (panels <= PANELS_FEW && spans >= WARPS_MANY) return one<1, WARPS_MANY>(stream, tables, jobs, x, up);
+    return one<1, WARPS_FEW>(stream, tables, jobs, x, up);
 }
 
 // ---- other types ----
@@ -194,6 +198,7 @@ __global__ void __launch_bounds__(FLOAT_WARPS * 32)
     const uint32_t first = blockIdx.y * TOKENS, count = min(n - first, (uint32_t)TOKENS);
     const uint32_t row = (lane & 3) * 4, pair = lane >> 2;
     float sum[TOKENS][4] = {}, w[FLOAT_AHEAD][4][2];
+    if (job.x) x = job.x;
     x += (size_t)first * ldx;
 #pragma unroll
     for (int a = 0; a < FLOAT_AHEAD; a++)

@@ -35,20 +35,22 @@ static __device__ __forceinline__ float sigmoid(float x)
 }
 
 // What an expert is chosen by.
-static __device__ __forceinline__ float score_of(const tc_gpu_routes &a, const float *row, uint32_t e)
+static __device__ __forceinline__ float score_of(const tc_gpu_routes &a, const float *row,
+                                                 const float *correction, uint32_t e)
 {
     if (!a.sigmoid) return row[e];
-    return sigmoid(row[e]) + (a.correction ? a.correction[e] : 0.0f);
+    return sigmoid(row[e]) + (correction ? correction[e] : 0.0f);
 }
 
 // The best groups of a token, one warp: a bit a group in keep (of its own shared memory).
-static __device__ void choose_groups(const tc_gpu_routes &a, const float *row, float *sums, uint64_t *keep)
+static __device__ void choose_groups(const tc_gpu_routes &a, const float *row, const float *correction,
+                                     float *sums, uint64_t *keep)
 {
     const uint32_t lane = threadIdx.x & 31, each = a.experts / a.groups;
     for (uint32_t g = lane; g < a.groups; g += 32) {
         float first = -CUDART_INF_F, second = -CUDART_INF_F;
         for (uint32_t e = g * each; e < (g + 1) * each; e++) {
-            const float s = score_of(a, row, e);
+            const float s = score_of(a, row, correction, e);
             second = fmaxf(second, fminf(first, s));
             first = fmaxf(first, s);
         }
@@ -68,7 +70,33 @@ static __device__ void choose_groups(const tc_gpu_routes &a, const float *row, f
     __syncwarp();
 }
 
+// How much of what was expected of a token came true: lane k has its k-th choice and the k-th guess. One
+// warp.
+static __device__ void count_guess(const tc_gpu_routes &a, uint32_t chosen, uint32_t guess, uint32_t lane)
+{
+    bool right = false;
+    for (uint32_t j = 0; j < a.top_k; j++) right |= __shfl_sync(0xffffffffu, guess, j) == chosen;
+    const uint32_t count = __popc(__ballot_sync(0xffffffffu, right && lane < a.top_k));
+    if (lane) return;
+    atomicAdd((unsigned long long *)&a.sums->guessed, (unsigned long long)a.top_k);
+    atomicAdd((unsigned long long *)&a.sums->guessed_right, (unsigned long long)count);
+}
+
+// Nothing more is begun ahead of this layer; what lies there whole now, and what is under way, is told to
+// those behind. One warp.
+static __device__ void close_ahead(tc_gpu_ahead *ahead, uint32_t wanted, uint32_t lane)
+{
+    if (lane == 0) atomicExch(&ahead->routed, 1u);
+    __syncwarp();
+    const bool whole = lane < wanted && *(volatile uint32_t *)&ahead->done[lane] == TC_GPU_AHEAD_BLOCKS;
+    const uint32_t there = __ballot_sync(0xffffffffu, whole), not_yet = ~there & ((1u << wanted) - 1);
+    if (lane) return;
+    ahead->there = there;
+    ahead->pending = not_yet ? __ffs(not_yet) - 1 : TC_GPU_AHEAD_MAX;
+}
+
 // One warp a token: top_k rounds of the largest not taken yet. NaN goes last, as in the CPU's comparison.
+// Behind the tokens the same tokens once more, for the next layer.
 template <int EACH>
 __global__ void __launch_bounds__(ROUTE_THREADS)
     route_kernel(tc_gpu_tables tables, const __grid_constant__ tc_gpu_routes a)
@@ -79,15 +107,24 @@ __global__ void __launch_bounds__(ROUTE_THREADS)
                    lane = threadIdx.x & 31;
     let_next_start();
     follow_previous();
-    if (t >= a.n || *(volatile uint32_t *)tables.failed) return;
-    const float *row = a.logits + (size_t)t * a.experts;
-    if (a.sigmoid && a.groups) choose_groups(a, row, sums[warp], &keep[warp]);
+    const bool next = t >= a.n; // expected of the next layer
+    if (t >= (a.next_logits ? 2 * a.n : a.n) || *(volatile uint32_t *)tables.failed) return;
+    const float *row =
+        next ? a.next_logits + (size_t)(t - a.n) * a.experts : a.logits + (size_t)t * a.experts;
+    const float *correction = next ? a.next_correction : a.correction;
+    const uint32_t *forced = next ? a.next_forced : a.forced;
+    uint32_t *expert = next ? a.next_expert : a.expert;
+    const size_t at = (size_t)(next ? t - a.n : t) * a.top_k;
+    if (a.sigmoid && a.groups) choose_groups(a, row, correction, sums[warp], &keep[warp]);
     const uint32_t each = a.groups ? a.experts / a.groups : 1;
+    const uint32_t guess = !next && a.guess && lane < a.top_k ? a.guess[at + lane] : 0; // top_k <= 32 then
+    const uint32_t wanted = a.ahead ? a.ahead->wanted : 0;
+    uint32_t chosen = 0xffffffffu;
     uint64_t key[EACH];
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
         uint32_t e = i * 32 + lane;
-        float v = e < a.experts ? score_of(a, row, e) : -CUDART_INF_F;
+        float v = e < a.experts ? score_of(a, row, correction, e) : -CUDART_INF_F;
         if (a.sigmoid && a.groups && e < a.experts && !(keep[warp] >> e / each & 1)) v = -CUDART_INF_F;
         key[i] = e < a.experts ? order_of(v != v ? -CUDART_INF_F : v, e) : 0;
     }
@@ -101,14 +138,16 @@ __global__ void __launch_bounds__(ROUTE_THREADS)
         for (int i = 0; i < EACH; i++)
             if (key[i] == top) key[i] = 0;
         uint32_t e = 0xffffffffu - (uint32_t)top;
-        if (a.forced) e = a.forced[(size_t)t * a.top_k + k];
+        if (forced) e = forced[at + k];
         float v = row[e];
         if (k == 0) best = v;
         float p = a.sigmoid ? sigmoid(v) : expf(v - best);
         sum += p;
         if (lane == (k & 31)) mine[k >> 5] = p;
-        if (lane == 0) a.expert[(size_t)t * a.top_k + k] = e;
+        if (lane == 0) expert[at + k] = e;
+        if (lane == k) chosen = e;
     }
+    if (next) return;
     if (!a.renormalise && !a.sigmoid) {
         sum = 0;
         for (uint32_t e = lane; e < a.experts; e += 32) sum += expf(row[e] - best);
@@ -116,12 +155,15 @@ __global__ void __launch_bounds__(ROUTE_THREADS)
     }
     const bool divide = a.renormalise || !a.sigmoid;
     for (uint32_t k = lane; k < a.top_k; k += 32)
-        a.weight[(size_t)t * a.top_k + k] = (divide ? mine[k >> 5] / sum : mine[k >> 5]) * a.scale;
+        a.weight[at + k] = (divide ? mine[k >> 5] / sum : mine[k >> 5]) * a.scale;
+    if (a.guess) count_guess(a, chosen, guess, lane);
+    if (a.ahead && t == 0) close_ahead(a.ahead, wanted, lane);
 }
 
 int tc_gpu_route(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_routes *args)
 {
-    uint32_t blocks = (args->n + ROUTE_THREADS / 32 - 1) / (ROUTE_THREADS / 32), experts = args->experts;
+    const uint32_t rows = args->next_logits ? 2 * args->n : args->n, experts = args->experts;
+    const uint32_t blocks = (rows + ROUTE_THREADS / 32 - 1) / (ROUTE_THREADS / 32);
 #define ROUTE(each) launch_chained(route_kernel<each>, blocks, ROUTE_THREADS, 0, stream, *tables, *args)
     return experts <= 128 ? ROUTE(4) : experts <= 512 ? ROUTE(16) : experts <= 1024 ? ROUTE(32) : ROUTE(128);
 #undef ROUTE

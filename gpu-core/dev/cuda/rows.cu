@@ -22,14 +22,19 @@ static __device__ __forceinline__ float block_sum(float v)
     return v;
 }
 
-// y = x * multiplier / rms; x may have been written by this thread just before.
+// y = x * multiplier / rms; x may have been written by this thread just before. The same for a second
+// multiplier where there is one.
 static __device__ __forceinline__ void norm_row(const float *x, const float *multiplier, uint32_t dim,
-                                                float eps, float *y)
+                                                float eps, float *y, const float *other = NULL,
+                                                float *other_y = NULL)
 {
     float sum = 0;
     for (uint32_t i = threadIdx.x; i < dim; i += ROW_THREADS) sum = fmaf(x[i], x[i], sum);
     float factor = 1.0f / sqrtf(block_sum(sum) / (float)dim + eps);
-    for (uint32_t i = threadIdx.x; i < dim; i += ROW_THREADS) y[i] = x[i] * factor * multiplier[i];
+    for (uint32_t i = threadIdx.x; i < dim; i += ROW_THREADS) {
+        y[i] = x[i] * factor * multiplier[i];
+        if (other) other_y[i] = x[i] * factor * other[i];
+    }
 }
 
 __global__ void __launch_bounds__(ROW_THREADS)
@@ -57,7 +62,7 @@ __global__ void __launch_bounds__(ROW_THREADS) add_kernel(tc_gpu_tables tables, 
         a.x[at + i] = v;
         if (a.residual) a.residual[at + i] = v;
     }
-    if (a.norm) norm_row(a.x + at, a.norm, a.dim, a.eps, a.normed + at);
+    if (a.norm) norm_row(a.x + at, a.norm, a.dim, a.eps, a.normed + at, a.ahead_norm, a.ahead_normed + at);
 }
 
 int tc_gpu_add(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_row_args *args)
