@@ -162,5 +162,7 @@ INLINE void run_tiles(const tc_matrix *w, uint32_t panel0, uint32_t panel1, cons
 TC_KERNEL_PAIR(q4_tiles, run_tiles, TC_M_Q4)
 TC_KERNEL_PAIR(q8_tiles, run_tiles, TC_M_Q8)
 
-const tc_fast_part tc_fast_amx = {
-    {matmul_q4_tiles, matmul_q8_tiles}, {fixed_q4_tiles, fixed_q8_tiles}, round_row, true};
+const tc_fast_part tc_fast_amx = {.matmul = {matmul_q4_tiles, matmul_q8_tiles},
+                                  .matmul_fixed = {fixed_q4_tiles, fixed_q8_tiles},
+                                  .round = round_row,
+                                  .tiles = true};

@@ -12,4 +12,5 @@ INLINE __m512i dot4(__m512i acc, __m512i u, __m512i q)
 TC_KERNEL_PAIR(q4, run, TC_M_Q4)
 TC_KERNEL_PAIR(q8, run, TC_M_Q8)
 
-const tc_fast_part tc_fast_avx512vnni = {{matmul_q4, matmul_q8}, {fixed_q4, fixed_q8}, round_row, false};
+const tc_fast_part tc_fast_avx512vnni = {
+    .matmul = {matmul_q4, matmul_q8}, .matmul_fixed = {fixed_q4, fixed_q8}, .round = round_row};

@@ -99,7 +99,8 @@ static void run(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const tc_r
 TC_KERNEL_PAIR(q4, run, TC_M_Q4)
 TC_KERNEL_PAIR(q8, run, TC_M_Q8)
 
-const tc_fast_part tc_fast_scalar = {{matmul_q4, matmul_q8}, {fixed_q4, fixed_q8}, round_row, false};
+const tc_fast_part tc_fast_scalar = {
+    .matmul = {matmul_q4, matmul_q8}, .matmul_fixed = {fixed_q4, fixed_q8}, .round = round_row};
 
 // e^x: x = n ln 2 + r, |r| <= ln 2 / 2; Taylor to r^7 (relative error below 2^-23); times 2^n. Infinity above
 // e^88.

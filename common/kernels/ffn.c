@@ -27,7 +27,7 @@ typedef struct scratch_block {
     size_t offset, count, size;
 } scratch_block;
 
-enum { SCRATCH_BLOCKS = 14 };
+enum { SCRATCH_BLOCKS = 17 };
 
 static uint32_t list_scratch(const tc_store_info *info, uint32_t members, uint32_t tokens_max, bool tiles,
                              scratch_block ret[SCRATCH_BLOCKS])
@@ -49,6 +49,10 @@ static uint32_t list_scratch(const tc_store_info *info, uint32_t members, uint32
         {offsetof(tc_ffn, act_rounded_memory), pairs * info->units, tc_rounded_bytes(info->unit)},
         {offsetof(tc_ffn, x_rounded), pairs, sizeof(tc_rounded_row)},
         {offsetof(tc_ffn, member_rounded), rows, sizeof(tc_rounded_row)},
+        {offsetof(tc_ffn, down), (size_t)members * info->units, sizeof(tc_matrix)},
+        {offsetof(tc_ffn, down_x), (size_t)members * info->units, sizeof(tc_rows)},
+        {offsetof(tc_ffn, down_rounded), (size_t)members * info->units * TC_FFN_DOWN_TOKENS,
+         sizeof(tc_rounded_row)},
     };
     _Static_assert(sizeof all / sizeof *all == SCRATCH_BLOCKS, "scratch list");
     memcpy(ret, all, sizeof all);

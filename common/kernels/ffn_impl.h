@@ -13,6 +13,7 @@ enum {
     TC_FFN_FUSED_SUM_BYTES = 256 << 10, // a member's own sums: they stay in its second cache
     TC_FFN_PARTS = 4,                   // of a unit at the end of a fused call
     TC_FFN_TAIL_MAX = 2 * TC_TEAM_THREADS_MAX,
+    TC_FFN_DOWN_TOKENS = 256, // of an expert, whose down projections of all units are added up at once
 };
 
 typedef struct tc_ffn_group {
@@ -48,6 +49,10 @@ struct tc_ffn {
     // per member, so that no item builds pointer lists on its stack
     float **rows;   // [members][2][tokens_max]
     int64_t **sums; // [members][tokens_max]
+    // of all units of an expert
+    tc_matrix *down;              // [members][units]
+    tc_rows *down_x;              // [members][units]
+    tc_rounded_row *down_rounded; // [members][units][TC_FFN_DOWN_TOKENS]
     // the call being run
     const tc_expert_call *call;
     int64_t *sum;

@@ -28,6 +28,44 @@ static void activations(tc_ffn *f, uint32_t member, uint32_t units)
     }
 }
 
+// Units of a group's expert together, where the kernels add them up before they touch a token's sum.
+static void add_units(tc_ffn *f, uint32_t member, const tc_ffn_group *g, uint32_t units, uint32_t p0,
+                      uint32_t p1)
+{
+    const uint32_t hidden = f->info->hidden, room = f->info->units;
+    tc_matrix *down = f->down + (size_t)member * room;
+    tc_rows *x = f->down_x + (size_t)member * room;
+    tc_rounded_row *rounded = f->down_rounded + (size_t)member * room * TC_FFN_DOWN_TOKENS;
+    int64_t **sums = f->sums + (size_t)member * f->tokens_max;
+    for (uint32_t u = 0; u < units; u++) {
+        tc_store_unit unit;
+        tc_ffn_get_unit(f, g->expert, f->call->unit_begin + u, &unit);
+        down[u] = unit.down;
+        x[u].rounded = rounded + (size_t)u * TC_FFN_DOWN_TOKENS;
+    }
+    for (uint32_t first = 0, n; first < g->count; first += n) {
+        n = g->count - first < TC_FFN_DOWN_TOKENS ? g->count - first : TC_FFN_DOWN_TOKENS;
+        for (uint32_t i = 0; i < n; i++) {
+            const uint32_t pair = g->first + first + i;
+            sums[i] = f->sum + (size_t)f->call->pairs[pair].token * hidden;
+            for (uint32_t u = 0; u < units; u++)
+                rounded[u * TC_FFN_DOWN_TOKENS + i] = tc_ffn_act_rounded(f, pair, u);
+        }
+        if (!tc_matmul_fixed_sum(tc_ffn_kernels(f), down, units, p0, p1, x, f->weight + g->first + first, n,
+                                 sums))
+            atomic_store_explicit(&f->broken, true, memory_order_relaxed);
+    }
+}
+
+// Whether the kernels gain by that.
+static bool adds_units(const tc_ffn *f)
+{
+    tc_store_unit unit;
+    if (!f->call->pair_count) return false;
+    tc_ffn_get_unit(f, f->call->pairs[0].expert, f->call->unit_begin, &unit);
+    return f->act_wants_rounded && tc_ffn_kernels(f)->matmul_fixed_sum[unit.down.form.type];
+}
+
 // All experts' parts of panels [p0, p1) of the output.
 static void outputs(tc_ffn *f, uint32_t member, uint32_t units, uint32_t p0, uint32_t p1)
 {
@@ -39,6 +77,10 @@ static void outputs(tc_ffn *f, uint32_t member, uint32_t units, uint32_t p0, uin
     tc_rounded_row *rounded = f->member_rounded + (size_t)member * f->tokens_max;
     for (uint32_t t = 0; t < call->tokens; t++)
         memset(f->sum + (size_t)t * hidden + begin, 0, (end - begin) * sizeof *f->sum);
+    if (adds_units(f)) {
+        for (uint32_t g = 0; g < f->group_count; g++) add_units(f, member, &f->groups[g], units, p0, p1);
+        return;
+    }
     for (uint32_t n = 0; n < f->group_count * units; n++) {
         const tc_ffn_group *g = &f->groups[n / units];
         tc_store_unit unit;

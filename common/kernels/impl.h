@@ -113,6 +113,7 @@ extern const tc_kernels tc_kernels_avx2, tc_kernels_avx512; // x86-64 only, as a
 typedef struct tc_fast_part {
     tc_matmul_fn *matmul[2];
     tc_matmul_fixed_fn *matmul_fixed[2];
+    tc_matmul_fixed_sum_fn *matmul_fixed_sum[2];
     void (*round)(const float *x, uint32_t cols, const tc_rounded_row *ret);
     bool tiles;
 } tc_fast_part;

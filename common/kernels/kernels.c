@@ -82,6 +82,7 @@ static void fill_tables(void)
         for (int type = TC_M_Q4; type <= TC_M_Q8; type++) {
             fast->matmul[type] = isas[i].fast->matmul[type];
             fast->matmul_fixed[type] = isas[i].fast->matmul_fixed[type];
+            fast->matmul_fixed_sum[type] = isas[i].fast->matmul_fixed_sum[type];
         }
         fast->round = isas[i].fast->round;
         fast->tiles = isas[i].fast->tiles;

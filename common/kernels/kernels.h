@@ -45,17 +45,19 @@ typedef struct tc_rounded_row {
     int8_t *low;   // [cols] in [-8, 7]
     float *scale;  // [cols / 64]; NaN where the span holds a number that is not finite
     int32_t *bias; // [cols / 32] -128 * the sum of 32 q: weights are kept as code + 128 where they meet them
+    int16_t *wide; // [cols] q itself, each four columns in the order 0 2 1 3: set and used by AVX2 only
 } tc_rounded_row;
 
 static inline size_t tc_rounded_bytes(uint32_t cols) // a multiple of 64
 {
-    return ((size_t)cols * 2 + cols / TC_SPAN_COLS * 12u + 63) & ~(size_t)63;
+    return ((size_t)cols * 4 + cols / TC_SPAN_COLS * 12u + 63) & ~(size_t)63;
 }
 static inline tc_rounded_row tc_rounded_at(void *memory, uint32_t cols)
 {
     int8_t *high = memory;
     float *scale = (float *)(high + (size_t)cols * 2);
-    return (tc_rounded_row){high, high + cols, scale, (int32_t *)scale + cols / TC_SPAN_COLS};
+    int32_t *bias = (int32_t *)scale + cols / TC_SPAN_COLS;
+    return (tc_rounded_row){high, high + cols, scale, bias, (int16_t *)(bias + cols / TC_SPAN_COLS * 2)};
 }
 
 // A batch's activations: float32 rows, and the same rounded where the kernels want them so
@@ -74,6 +76,11 @@ typedef void tc_matmul_fn(const tc_matrix *w, uint32_t panel0, uint32_t panel1, 
 typedef bool tc_matmul_fixed_fn(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const tc_rows *x,
                                 const float *scale, uint32_t n, int64_t *const *acc);
 
+// The same for `count` matrices of one form and shape, each with rows of its own: as matmul_fixed of one
+// after the other, but what they add up to goes to acc once.
+typedef bool tc_matmul_fixed_sum_fn(const tc_matrix *w, uint32_t count, uint32_t panel0, uint32_t panel1,
+                                    const tc_rows *x, const float *scale, uint32_t n, int64_t *const *acc);
+
 typedef struct tc_kernels {
     const char *name; // "exact", "scalar", "avx2", "avx512", "avx512vnni", "amx"
     tc_matmul_fn *matmul[TC_M_TYPES];
@@ -85,6 +92,7 @@ typedef struct tc_kernels {
     void (*silu_mul)(const float *gate, const float *up, float *out, uint32_t n);
     float (*dot)(const float *a, const float *b, uint32_t n);
     void (*axpy)(float alpha, const float *x, float *y, uint32_t n); // y += alpha * x
+    tc_matmul_fixed_sum_fn *matmul_fixed_sum[TC_M_TYPES]; // NULL: one after the other is as good
 } tc_kernels;
 
 // out[i] = g * sigmoid(alpha * g) * (u + 1), g = min(gate[i], limit), u = up[i] cut to +- limit; out may be
@@ -104,4 +112,16 @@ static inline void tc_matmul(const tc_kernels *k, const tc_matrix *w, uint32_t p
                              const tc_rows *x, uint32_t n, float *const *y)
 {
     k->matmul[w->form.type](w, p0, p1, x, n, y);
+}
+
+static inline bool tc_matmul_fixed_sum(const tc_kernels *k, const tc_matrix *w, uint32_t count, uint32_t p0,
+                                       uint32_t p1, const tc_rows *x, const float *scale, uint32_t n,
+                                       int64_t *const *acc)
+{
+    bool fine = true;
+    if (k->matmul_fixed_sum[w->form.type])
+        return k->matmul_fixed_sum[w->form.type](w, count, p0, p1, x, scale, n, acc);
+    for (uint32_t i = 0; i < count; i++)
+        fine &= k->matmul_fixed[w->form.type](&w[i], p0, p1, &x[i], scale, n, acc);
+    return fine;
 }

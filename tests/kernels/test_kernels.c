@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { N_MAX = 11, ROWS_MAX = 200, COLS_MAX = 8256 };
+enum { N_MAX = 11, ROWS_MAX = 200, COLS_MAX = 8256, UNITS = 3, CROWD_MAX = 133 };
 
 static float noise(void)
 {
@@ -254,8 +254,7 @@ static void test_fast(void **state)
             uint8_t *memory = tc_alloc(TC_MEM_OTHER, 1, tc_rounded_bytes(COLS_MAX));
             tc_rounded_row row = tc_rounded_at(memory, sh->cols);
             plain.k->round(p.x[t], sh->cols, &row);
-            assert_memory_equal(memory, p.q8_memory + (size_t)t * tc_rounded_bytes(COLS_MAX),
-                                tc_rounded_bytes(sh->cols));
+            assert_memory_equal(memory, p.q8[t].high, (size_t)((char *)row.wide - (char *)row.high));
             tc_free(memory);
         }
         tc_matmul(plain.k, &p.m, 0, tc_panels(sh->rows), &p.rows, N_MAX, z);
@@ -357,6 +356,112 @@ static void test_fixed_refuses_what_it_cannot_hold(void **state)
         assert_true(s->k->matmul_fixed[TC_M_F32](&m, 0, 1, &x, scale, 1, acc));
         for (uint32_t r = 0; r < rows; r++) assert_true(sum[r] == INT64_MIN + (1ll << 32) - 1);
         tc_free(data);
+    }
+}
+
+// Several narrow matrices and many tokens, as experts have them in prompts.
+typedef struct crowd {
+    problem units[UNITS];
+    tc_matrix w[UNITS];
+    tc_rows x[UNITS];
+    float *f32[UNITS][CROWD_MAX], scale[CROWD_MAX];
+    tc_rounded_row rounded[UNITS][CROWD_MAX];
+    int64_t *own[CROWD_MAX], *theirs[CROWD_MAX];
+} crowd;
+
+static void make_crowd(const subject *s, const shape *sh, crowd *c)
+{
+    for (uint32_t u = 0; u < UNITS; u++) {
+        make_problem(s, sh, &c->units[u]);
+        c->w[u] = c->units[u].m;
+        uint8_t *memory = tc_alloc(TC_MEM_OTHER, CROWD_MAX, tc_rounded_bytes(sh->cols));
+        for (uint32_t t = 0; t < CROWD_MAX; t++) {
+            c->f32[u][t] = tc_alloc(TC_MEM_OTHER, sh->cols, sizeof(float));
+            for (uint32_t i = 0; i < sh->cols; i++) c->f32[u][t][i] = noise() * (t % 5 == 4 ? 0 : 3);
+            c->rounded[u][t] = tc_rounded_at(memory + t * tc_rounded_bytes(sh->cols), sh->cols);
+            if (tc_wants_rounded(s->k, sh->type)) s->k->round(c->f32[u][t], sh->cols, &c->rounded[u][t]);
+        }
+        c->x[u] = (tc_rows){(const float *const *)c->f32[u], c->rounded[u]};
+    }
+    for (uint32_t t = 0; t < CROWD_MAX; t++) {
+        c->scale[t] = noise() * (t == 2 ? 1000 : 1);
+        c->own[t] = tc_alloc(TC_MEM_OTHER, ROWS_MAX, sizeof(int64_t));
+        c->theirs[t] = tc_alloc(TC_MEM_OTHER, ROWS_MAX, sizeof(int64_t));
+    }
+}
+
+static void free_crowd(crowd *c)
+{
+    for (uint32_t u = 0; u < UNITS; u++) {
+        free_problem(&c->units[u]);
+        tc_free(c->rounded[u][0].high);
+        for (uint32_t t = 0; t < CROWD_MAX; t++) tc_free(c->f32[u][t]);
+    }
+    for (uint32_t t = 0; t < CROWD_MAX; t++) {
+        tc_free(c->own[t]);
+        tc_free(c->theirs[t]);
+    }
+}
+
+// Sums of all units at once are those of one token and one unit after another.
+static void test_sums_of_units(void **state)
+{
+    static const shape kinds[] = {{TC_M_Q4, 70, 64, 64, true},  {TC_M_Q4, 64, 128, 64, false},
+                                  {TC_M_Q4, 33, 64, 32, false}, {TC_M_Q8, 70, 64, 0, false},
+                                  {TC_M_Q4, 16, 576, 64, true}, {TC_M_BF16, 33, 64, 0, false}};
+    static const uint32_t counts[] = {1, 2, 3, 4, 5, 6, 7, 64, 65, 67, 68, CROWD_MAX};
+    const subject *s = *state;
+    static crowd c;
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        const shape *sh = &kinds[k];
+        const uint32_t panels = tc_panels(sh->rows);
+        make_crowd(s, sh, &c);
+        for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+            const uint32_t n = counts[i];
+            for (uint32_t t = 0; t < n; t++)
+                for (uint32_t r = 0; r < ROWS_MAX; r++) c.own[t][r] = c.theirs[t][r] = INT64_MAX - 7 * r;
+            for (uint32_t p = 0; p < panels; p++) // any split of panels
+                assert_true(tc_matmul_fixed_sum(s->k, c.w, UNITS, p, p + 1, c.x, c.scale, n, c.own));
+            for (uint32_t u = 0; u < UNITS; u++)
+                for (uint32_t t = 0; t < n; t++) {
+                    const tc_rows one = {c.x[u].f32 + t, c.x[u].rounded + t};
+                    assert_true(
+                        s->k->matmul_fixed[sh->type](&c.w[u], 0, panels, &one, c.scale + t, 1, c.theirs + t));
+                }
+            for (uint32_t t = 0; t < n; t++)
+                assert_memory_equal(c.own[t], c.theirs[t], ROWS_MAX * sizeof(int64_t));
+        }
+        const float good = c.scale[9], bad[] = {1e30f, -1e30f, NAN, INFINITY};
+        for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+            c.scale[9] = bad[i]; // 9 % 5 == 4 would be zeros
+            c.scale[8] = bad[i];
+            assert_false(tc_matmul_fixed_sum(s->k, c.w, UNITS, 0, panels, c.x, c.scale, 67, c.own));
+        }
+        c.scale[8] = c.scale[9] = good;
+        free_crowd(&c);
+    }
+}
+
+// Many tokens meet weights that were unpacked once: the bits of one token alone.
+static void test_crowds(void **state)
+{
+    static const shape kinds[] = {
+        {TC_M_Q4, 33, 1088, 64, true}, {TC_M_Q4, 16, 1088, 32, false}, {TC_M_Q8, 33, 576, 0, false}};
+    const subject *s = *state;
+    static crowd c;
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        const shape *sh = &kinds[k];
+        static float together[CROWD_MAX][ROWS_MAX], alone[ROWS_MAX];
+        float *y[CROWD_MAX], *one = alone;
+        make_crowd(s, sh, &c);
+        for (uint32_t t = 0; t < CROWD_MAX; t++) y[t] = together[t];
+        tc_matmul(s->k, &c.w[0], 0, tc_panels(sh->rows), &c.x[0], CROWD_MAX, y);
+        for (uint32_t t = 0; t < CROWD_MAX; t++) {
+            const tc_rows row = {c.x[0].f32 + t, c.x[0].rounded + t};
+            tc_matmul(s->k, &c.w[0], 0, tc_panels(sh->rows), &row, 1, &one);
+            assert_memory_equal(together[t], alone, sh->rows * sizeof(float));
+        }
+        free_crowd(&c);
     }
 }
 
@@ -543,6 +648,8 @@ int main(int argc, char **argv)
             cmocka_unit_test_prestate(test_matmul, &s),
             cmocka_unit_test_prestate(test_fixed, &s),
             cmocka_unit_test_prestate(test_fixed_refuses_what_it_cannot_hold, &s),
+            cmocka_unit_test_prestate(test_sums_of_units, &s),
+            cmocka_unit_test_prestate(test_crowds, &s),
             cmocka_unit_test_prestate(test_vectors, &s),
             cmocka_unit_test_prestate(test_fast, &s),
             cmocka_unit_test_prestate(test_fast_keeps_what_is_not_finite, &s),
