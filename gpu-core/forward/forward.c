@@ -170,21 +170,50 @@ tc_status tc_forward_run(tc_forward *f, const tc_batch *batch, int32_t *chosen, 
     return status;
 }
 
-const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t rows)
+_Static_assert((int)TC_FEW_ROWS_MAX >= (int)TC_LOGIT_ROWS_MAX, "all rows of a head");
+
+static void run_head(tc_forward *f, const uint32_t *tokens, uint32_t rows)
 {
     uint32_t hidden = f->desc->hidden;
-    uint64_t start = tc_stage_now_us();
     for (uint32_t r = 0; r < rows; r++)
         f->dev->ops->rmsnorm(f->dev, f->x + (size_t)tokens[r] * hidden, f->weights->final_norm, 1, hidden,
                              f->desc->rms_eps, f->logits_in + (size_t)r * hidden);
     const tc_matmul_job job = {&f->weights->head, f->logits_in, hidden, f->logits, f->desc->vocab, NULL};
     f->dev->ops->matmul(f->dev, &job, 1, rows);
+}
+
+const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t rows)
+{
+    uint64_t start = tc_stage_now_us();
+    run_head(f, tokens, rows);
     if (f->host_logits)
         f->dev->ops->download(f->dev, f->host_logits, f->logits,
                               (size_t)rows * f->desc->vocab * sizeof(float));
     f->times.head_us += tc_stage_now_us() - start;
     if (tc_forward_check(f, NULL) != TC_OK) return NULL;
     return f->host_logits ? f->host_logits : f->logits;
+}
+
+bool tc_forward_few(tc_forward *f, const uint32_t *tokens, uint32_t rows, const float *temperature,
+                    tc_few *ret)
+{
+    const tc_dev_queue_ops *queue = f->dev->queue;
+    uint64_t start = tc_stage_now_us();
+    if (!queue || !queue->few) return false;
+    run_head(f, tokens, rows);
+    queue->few(f->dev, f->logits, rows, f->desc->vocab, temperature, ret);
+    f->times.head_us += tc_stage_now_us() - start;
+    return tc_forward_check(f, NULL) == TC_OK;
+}
+
+const float *tc_forward_row(tc_forward *f, uint32_t row)
+{
+    const size_t vocab = f->desc->vocab;
+    uint64_t start = tc_stage_now_us();
+    f->dev->ops->download(f->dev, f->host_logits + row * vocab, f->logits + row * vocab,
+                          vocab * sizeof(float));
+    f->times.head_us += tc_stage_now_us() - start;
+    return tc_forward_check(f, NULL) == TC_OK ? f->host_logits + row * vocab : NULL;
 }
 
 bool tc_forward_watched(tc_forward *f, const tc_forward_watch *watch)

@@ -47,6 +47,12 @@ tc_status tc_forward_run(tc_forward *forward, const tc_batch *batch, int32_t *ch
 // Logits of `rows` tokens of the batch last run (their indices in it), rows <= TC_LOGIT_ROWS_MAX.
 // Returns [rows][vocab], valid until the next call. NULL: the device failed.
 const float *tc_forward_logits(tc_forward *forward, const uint32_t *tokens, uint32_t rows);
+// The same without bringing the rows to the host: what draws at these temperatures need of them. False: the
+// device does not do that, or failed; nothing is known.
+bool tc_forward_few(tc_forward *forward, const uint32_t *tokens, uint32_t rows, const float *temperature,
+                    tc_few *ret);
+// One of those rows after all; valid until the head is asked again. NULL: the device failed.
+const float *tc_forward_row(tc_forward *forward, uint32_t row);
 // Benchmarks, on such a device: before each pass `fill` says which experts every token is routed to, whatever
 // the router says: [layers][tokens][top_k], distinct in a token. NULL: the router decides.
 typedef void tc_forward_force_fn(void *arg, uint32_t *experts, uint32_t tokens);

@@ -322,14 +322,82 @@ static uint32_t last_resort(tc_sampler *s, const tc_sample_params *p, uint32_t o
     return first == UINT32_MAX ? otherwise : first;
 }
 
+bool tc_sample_changes(const tc_sample_params *p)
+{
+    return p->repetition_penalty != 1.0f || p->presence_penalty != 0 || p->frequency_penalty != 0 ||
+           p->bias_count || p->forbidden_count || p->allowed;
+}
+
+// ---- from what a device says of the row ----
+
+// All of them into buckets, with their weights.
+static void bucket_few(tc_sampler *s, const tc_few *few, float temperature)
+{
+    const float scale = BUCKETS_A_NAT / temperature, inverse = 1 / temperature;
+    uint32_t at[BUCKETS] = {0}, n = 0;
+    for (uint32_t i = 0; i < few->count; i++) at[bucket_of(few->token[i].logit, few->max, scale)]++;
+    for (uint32_t b = 0; b < BUCKETS; b++) {
+        s->begin[b] = n;
+        n += at[b];
+        at[b] = s->begin[b];
+    }
+    s->begin[BUCKETS] = n;
+    for (uint32_t i = 0; i < few->count; i++) {
+        const float logit = few->token[i].logit, x = (logit - few->max) * inverse;
+        s->candidates[at[bucket_of(logit, few->max, scale)]++] =
+            (candidate){logit, x > WEIGHT_LEAST ? exponential(x) : 0, few->token[i].id};
+    }
+    s->sorted = 0;
+}
+
+// The k best weighed as weigh_top_k does.
+static double weigh_ranked(tc_sampler *s, uint32_t k, float temperature)
+{
+    candidate *c = s->candidates;
+    double sum = 0;
+    (void)ranked(s, k - 1);
+    for (uint32_t i = 0; i < k; i++) {
+        c[i].p = (float)exp((double)(c[i].logit - c[0].logit) / temperature);
+        sum += c[i].p;
+    }
+    return sum;
+}
+
+bool tc_sample_few(tc_sampler *s, const tc_few *few, const tc_sample_params *params, uint64_t number,
+                   uint32_t *ret)
+{
+    const bool top_k = params->top_k > 0 && params->top_k < s->vocab;
+    uint32_t n = top_k ? params->top_k : few->count;
+    double sum = few->sum, mass = 0, at = uniform(params->seed, number);
+    *ret = few->best;
+    if (params->temperature <= 0) return true;
+    if (few->count < n || (!top_k && !(sum > 0))) return few->count >= n;
+    if (!n) return false;
+    bucket_few(s, few, params->temperature);
+    if (top_k) {
+        sum = weigh_ranked(s, n, params->temperature);
+    } else if (params->top_p >= 1 && params->min_p <= 0) {
+        at *= sum;
+        for (uint32_t i = 0; i < n; i++) {
+            at -= ranked(s, i)->p;
+            *ret = s->candidates[i].id;
+            if (at < 0) return true;
+        }
+        return false; // it lies behind them
+    }
+    const uint32_t kept = truncate_tail(s, n, params, sum, &mass);
+    if (!top_k && kept == n && mass < (double)params->top_p * sum) return false; // there may be more to keep
+    *ret = pick(s, kept, at * mass);
+    return true;
+}
+
 uint32_t tc_sample(tc_sampler *s, const float *logits, const tc_sample_params *params,
                    const uint32_t *history, uint32_t prompt_count, uint32_t count, float *ret_gap)
 {
     uint32_t best = argmax(logits, s->vocab, ret_gap);
     bool penalties =
         params->repetition_penalty != 1.0f || params->presence_penalty != 0 || params->frequency_penalty != 0;
-    bool changes = penalties || params->bias_count || params->forbidden_count || params->allowed;
-    if (params->temperature <= 0 && !changes) return best;
+    if (params->temperature <= 0 && !tc_sample_changes(params)) return best;
     copy_allowed(s, logits, params);
     bias(s, params);
     if (penalties) penalise(s, params, history, prompt_count, count);

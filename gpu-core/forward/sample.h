@@ -6,6 +6,7 @@
 #pragma once
 
 #include "common/base/status.h"
+#include "gpu-core/dev/dev.h"
 #include "proto/engine.h"
 #include <stdint.h>
 
@@ -32,6 +33,13 @@ void tc_sampler_free(tc_sampler *sampler);
 // of the two largest raw logits. NaN logits lose against everything.
 uint32_t tc_sample(tc_sampler *sampler, const float *logits, const tc_sample_params *params,
                    const uint32_t *history, uint32_t prompt_count, uint32_t count, float *ret_gap);
+
+// The same token from what a device says of the row, for parameters that change no logit (no bias, penalty,
+// forbidden token or mask). number: of the token, count - prompt_count above. False: the whole row is needed.
+bool tc_sample_few(tc_sampler *sampler, const tc_few *few, const tc_sample_params *params, uint64_t number,
+                   uint32_t *ret);
+// Whether the parameters change logits.
+bool tc_sample_changes(const tc_sample_params *params);
 
 // Log-probabilities under the raw logits (temperature 1, no bias, no penalty): ret[0] of `token`, ret[1..top]
 // of the likeliest, falling, equal ones by rising id. top <= TC_LOGPROBS_MAX and top <= vocab.

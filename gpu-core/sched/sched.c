@@ -222,6 +222,64 @@ static drawn draw(tc_sched *s, request *r, const float *logits, tc_error *e)
     return d;
 }
 
+// Whether other choices wait for this prompt to end.
+static bool is_led(const tc_sched *s, const request *leader)
+{
+    for (uint32_t i = 0; leader->state == REQUEST_PREFILL && i < s->count; i++)
+        if (s->requests[i]->leader == leader) return true;
+    return false;
+}
+
+// Whether more of a row of logits is wanted than a draw that changes none of them needs.
+static bool wants_row(const tc_sched *s, const request *r)
+{
+    tc_sample_params p = r->sampling;
+    p.forbidden_count = r->usage.generated_tokens < r->ask.sampling.min_tokens ? r->end_count : 0;
+    p.allowed = NULL;
+    return r->constrained || r->ask.want_logprobs || is_led(s, r) || tc_sample_changes(&p);
+}
+
+// The rows stay with the device where it can say what draws need; those that are wanted whole are brought.
+// False: it cannot, or has failed.
+static bool draw_by_device(tc_sched *s, request *const *sampled, const uint32_t *rows, uint32_t n,
+                           const float **ret_logits)
+{
+    float temperature[TC_BATCH_SEGMENTS_MAX];
+    tc_few few[TC_FEW_ROWS_MAX];
+    for (uint32_t i = 0; i < n; i++)
+        temperature[i] = wants_row(s, sampled[i]) ? 0 : sampled[i]->sampling.temperature;
+    if (!tc_forward_few(s->o.forward, rows, n, temperature, few)) return false;
+    for (uint32_t i = 0; i < n; i++) {
+        const request *r = sampled[i];
+        drawn d = {.status = TC_OK, .gap = few[i].gap};
+        ret_logits[i] = NULL;
+        if (r->ask.max_tokens && !wants_row(s, r) &&
+            tc_sample_few(s->sampler, &few[i], &r->sampling, r->session->count - r->ask.prompt_count,
+                          &d.token)) {
+            s->drawn[i] = d;
+            continue;
+        }
+        ret_logits[i] = tc_forward_row(s->o.forward, i);
+        if (!ret_logits[i]) return false;
+        s->drawn[i] = draw(s, sampled[i], ret_logits[i], &s->draw_error[i]);
+    }
+    return true;
+}
+
+static bool draw_all(tc_sched *s, request *const *sampled, const uint32_t *rows, uint32_t n,
+                     const float **ret_logits)
+{
+    const uint32_t vocab = s->o.desc->vocab;
+    if (draw_by_device(s, sampled, rows, n, ret_logits)) return true;
+    const float *logits = tc_forward_logits(s->o.forward, rows, n);
+    for (uint32_t i = 0; logits && i < n; i++) {
+        ret_logits[i] = logits + (size_t)i * vocab;
+        s->drawn[i] = draw(s, sampled[i], ret_logits[i], &s->draw_error[i]);
+    }
+    return logits != NULL;
+}
+
+// logits: of its row, where it wants them.
 static void take_token(tc_sched *s, request *r, const float *logits, const drawn *d, const tc_error *why)
 {
     tc_session *session = r->session;
@@ -344,19 +402,15 @@ static void after_step(tc_sched *s)
     tc_placement_end(s->o.placement, false);
     if (n == 0) return;
     uint64_t start_ns = tc_now_ns();
-    const uint32_t vocab = s->o.desc->vocab;
-    const float *logits = tc_forward_logits(s->o.forward, rows, n);
-    if (!logits) {
+    const float *logits[TC_BATCH_SEGMENTS_MAX];
+    if (!draw_all(s, sampled, rows, n, logits)) {
         fail_batch(s, TC_CLOSED, TC_FORWARD_DEVICE_FAILED);
         return;
     }
-    for (uint32_t i = 0; i < n; i++)
-        s->drawn[i] = draw(s, sampled[i], logits + (size_t)i * vocab, &s->draw_error[i]);
     s->outside_ns += tc_now_ns() - start_ns;
     for (uint32_t i = 0; i < n; i++) {
-        const float *row = logits + (size_t)i * vocab;
-        if (sampled[i]->state == REQUEST_PREFILL) begin_choices(s, sampled[i], row);
-        take_token(s, sampled[i], row, &s->drawn[i], &s->draw_error[i]);
+        if (sampled[i]->state == REQUEST_PREFILL) begin_choices(s, sampled[i], logits[i]);
+        take_token(s, sampled[i], logits[i], &s->drawn[i], &s->draw_error[i]);
     }
 }
 

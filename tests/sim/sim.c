@@ -324,6 +324,17 @@ tc_status tc_forward_run(tc_forward *f, const tc_batch *b, int32_t *chosen, tc_e
     return TC_OK;
 }
 
+bool tc_forward_few(tc_forward *f, const uint32_t *tokens, uint32_t rows, const float *temperature,
+                    tc_few *ret)
+{
+    return false;
+}
+
+const float *tc_forward_row(tc_forward *f, uint32_t row)
+{
+    return NULL;
+}
+
 const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t rows)
 {
     static float logits[TC_LOGIT_ROWS_MAX * VOCAB];

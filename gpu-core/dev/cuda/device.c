@@ -16,6 +16,7 @@
 #include <string.h>
 #include <time.h>
 
+_Static_assert((int)TC_GPU_FEW_MAX == (int)TC_FEW_MAX, "one size");
 enum { TURN_US = 1000, RESULT_BYTES = 8 + sizeof(tc_gpu_sums) }; // failed, broken, sums
 
 // ---- the batch ----
@@ -567,6 +568,41 @@ static void cuda_force_routes(tc_dev *dev, const uint32_t *expert, size_t count)
     if (c->forced && count) tc_cuda_upload(dev, c->forced, expert, 2 * count * sizeof *expert);
 }
 
+static void cuda_few(tc_dev *dev, const float *logits, uint32_t rows, uint32_t vocab,
+                     const float *temperature, tc_few *ret)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    const tc_gpu_few args = {.logits = logits,
+                             .rows = rows,
+                             .vocab = vocab,
+                             .temperature = c->few_temperature,
+                             .top2 = c->few_top2,
+                             .sums = c->few_sums,
+                             .buckets = c->few_buckets,
+                             .out = c->few};
+    bool warm = false;
+    for (uint32_t i = 0; i < rows; i++) {
+        c->few_temperature_host[i] = temperature[i];
+        warm |= temperature[i] > 0;
+    }
+    CHECK(c, cudaMemcpyAsync(c->few_temperature, c->few_temperature_host, rows * sizeof(float),
+                             cudaMemcpyHostToDevice, c->stream));
+    CHECK(c, tc_gpu_few_run(c->stream, &args, warm));
+    CHECK(c, cudaMemcpy2DAsync(c->few_host, sizeof *c->few, c->few, sizeof *c->few,
+                               warm ? sizeof *c->few : offsetof(tc_gpu_few_row, token), rows,
+                               cudaMemcpyDeviceToHost, c->stream));
+    CHECK(c, cudaStreamSynchronize(c->stream));
+    for (uint32_t i = 0; i < rows; i++) {
+        const tc_gpu_few_row *row = &c->few_host[i];
+        ret[i] = (tc_few){.best = row->best,
+                          .gap = row->gap,
+                          .max = row->max,
+                          .sum = row->sum,
+                          .count = row->count < TC_FEW_MAX ? row->count : TC_FEW_MAX,
+                          .token = (const tc_few_token *)(const void *)row->token};
+    }
+}
+
 // ---- life ----
 
 static void cuda_free(tc_dev *dev)
@@ -581,6 +617,8 @@ static void cuda_free(tc_dev *dev)
     if (c->batch_host) cudaFreeHost(c->batch_host);
     if (c->embed_host) cudaFreeHost(c->embed_host);
     if (c->result_host) cudaFreeHost(c->result_host);
+    if (c->few_host) cudaFreeHost(c->few_host);
+    if (c->few_temperature_host) cudaFreeHost(c->few_temperature_host);
     if (c->aside_fork) cudaEventDestroy(c->aside_fork);
     if (c->aside_join) cudaEventDestroy(c->aside_join);
     if (c->aside_stream) cudaStreamDestroy(c->aside_stream);
@@ -630,6 +668,7 @@ static const tc_dev_queue_ops cuda_queue = {
     .experts = tc_cuda_experts,
     .force_routes = cuda_force_routes,
     .aside = cuda_aside,
+    .few = cuda_few,
     .ahead_tokens = cuda_ahead_tokens,
     .also_norm = cuda_also_norm,
     .join_us = cuda_join_us,
@@ -700,6 +739,12 @@ static uint32_t list_wanted(const tc_cuda_options *o, tc_dev_cuda *c, wanted ret
         {(void **)&c->x_rounded, TC_MEM_SCRATCH, n * cols * 2},
         {(void **)&c->x_scale, TC_MEM_SCRATCH, n * cols / 64 * f},
         {(void **)&c->residual, TC_MEM_SCRATCH, n * o->hidden * f},
+        {(void **)&c->few_temperature, TC_MEM_SCRATCH, TC_FEW_ROWS_MAX * f},
+        {(void **)&c->few_top2, TC_MEM_SCRATCH, TC_FEW_ROWS_MAX * TC_GPU_FEW_BLOCKS * sizeof *c->few_top2},
+        {(void **)&c->few_sums, TC_MEM_SCRATCH, TC_FEW_ROWS_MAX * TC_GPU_FEW_BLOCKS * sizeof *c->few_sums},
+        {(void **)&c->few_buckets, TC_MEM_SCRATCH,
+         TC_FEW_ROWS_MAX * TC_GPU_FEW_BUCKETS * sizeof *c->few_buckets},
+        {(void **)&c->few, TC_MEM_SCRATCH, TC_FEW_ROWS_MAX * sizeof *c->few},
     };
     memcpy(ret, all, sizeof all);
     return sizeof all / sizeof *all;
@@ -782,6 +827,10 @@ static tc_status fill_tables(tc_dev_cuda *c, tc_error *e)
     CHECK(c, cudaHostAlloc((void **)&c->batch_host, c->layout.bytes, cudaHostAllocDefault));
     CHECK(c, cudaHostAlloc((void **)&c->embed_host, rows, cudaHostAllocDefault));
     CHECK(c, cudaHostAlloc((void **)&c->result_host, RESULT_BYTES, cudaHostAllocDefault));
+    CHECK(c,
+          cudaHostAlloc((void **)&c->few_host, TC_FEW_ROWS_MAX * sizeof *c->few_host, cudaHostAllocDefault));
+    CHECK(c, cudaHostAlloc((void **)&c->few_temperature_host, TC_FEW_ROWS_MAX * sizeof(float),
+                           cudaHostAllocDefault));
     if (*c->error) return tc_fail(e, TC_INTERNAL, "cuda: %s", c->error);
     return TC_OK;
 }

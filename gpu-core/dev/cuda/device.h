@@ -120,6 +120,13 @@ typedef struct tc_dev_cuda {
     float *x_scale;
     uint32_t *forced;
     size_t forced_count;
+    // rows of logits
+    float *few_temperature; // behind them in host memory: few_temperature_host
+    tc_gpu_top2 *few_top2;
+    double *few_sums;
+    uint32_t *few_buckets;
+    tc_gpu_few_row *few, *few_host;
+    float *few_temperature_host;
     // graphs
     cudaGraphExec_t graph[GRAPHS];
     sem_t ended; // posted when the stream has come to a batch's end

@@ -371,6 +371,34 @@ typedef struct tc_gpu_grouped {
 } tc_gpu_grouped;
 int tc_gpu_grouped_run(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_grouped *args);
 
+// ---- rows of logits (sample.cu) ----
+enum { TC_GPU_FEW_MAX = 1024, TC_GPU_FEW_BLOCKS = 64, TC_GPU_FEW_BUCKETS = 512 };
+typedef struct tc_gpu_top2 {
+    float first, second;
+    uint32_t id; // of the first
+} tc_gpu_top2;
+// As tc_few (dev.h), with its tokens.
+typedef struct tc_gpu_few_row {
+    double sum;
+    uint32_t best, count;
+    float gap, max;
+    struct {
+        float logit;
+        uint32_t id;
+    } token[TC_GPU_FEW_MAX];
+} tc_gpu_few_row;
+typedef struct tc_gpu_few {
+    const float *logits; // [rows][vocab]
+    uint32_t rows, vocab;
+    const float *temperature; // [rows]
+    tc_gpu_top2 *top2;        // [rows][TC_GPU_FEW_BLOCKS]
+    double *sums;             // [rows][TC_GPU_FEW_BLOCKS]
+    uint32_t *buckets;        // [rows][TC_GPU_FEW_BUCKETS]
+    tc_gpu_few_row *out;      // [rows]
+} tc_gpu_few;
+// warm: some temperature is above 0.
+int tc_gpu_few_run(tc_gpu_stream stream, const tc_gpu_few *args, bool warm);
+
 #ifdef __cplusplus
 }
 #endif

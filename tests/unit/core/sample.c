@@ -5,6 +5,7 @@
 #include "tests/support/cmocka_all.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 enum { VOCAB = 8 };
 
@@ -277,6 +278,77 @@ static void test_logprobs(void **state)
     assert_true(v[1].token == 2 && fabsf(v[1].value - logf(4 / 9.0f)) < 1e-6f);
 }
 
+// ---- from what a device says of a row ----
+
+typedef struct ranked {
+    float logit;
+    uint32_t id;
+} ranked;
+
+static int falling(const void *a, const void *b)
+{
+    const ranked *x = a, *y = b;
+    return x->logit != y->logit ? (x->logit > y->logit ? -1 : 1) : x->id < y->id ? -1 : x->id > y->id;
+}
+
+// As a device would, by the definition in dev.h: of the tokens that are there, at most `limit`.
+static tc_few describe(const float *row, uint32_t vocab, float temperature, uint32_t limit,
+                       tc_few_token token[TC_FEW_MAX])
+{
+    ranked *all = malloc(vocab * sizeof *all);
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < vocab; i++)
+        if (!isnan(row[i])) all[n++] = (ranked){row[i], i};
+    qsort(all, n, sizeof *all, falling);
+    tc_few few = {.best = all[0].id, .gap = all[0].logit - all[1].logit, .max = all[0].logit, .token = token};
+    for (uint32_t i = 0; temperature > 0 && i < n; i++)
+        few.sum += expf((all[i].logit - few.max) / temperature);
+    while (limit && limit < n && all[limit].logit == all[limit - 1].logit) limit--; // equal ones go together
+    few.count = limit < n ? limit : n;
+    for (uint32_t i = 0; i < few.count; i++)
+        token[few.count - 1 - i] = (tc_few_token){all[i].logit, all[i].id};
+    free(all);
+    return few;
+}
+
+// Many rows, parameters and seeds: the tokens of the whole row, or a word that it is needed.
+static void test_few_draw_as_rows(void **state)
+{
+    (void)state;
+    enum { WORDS = 3000, ROWS = 60, SEEDS = 25 };
+    static const tc_sample_params shapes[] = {
+        {.top_p = 0.8f, .top_k = 20}, {.top_p = 0.95f},         {.top_p = 1},
+        {.top_p = 1, .min_p = 0.05f}, {.top_p = 1, .top_k = 1}, {.top_p = 0.5f, .min_p = 0.2f, .top_k = 300}};
+    static const float temperatures[] = {0, 0.3f, 0.7f, 1, 2};
+    static const uint32_t limits[] = {1, 40, TC_FEW_MAX};
+    tc_few_token token[TC_FEW_MAX];
+    tc_sampler *s = sampler_of(WORDS);
+    uint32_t drawn = 0, asked = 0, needed = 0;
+    for (int r = 0; r < ROWS; r++) {
+        float row[WORDS];
+        for (int i = 0; i < WORDS; i++) row[i] = (float)(rand() % 4000) / (r % 2 ? 200.0f : 1000.0f);
+        row[rand() % WORDS] = NAN;
+        const tc_few few = describe(row, WORDS, temperatures[r % 5], limits[r % 3], token);
+        for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
+            for (uint32_t seed = 0; seed < SEEDS; seed++, asked++) {
+                tc_sample_params p = shapes[k];
+                uint32_t got;
+                p.temperature = temperatures[r % 5];
+                p.repetition_penalty = 1;
+                p.seed = seed * 31 + 1;
+                const uint32_t history[2] = {0};
+                if (tc_sample_few(s, &few, &p, 2, &got)) {
+                    assert_int_equal(got, tc_sample(s, row, &p, history, 0, 2, NULL));
+                    drawn++;
+                } else {
+                    needed++;
+                }
+            }
+    }
+    assert_true(drawn > asked / 3 && needed > asked / 20);
+    tc_sampler_free(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -284,6 +356,7 @@ int main(void)
         cmocka_unit_test(test_mask),
         cmocka_unit_test(test_mask_against_the_rest),
         cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_few_draw_as_rows),
         cmocka_unit_test(test_greedy_and_gap),
         cmocka_unit_test(test_penalties),
         cmocka_unit_test(test_truncations),

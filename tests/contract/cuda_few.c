@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shows: what the cuda device says of rows of logits (tc_dev_queue_ops.few) is what is in them, and draws
+// from it give the tokens that draws from the whole row give. Without a GPU it says so and is skipped.
+#include "gpu-core/dev/cuda_library.h"
+#include "gpu-core/forward/sample.h"
+#include "tests/support/cmocka_all.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+enum { VOCAB_MAX = 151936, DRAWS = 300, SKIPPED = 77 };
+
+typedef struct fixture {
+    const tc_cuda_library *cuda;
+    tc_dev *dev;
+} fixture;
+
+static float noise(void)
+{
+    return (float)rand() / (float)RAND_MAX * 2 - 1;
+}
+
+// Something like a bell: most tokens far below a few.
+static void make_row(float *row, uint32_t vocab, float width)
+{
+    for (uint32_t i = 0; i < vocab; i++) row[i] = width * (noise() + noise() + noise() + noise());
+    row[rand() % (int)vocab] = NAN;
+    row[rand() % (int)vocab] = -INFINITY;
+    row[rand() % (int)vocab] = row[rand() % (int)vocab]; // equal ones
+}
+
+static void check_best(const float *row, uint32_t vocab, const tc_few *few)
+{
+    float first = -INFINITY, second = -INFINITY;
+    uint32_t best = 0;
+    for (uint32_t i = 0; i < vocab; i++)
+        if (row[i] > first) {
+            second = first;
+            first = row[i];
+            best = i;
+        } else if (row[i] > second) {
+            second = row[i];
+        }
+    assert_int_equal(few->best, best);
+    assert_true(few->gap == first - second);
+    assert_true(few->max == first);
+}
+
+// The tokens are those of the row, once each, and nothing above the least of them is missing.
+static void check_tokens(const float *row, uint32_t vocab, float temperature, const tc_few *few)
+{
+    char *taken = calloc(vocab, 1);
+    float least = INFINITY;
+    double sum = 0;
+    assert_true(few->count <= TC_FEW_MAX);
+    for (uint32_t i = 0; i < few->count; i++) {
+        const tc_few_token t = few->token[i];
+        assert_true(t.id < vocab && !taken[t.id] && t.logit == row[t.id]);
+        taken[t.id] = 1;
+        least = fminf(least, t.logit);
+    }
+    for (uint32_t i = 0; i < vocab; i++) {
+        assert_false(few->count && !taken[i] && row[i] >= least);
+        if ((row[i] - few->max) / temperature > -60) sum += exp((double)(row[i] - few->max) / temperature);
+    }
+    assert_true(fabs(few->sum - sum) < 1e-6 * sum);
+    free(taken);
+}
+
+static uint32_t check_draws(const float *row, uint32_t vocab, float temperature, const tc_few *few)
+{
+    static const tc_sample_params shapes[] = {{.top_p = 0.8f, .top_k = 20},
+                                              {.top_p = 0.95f},
+                                              {.top_p = 1},
+                                              {.top_p = 1, .min_p = 0.05f},
+                                              {.top_p = 1, .top_k = 1}};
+    tc_error e;
+    tc_sampler *s = NULL;
+    uint32_t drawn = 0;
+    assert_int_equal(tc_sampler_create(vocab, &s, &e), TC_OK);
+    for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
+        for (uint32_t i = 0; i < DRAWS / 5; i++) {
+            tc_sample_params p = shapes[k];
+            uint32_t token;
+            p.temperature = temperature;
+            p.repetition_penalty = 1;
+            p.seed = i * 77 + 5;
+            if (!tc_sample_few(s, few, &p, 3, &token)) continue;
+            const uint32_t history[3] = {0};
+            assert_int_equal(token, tc_sample(s, row, &p, history, 0, 3, NULL));
+            drawn++;
+        }
+    tc_sampler_free(s);
+    return drawn;
+}
+
+static void test_few(void **state)
+{
+    fixture *f = *state;
+    static const uint32_t vocabs[] = {50, 257, 32768, VOCAB_MAX}, counts[] = {1, 3, TC_FEW_ROWS_MAX};
+    static const float temperatures[] = {0.7f, 0, 1, 1.5f, 0.05f};
+    for (size_t v = 0; v < 4; v++)
+        for (size_t c = 0; c < 3; c++) {
+            const uint32_t vocab = vocabs[v], rows = counts[c] > 3 && vocab == VOCAB_MAX ? 8 : counts[c];
+            const size_t bytes = (size_t)rows * vocab * sizeof(float);
+            float *logits = malloc(bytes), temperature[TC_FEW_ROWS_MAX];
+            tc_few few[TC_FEW_ROWS_MAX];
+            uint32_t drawn = 0, warm = 0;
+            for (uint32_t r = 0; r < rows; r++) {
+                make_row(logits + (size_t)r * vocab, vocab, 3);
+                temperature[r] = temperatures[(r + c) % 5];
+            }
+            void *memory = f->dev->ops->alloc(f->dev, TC_MEM_SCRATCH, bytes);
+            assert_non_null(memory);
+            f->dev->ops->upload(f->dev, memory, logits, bytes);
+            f->dev->queue->few(f->dev, memory, rows, vocab, temperature, few);
+            for (uint32_t r = 0; r < rows; r++) {
+                const float *row = logits + (size_t)r * vocab;
+                check_best(row, vocab, &few[r]);
+                if (temperature[r] <= 0) continue;
+                check_tokens(row, vocab, temperature[r], &few[r]);
+                if (r < 4) drawn += check_draws(row, vocab, temperature[r], &few[r]), warm++;
+            }
+            assert_true(drawn >= warm * DRAWS / 3); // few need the whole row
+            f->dev->ops->release(f->dev, memory);
+            free(logits);
+        }
+}
+
+// All alike, all NaN, and one that is all of it.
+static void test_odd_rows(void **state)
+{
+    fixture *f = *state;
+    enum { VOCAB = 5000 };
+    float *logits = malloc(3 * VOCAB * sizeof *logits), temperature[3] = {1, 1, 1};
+    tc_few few[3];
+    for (int i = 0; i < VOCAB; i++) {
+        logits[i] = 2;
+        logits[VOCAB + i] = NAN;
+        logits[2 * VOCAB + i] = i == 4321 ? 900 : 0;
+    }
+    void *memory = f->dev->ops->alloc(f->dev, TC_MEM_SCRATCH, 3 * VOCAB * sizeof *logits);
+    f->dev->ops->upload(f->dev, memory, logits, 3 * VOCAB * sizeof *logits);
+    f->dev->queue->few(f->dev, memory, 3, VOCAB, temperature, few);
+    assert_true(few[0].best == 0 && few[0].gap == 0 && few[0].count == 0 && fabs(few[0].sum - VOCAB) < 1e-3);
+    assert_true(few[1].best == 0 && few[1].count == 0 && few[1].sum == 0);
+    assert_true(few[2].best == 4321 && few[2].count == 1 && few[2].token[0].id == 4321);
+    f->dev->ops->release(f->dev, memory);
+    free(logits);
+}
+
+int main(void)
+{
+    static fixture f;
+    tc_error e = {0};
+    char card[128];
+    const tc_cuda_options o = {.geometry = {.matmul_cols_max = 64,
+                                            .positions_max = 64,
+                                            .pages = 1,
+                                            .slots = 1,
+                                            .kv_type = TC_KV_F16},
+                               .hidden = 64,
+                               .experts = 4,
+                               .top_k = 1,
+                               .tokens_max = 1,
+                               .vram_bytes = 2ull << 30};
+    srand(11);
+    if (tc_cuda_library_load(0, &f.cuda, card, &e) != TC_OK || f.cuda->create(&o, &f.dev, &e) != TC_OK) {
+        print_message("[  SKIPPED ] cuda-few: %s\n", e.text);
+        return SKIPPED;
+    }
+    const struct CMUnitTest tests[] = {cmocka_unit_test_prestate(test_few, &f),
+                                       cmocka_unit_test_prestate(test_odd_rows, &f)};
+    int failed = cmocka_run_group_tests_name("cuda few", tests, NULL, NULL);
+    tc_dev_free(f.dev);
+    return failed;
+}
