@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows: what the cuda device says of rows of logits (tc_dev_queue_ops.few) is what is in them, and draws
 // from it give the tokens that draws from the whole row give. Without a GPU it says so and is skipped.
+#include "common/base/clock.h"
 #include "gpu-core/dev/cuda_library.h"
 #include "gpu-core/forward/sample.h"
 #include "tests/support/cmocka_all.h"
@@ -149,6 +150,46 @@ static void test_odd_rows(void **state)
     free(logits);
 }
 
+// Not held against anything: printed.
+static void test_time(void **state)
+{
+    fixture *f = *state;
+    enum { CALLS = 50 };
+    const size_t bytes = VOCAB_MAX * sizeof(float);
+    float *logits = malloc(bytes), *row = malloc(bytes);
+    tc_error e;
+    tc_sampler *s = NULL;
+    assert_int_equal(tc_sampler_create(VOCAB_MAX, &s, &e), TC_OK);
+    make_row(logits, VOCAB_MAX, 8); // a nucleus of some hundred
+    void *memory = f->dev->ops->alloc(f->dev, TC_MEM_SCRATCH, bytes);
+    f->dev->ops->upload(f->dev, memory, logits, bytes);
+    for (int warm = 0; warm < 2; warm++) {
+        const tc_sample_params p = {
+            .temperature = warm ? 0.7f : 0, .top_p = 0.9f, .repetition_penalty = 1, .seed = 3};
+        const uint32_t history[3] = {0};
+        const float temperature = p.temperature;
+        uint32_t token;
+        tc_few few;
+        uint64_t begin = tc_now_us();
+        for (int i = 0; i < CALLS; i++) {
+            f->dev->queue->few(f->dev, memory, 1, VOCAB_MAX, &temperature, &few);
+            assert_true(tc_sample_few(s, &few, &p, 3, &token));
+        }
+        uint64_t middle = tc_now_us();
+        for (int i = 0; i < CALLS; i++) {
+            f->dev->ops->download(f->dev, row, memory, bytes);
+            (void)tc_sample(s, row, &p, history, 0, 3, NULL);
+        }
+        print_message("%s, %d tokens: %.0f us with the row on the card, %.0f us with it brought\n",
+                      warm ? "temperature 0.7, top-p 0.9" : "greedy", VOCAB_MAX,
+                      (double)(middle - begin) / CALLS, (double)(tc_now_us() - middle) / CALLS);
+    }
+    f->dev->ops->release(f->dev, memory);
+    tc_sampler_free(s);
+    free(logits);
+    free(row);
+}
+
 int main(void)
 {
     static fixture f;
@@ -170,7 +211,8 @@ int main(void)
         return SKIPPED;
     }
     const struct CMUnitTest tests[] = {cmocka_unit_test_prestate(test_few, &f),
-                                       cmocka_unit_test_prestate(test_odd_rows, &f)};
+                                       cmocka_unit_test_prestate(test_odd_rows, &f),
+                                       cmocka_unit_test_prestate(test_time, &f)};
     int failed = cmocka_run_group_tests_name("cuda few", tests, NULL, NULL);
     tc_dev_free(f.dev);
     return failed;

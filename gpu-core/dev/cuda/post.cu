@@ -247,7 +247,8 @@ __global__ void __launch_bounds__(POST_THREADS)
                 const __grid_constant__ tc_gpu_fetch fetch, const __grid_constant__ tc_gpu_pairs_in in)
 {
     extern __shared__ uint32_t memory[]; // [n * top_k] keys, then stages, then firsts
-    __shared__ uint32_t counter, missing[TC_GPU_AHEAD_PAIRS_MAX];
+    __shared__ uint32_t distinct, posted,
+        missing[TC_GPU_AHEAD_PAIRS_MAX]; // two: the first is read until late
     const uint32_t pairs = in.n * in.top_k;
     uint16_t *stage = (uint16_t *)(memory + pairs);
     dealt_pairs d = {memory, stage, (uint8_t *)(stage + pairs), pairs, 0, 0};
@@ -255,12 +256,12 @@ __global__ void __launch_bounds__(POST_THREADS)
     follow_previous();
     if (*(volatile uint32_t *)tables.failed) return;
     if (blockIdx.x == boxes.count && fetch.next_ahead) find_missing(in, fetch, missing);
-    deal_pairs(d, in, fetch, &counter);
+    deal_pairs(d, in, fetch, &distinct);
     if (blockIdx.x == boxes.count) {
         keep_here(d, in, fetch, missing);
         return;
     }
-    const uint32_t count = keep_posted(d, boxes.box[blockIdx.x], &counter);
+    const uint32_t count = keep_posted(d, boxes.box[blockIdx.x], &posted);
     if (threadIdx.x == 0) boxes.posted[blockIdx.x] = count != 0;
     if (count) write_call(d, boxes, boxes.box[blockIdx.x], in, count);
 }
