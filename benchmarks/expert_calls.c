@@ -15,7 +15,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TOKENS_MAX = TC_CALL_TOKENS_MAX, EXPERTS_MAX = 4096, LIST_MAX = 16, CALLS_MAX = 1000000, MEASURE_BYTES = 1 << 30 };
+enum {
+    TOKENS_MAX = TC_CALL_TOKENS_MAX,
+    EXPERTS_MAX = 4096,
+    LIST_MAX = 16,
+    CALLS_MAX = 1000000,
+    MEASURE_BYTES = 1 << 30
+};
 
 static const char usage[] =
     "usage: thermocline-bench-experts -s STORE -a ARENA-DIR [options]\n"

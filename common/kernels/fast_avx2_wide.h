@@ -9,12 +9,19 @@
 #include "common/kernels/impl_avx2.h"
 
 enum {
-    WIDE_TOKENS = 4,      // at once: their sums and the weights fit into the registers
-    WIDE_COLS = 512,      // of a panel, unpacked: 16 KiB
-    WIDE_BLOCK = 64,      // tokens that pass meanwhile: their activations stay in the second cache
-    WIDE_AHEAD = 2048,    // bytes
-    WIDE_STEP_BYTES = 64, // of unpacked weights: two columns of 16 rows
+    WIDE_TOKENS = 4,       // at once: their sums and the weights fit into the registers
+    WIDE_COLS = 512,       // of a panel, unpacked: 16 KiB
+    WIDE_BLOCK = 64,       // tokens that pass meanwhile: their activations stay in the second cache
+    WIDE_AHEAD = 2048,     // bytes asked for ahead
+    WIDE_NEAR_COLS = 1024, // of matrices that are added up: a token's activations, brought near
+    WIDE_STEP_BYTES = 64,  // of unpacked weights: two columns of 16 rows
 };
+
+// A token's activations, as they are read here.
+typedef struct wide_row {
+    const int16_t *x;
+    const float *scale; // of each span
+} wide_row;
 
 typedef struct wide_scratch {
     _Alignas(64) uint8_t weights[WIDE_COLS / 2 * WIDE_STEP_BYTES];
@@ -87,14 +94,14 @@ INLINE void wide_dot(const uint8_t *weights, const int16_t *const *x, const uint
 }
 
 // Columns [begin, end), which are unpacked, of T tokens: added to their sums, or where those begin.
-INLINE void wide_cols(const wide_scratch *s, const tc_rounded_row *rows, const int T, const uint32_t begin,
+INLINE void wide_cols(const wide_scratch *s, const wide_row *rows, const int T, const uint32_t begin,
                       const uint32_t end, const uint32_t group, rows16 *sum)
 {
     const int16_t *x[WIDE_TOKENS];
     const uint8_t *weights = s->weights;
     const rows16 *scale = s->scales;
     for (int t = 0; t < T; t++) {
-        x[t] = rows[t].wide;
+        x[t] = rows[t].x;
         if (begin == 0) sum[t].half[0] = sum[t].half[1] = _mm256_setzero_ps();
     }
     for (uint32_t c = begin; c < end; c += group, weights += group / 2 * WIDE_STEP_BYTES, scale++) {
@@ -109,7 +116,7 @@ INLINE void wide_cols(const wide_scratch *s, const tc_rounded_row *rows, const i
     }
 }
 
-INLINE void wide_any(const wide_scratch *s, const tc_rounded_row *rows, const int T, const uint32_t begin,
+INLINE void wide_any(const wide_scratch *s, const wide_row *rows, const int T, const uint32_t begin,
                      const uint32_t end, const uint32_t group, rows16 *sum)
 {
     if (group == 64)
@@ -119,7 +126,7 @@ INLINE void wide_any(const wide_scratch *s, const tc_rounded_row *rows, const in
 }
 
 // Sums of a panel for a block of tokens, into s->sums; the step is left to the caller.
-INLINE void wide_panel(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const tc_rounded_row *rows,
+INLINE void wide_panel(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const wide_row *rows,
                        uint32_t n, const bool is_q4, wide_scratch *s)
 {
     const uint32_t group = is_q4 ? w->form.group : 64;
@@ -156,9 +163,12 @@ INLINE void run_wide(const tc_matrix *w, const tc_quant_view *v, uint32_t panel0
 {
     wide_scratch s;
     for (uint32_t first = 0, count; first < n; first += count) {
+        wide_row block[WIDE_BLOCK];
         count = wide_block(n - first);
+        for (uint32_t t = 0; t < count; t++)
+            block[t] = (wide_row){rows[first + t].wide, rows[first + t].scale};
         for (uint32_t p = panel0; p < panel1; p++) {
-            wide_panel(w, v, p, rows + first, count, type == TC_M_Q4, &s);
+            wide_panel(w, v, p, block, count, type == TC_M_Q4, &s);
             wide_step(w, &s, count, type == TC_M_Q4);
             tc_put(to, w, p, first, (int)count, s.sums);
         }
@@ -198,36 +208,70 @@ INLINE __m256i wide_collect(const wide_scratch *s, uint32_t n, const float *scal
     return top;
 }
 
-// Panels [panel0, panel1) have all their rows.
+// Activations of a block of tokens for some matrices, one row after another: as they come, rows of a token
+// lie at distances that neither caches nor prefetchers like, and each panel reads them all again.
+typedef struct wide_near {
+    _Alignas(64) int16_t x[WIDE_NEAR_COLS * WIDE_BLOCK];
+    float scale[WIDE_NEAR_COLS / TC_SPAN_COLS * WIDE_BLOCK];
+    wide_row rows[WIDE_NEAR_COLS / TC_SPAN_COLS * WIDE_BLOCK]; // [matrices][WIDE_BLOCK]
+} wide_near;
+
+INLINE void bring_near(const tc_rows *from, uint32_t count, uint32_t cols, uint32_t first, uint32_t tokens,
+                       wide_near *to)
+{
+    int16_t *x = to->x;
+    float *scale = to->scale;
+    for (uint32_t i = 0; i < count; i++)
+        for (uint32_t t = 0; t < tokens; t++, x += cols, scale += cols / TC_SPAN_COLS) {
+            const tc_rounded_row *row = &from[i].rounded[first + t];
+            memcpy(x, row->wide, cols * sizeof *x);
+            memcpy(scale, row->scale, cols / TC_SPAN_COLS * sizeof *scale);
+            to->rows[i * WIDE_BLOCK + t] = (wide_row){x, scale};
+        }
+}
+
+// One panel, which has all its rows, of `count` matrices for a block of tokens, from `first` on.
+INLINE __m256i wide_sum_panel(const tc_matrix *w, uint32_t count, uint32_t panel, const wide_near *near,
+                              uint32_t first, uint32_t tokens, const bool is_q4, const tc_kernel_sink *to,
+                              wide_scratch *s, __m256i top)
+{
+    wide_totals totals[WIDE_BLOCK];
+    const __m256i magic = _mm256_castpd_si256(_mm256_set1_pd(0x1.8p52));
+    const uint64_t excess = (uint64_t)_mm256_extract_epi64(magic, 0) * count;
+    const size_t at = (size_t)panel * TC_PANEL_ROWS;
+    for (uint32_t t = 0; t < tokens; t++) {
+        _mm_prefetch((const char *)(to->acc[first + t] + at), _MM_HINT_T0);
+        _mm_prefetch((const char *)(to->acc[first + t] + at + 8), _MM_HINT_T0);
+        for (int i = 0; i < 4; i++) totals[t].quarter[i] = _mm256_set1_epi64x(-(int64_t)excess);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        const tc_quant_view v = tc_quant_view_of(&w[i]);
+        wide_panel(&w[i], &v, panel, near->rows + (size_t)i * WIDE_BLOCK, tokens, is_q4, s);
+        top = wide_collect(s, tokens, to->scale + first, is_q4 ? w[i].fast_step : 1.0f, totals, top);
+    }
+    for (uint32_t t = 0; t < tokens; t++) {
+        __m256i *sum = (__m256i *)(to->acc[first + t] + at);
+        for (int i = 0; i < 4; i++)
+            _mm256_storeu_si256(sum + i, _mm256_add_epi64(_mm256_loadu_si256(sum + i), totals[t].quarter[i]));
+    }
+    return top;
+}
+
+// Panels [panel0, panel1) have all their rows; cols are WIDE_COLS at most.
 INLINE void run_wide_sum(const tc_matrix *w, uint32_t count, uint32_t panel0, uint32_t panel1,
                          const tc_rows *x, uint32_t n, const tc_matrix_type type, tc_kernel_sink *to)
 {
     wide_scratch s;
-    wide_totals totals[WIDE_BLOCK];
-    const bool is_q4 = type == TC_M_Q4;
-    const __m256i magic = _mm256_castpd_si256(_mm256_set1_pd(0x1.8p52));
-    const uint64_t excess = (uint64_t)_mm256_extract_epi64(magic, 0) * count;
+    wide_near near;
+    const uint32_t at_once = WIDE_NEAR_COLS / w->cols;
     __m256i top = _mm256_setzero_si256();
     for (uint32_t first = 0, tokens; first < n; first += tokens) {
         tokens = wide_block(n - first);
-        for (uint32_t p = panel0; p < panel1; p++) {
-            const size_t at = (size_t)p * TC_PANEL_ROWS;
-            for (uint32_t t = 0; t < tokens; t++) {
-                _mm_prefetch((const char *)(to->acc[first + t] + at), _MM_HINT_T0);
-                _mm_prefetch((const char *)(to->acc[first + t] + at + 8), _MM_HINT_T0);
-                for (int i = 0; i < 4; i++) totals[t].quarter[i] = _mm256_set1_epi64x(-(int64_t)excess);
-            }
-            for (uint32_t i = 0; i < count; i++) {
-                const tc_quant_view v = tc_quant_view_of(&w[i]);
-                wide_panel(&w[i], &v, p, x[i].rounded + first, tokens, is_q4, &s);
-                top = wide_collect(&s, tokens, to->scale + first, is_q4 ? w[i].fast_step : 1.0f, totals, top);
-            }
-            for (uint32_t t = 0; t < tokens; t++) {
-                __m256i *sum = (__m256i *)(to->acc[first + t] + at);
-                for (int i = 0; i < 4; i++)
-                    _mm256_storeu_si256(sum + i,
-                                        _mm256_add_epi64(_mm256_loadu_si256(sum + i), totals[t].quarter[i]));
-            }
+        for (uint32_t i = 0; i < count; i += at_once) {
+            const uint32_t some = count - i < at_once ? count - i : at_once;
+            bring_near(x + i, some, w->cols, first, tokens, &near);
+            for (uint32_t p = panel0; p < panel1; p++)
+                top = wide_sum_panel(w + i, some, p, &near, first, tokens, type == TC_M_Q4, to, &s, top);
         }
     }
     uint32_t bits[8], most;
