@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows: an expert source with a hot tier gives the bits of one without, whatever lies in the tier, while
-// fills come from their thread, the tier is resized and its memory given back; a call allocates nothing.
+// fills come from their thread, between steps or amid them, the tier is resized and its memory given back; a
+// call allocates nothing.
 // Usage: MODEL_DIR CACHE_DIR.
 #include "common/base/clock.h"
 #include "common/base/mem.h"
@@ -32,7 +33,7 @@ typedef struct bench {
     tc_cache_fill *fills;
 } bench;
 
-static void set_up(bench *b)
+static void set_up(bench *b, tc_cache_policy policy)
 {
     tc_error e;
     char path[TC_STORE_PATH_BYTES];
@@ -49,7 +50,7 @@ static void set_up(bench *b)
                                           .experts = b->info->experts,
                                           .slots = slots,
                                           .slots_max = slots,
-                                          .policy = TC_POLICY_LRU,
+                                          .policy = policy,
                                           .slot_bytes = tc_source_hot_slot_bytes(b->store)};
     must(tc_hot_cache_create(&options, &b->cache, &e), &e);
     must(tc_source_local_create(b->store, b->team, TOKENS_MAX, NULL, &b->plain, &e), &e);
@@ -78,11 +79,9 @@ static void tear_down(bench *b)
 }
 
 // Random routing of a layer: sorted by (expert, token).
-static tc_expert_call draw_call(bench *b)
+static tc_expert_call draw_call(bench *b, uint32_t layer)
 {
-    uint32_t layer = (uint32_t)rand() % b->info->layers, tokens = 1 + (uint32_t)rand() % TOKENS_MAX, n = 0;
-    uint32_t used[TOKENS_MAX] = {0};
-    while (!tc_store_layer_has_experts(b->store, layer)) layer = (layer + 1) % b->info->layers;
+    uint32_t tokens = 1 + (uint32_t)rand() % TOKENS_MAX, n = 0, used[TOKENS_MAX] = {0};
     for (uint32_t i = 0; i < tokens * b->info->hidden; i++) b->x[i] = (float)rand() / (float)RAND_MAX - 0.5f;
     for (uint32_t expert = 0; expert < b->info->experts; expert++)
         for (uint32_t t = 0; t < tokens; t++)
@@ -99,6 +98,13 @@ static tc_expert_call draw_call(bench *b)
                             .pairs = b->pairs};
 }
 
+static uint32_t draw_layer(const bench *b)
+{
+    uint32_t layer = (uint32_t)rand() % b->info->layers;
+    while (!tc_store_layer_has_experts(b->store, layer)) layer = (layer + 1) % b->info->layers;
+    return layer;
+}
+
 static void compute(tc_expert_source *source, const tc_expert_call *call, int64_t *sum)
 {
     tc_error e;
@@ -108,17 +114,27 @@ static void compute(tc_expert_source *source, const tc_expert_call *call, int64_
     assert_int_equal(tc_mem_guard_end(), 0);
 }
 
-// What the call used, and random others, go to the cache; its fills to the tier.
-static void learn(bench *b, const tc_expert_call *call)
+enum { USES_MAX = 4096 };
+
+// The experts of a call, behind the n that are there.
+static uint32_t list_uses(const tc_expert_call *call, tc_expert_use *uses, uint32_t n)
 {
-    tc_expert_use uses[512];
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < call->pair_count && n < 512; i++)
-        if (!n || uses[n - 1].expert != call->pairs[i].expert)
+    for (uint32_t i = 0; i < call->pair_count && n < USES_MAX; i++)
+        if (!i || call->pairs[i - 1].expert != call->pairs[i].expert)
             uses[n++] = (tc_expert_use){(uint16_t)call->layer, (uint16_t)call->pairs[i].expert, 1};
-    const tc_cache_input in = {.uses = uses, .count = n, .tokens = 1, .now_us = tc_now_us()};
-    uint32_t fills = tc_hot_cache_step(b->cache, &in, b->fills);
+    return n;
+}
+
+static void order(bench *b, uint32_t fills)
+{
     for (uint32_t i = 0; i < fills; i++) tc_source_hot_fill(b->hot, &b->fills[i]);
+}
+
+// What was used goes to the cache; its fills to the tier.
+static void learn(bench *b, const tc_expert_use *uses, uint32_t n)
+{
+    const tc_cache_input in = {.uses = uses, .count = n, .tokens = 1, .now_us = tc_now_us()};
+    order(b, tc_hot_cache_step(b->cache, &in, b->fills));
 }
 
 static void change_size(bench *b)
@@ -138,10 +154,11 @@ static void test_same_bits(void **state)
     bench b = {0};
     tc_cache_stats stats;
     uint64_t mixed = 0;
-    set_up(&b);
+    tc_expert_use uses[USES_MAX];
+    set_up(&b, TC_POLICY_LRU);
     srand(41);
     for (int i = 0; i < CALLS; i++) {
-        tc_expert_call call = draw_call(&b);
+        tc_expert_call call = draw_call(&b, draw_layer(&b));
         uint32_t hot = 0;
         for (uint32_t k = 0; k < call.pair_count; k++)
             hot += tc_hot_cache_table(b.cache)[call.layer * b.info->experts + call.pairs[k].expert] !=
@@ -151,7 +168,7 @@ static void test_same_bits(void **state)
         compute(b.plain, &call, b.a);
         compute(b.hot, &call, b.b);
         assert_memory_equal(b.a, b.b, (size_t)call.tokens * call.hidden * sizeof *b.a);
-        learn(&b, &call);
+        learn(&b, uses, list_uses(&call, uses, 0));
         if (rand() % 2) tc_hot_cache_publish(b.cache);
         if (rand() % 40 == 0) change_size(&b);
     }
@@ -160,11 +177,58 @@ static void test_same_bits(void **state)
     tear_down(&b);
 }
 
+// A layer as the forward pass computes it: looked up, posted, then the next one's experts are fetched into
+// slots of others while it is computed.
+static uint32_t run_layer(bench *b, uint32_t layer, tc_expert_use *uses, uint32_t n)
+{
+    tc_error e;
+    tc_expert_use expected[TC_FILLS_MAX];
+    uint32_t count = 0, next = layer + 1;
+    const tc_expert_call call = draw_call(b, layer);
+    if (!call.pair_count) return n;
+    compute(b->plain, &call, b->a);
+    tc_hot_cache_reach(b->cache, layer);
+    const bool more = next < b->info->layers && tc_store_layer_has_experts(b->store, next);
+    for (uint32_t expert = 0; more && expert < b->info->experts; expert++)
+        if (rand() % 3 == 0 && count < TC_FILLS_MAX)
+            expected[count++] = (tc_expert_use){(uint16_t)next, (uint16_t)expert, 1};
+    tc_mem_guard_begin();
+    must(b->hot->ops->post(b->hot, &call, &e), &e);
+    order(b, tc_hot_cache_foresee(b->cache, expected, count, 8, tc_now_us(), b->fills));
+    must(b->hot->ops->join(b->hot, b->b, &e), &e);
+    assert_int_equal(tc_mem_guard_end(), 0);
+    assert_memory_equal(b->a, b->b, (size_t)call.tokens * call.hidden * sizeof *b->a);
+    return list_uses(&call, uses, n);
+}
+
+// The tier's thread writes slots while a layer reads others.
+static void test_same_bits_looking_ahead(void **state)
+{
+    (void)state;
+    bench b = {0};
+    tc_cache_stats stats;
+    tc_expert_use uses[USES_MAX];
+    set_up(&b, TC_POLICY_PREDICTIVE);
+    srand(43);
+    for (int i = 0; i < CALLS / 10; i++) {
+        uint32_t n = 0;
+        tc_hot_cache_publish(b.cache);
+        for (uint32_t layer = 0; layer < b.info->layers; layer++)
+            if (tc_store_layer_has_experts(b.store, layer)) n = run_layer(&b, layer, uses, n);
+        learn(&b, uses, n);
+        if (rand() % 10 == 0) change_size(&b);
+    }
+    tc_hot_cache_stats(b.cache, &stats);
+    assert_true(stats.foreseen > 100 && stats.foreseen_hits > 10 && stats.evictions > 100);
+    tear_down(&b);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 3) return 2;
     model_dir = argv[1];
     cache_dir = argv[2];
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_same_bits)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_same_bits),
+                                       cmocka_unit_test(test_same_bits_looking_ahead)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
