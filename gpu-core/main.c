@@ -57,6 +57,8 @@ typedef struct core {
     tc_expert_source *workers; // borrowed: the part of it that asks workers; or NULL
     tc_forward *forward;
     tc_session_pool *pool;
+    tc_kv_growth growth;
+    bool kv_grows; // the KV pool, where hot experts may use what it does not
     tc_prefix_cache *cache;
     tc_engine_server *server;
     tc_constrainer *constrainer;
@@ -332,11 +334,37 @@ static tc_status open_device(core *c, const tc_dev_geometry *g, tc_error *e)
     return c->cuda->create(&options, &c->dev, e);
 }
 
+// An eighth of the hot experts goes, between steps, and its memory with it.
+static bool give_slots(void *arg)
+{
+    core *c = arg;
+    if (!tc_placement_make_way(c->placed.placement)) return false;
+    tc_gpu_tier_settle(c->hot);
+    tc_placement_begin(c->placed.placement, true);
+    return true;
+}
+
+// The KV pool keeps its first part only while hot experts are given what is left; with none of them, or with
+// some that stay (dialled routes), it keeps all.
+static void lend_kv(core *c)
+{
+    c->kv_grows = !c->o.force_hits && c->dev->ops->pages_back;
+    if (c->kv_grows) tc_kv_growth_begin(&c->growth, c->dev, give_slots, c);
+}
+
+static void keep_kv(core *c)
+{
+    if (!c->kv_grows || c->hot) return;
+    (void)tc_kv_growth_need(&c->growth, c->dev->geometry.pages);
+    c->kv_grows = c->growth.backed < c->dev->geometry.pages;
+}
+
 // Last of all that takes VRAM: hot experts fill what is left.
 static tc_status open_hot(core *c, tc_error *e)
 {
     tc_cuda_memory m;
     if (!c->cuda) return TC_OK;
+    lend_kv(c);
     if (!c->o.hot_policy_given) c->o.hot_policy = TC_POLICY_PREDICTIVE; // its link has time to spare
     const tc_gpu_tier_options options = {.cuda = c->cuda,
                                          .dev = c->dev,
@@ -346,6 +374,7 @@ static tc_status open_hot(core *c, tc_error *e)
                                          .per_layer = c->o.hot_per_layer,
                                          .link_share = c->o.hot_link_share};
     TC_TRY(tc_gpu_tier_create(&options, &c->hot, e));
+    keep_kv(c);
     c->cuda->hot.look_ahead(c->dev, c->o.hot_policy == TC_POLICY_PREDICTIVE);
     if (c->o.force_hits) {
         c->dialled = (tc_dialled_routes){.layers = c->desc->layers,
@@ -361,11 +390,12 @@ static tc_status open_hot(core *c, tc_error *e)
     }
     c->cuda->memory(c->dev, &m);
     tc_info(
-        "VRAM: %llu of %llu MiB: context %llu, weights %llu, KV %llu, states %llu, scratch %llu, hot experts "
-        "%llu",
+        "VRAM: %llu of %llu MiB: context %llu, weights %llu, KV %llu (may grow by %llu), states %llu, "
+        "scratch "
+        "%llu, hot experts %llu",
         (unsigned long long)(m.peak_bytes >> 20), (unsigned long long)(m.budget_bytes >> 20),
         (unsigned long long)(m.context_bytes >> 20), (unsigned long long)(m.tag_bytes[TC_MEM_WEIGHTS] >> 20),
-        (unsigned long long)(m.tag_bytes[TC_MEM_KV] >> 20),
+        (unsigned long long)(m.tag_bytes[TC_MEM_KV] >> 20), (unsigned long long)(m.kv_owed_bytes >> 20),
         (unsigned long long)(m.tag_bytes[TC_MEM_STATE] >> 20),
         (unsigned long long)(m.tag_bytes[TC_MEM_SCRATCH] >> 20), (unsigned long long)(m.slot_bytes >> 20));
     return TC_OK;
@@ -387,6 +417,17 @@ static bool device_room(void *arg, uint64_t *ret_free_bytes, uint64_t *ret_total
     *ret_free_bytes = m.free_bytes;
     *ret_total_bytes = m.total_bytes;
     return m.total_bytes > 0;
+}
+
+static void device_held(void *arg, uint64_t *ret_kv_bytes, uint64_t *ret_kv_owed_bytes,
+                        uint64_t *ret_hot_bytes)
+{
+    const core *c = arg;
+    tc_cuda_memory m;
+    c->cuda->memory(c->dev, &m);
+    *ret_kv_bytes = m.tag_bytes[TC_MEM_KV];
+    *ret_kv_owed_bytes = m.kv_owed_bytes;
+    *ret_hot_bytes = m.slot_bytes;
 }
 
 static void device_memory(void *arg, tc_engine_detail *ret)
@@ -480,6 +521,7 @@ static tc_status start(core *c, tc_error *e)
                                                                  .routed = tc_placement_routed,
                                                                  .expects = tc_placement_expects});
     TC_TRY(tc_session_pool_create(c->dev, c->o.context, &c->pool, e));
+    if (c->kv_grows) tc_session_pool_grow(c->pool, &c->growth);
     if (c->cache_bytes) TC_TRY(tc_prefix_cache_create(c->dev, c->cache_bytes, &c->cache, e));
     tc_model_info info;
     describe(c, &info);
@@ -487,7 +529,9 @@ static tc_status start(core *c, tc_error *e)
     TC_TRY(open_constrainer(c, e));
     // slots in VRAM give nothing back to this memory, but to their own
     tc_memory_begin(&c->memory, &c->planned, c->placed.placement, c->cuda ? NULL : c->placed.cache, c->cache);
-    if (c->cuda) tc_memory_watch_device(&c->memory, &(tc_memory_device){device_room, c, c->placed.cache});
+    if (c->cuda)
+        tc_memory_watch_device(&c->memory, &(tc_memory_device){device_room, c, c->placed.cache,
+                                                               c->kv_grows ? &c->growth : NULL, device_held});
     // The cpu device takes prompts token by token, so they may be cut finer than pages.
     enum { CPU_PROMPT_GRAIN = 8 };
     const tc_sched_options sched = {
@@ -655,6 +699,7 @@ static bool serve(core *c)
         idle = !tc_sched_step(c->sched);
         if (!device_works(c)) return false;
         const uint64_t now_us = tc_now_us();
+        if (c->kv_grows) tc_kv_growth_poll(&c->growth, tc_session_pages_end(c->pool), now_us);
         trim_at_rest(c, idle, now_us);
         if (idle && tc_trace_on) tc_trace_flush();
         if (idle && c->hot && tc_gpu_tier_idle(c->hot)) idle = false;

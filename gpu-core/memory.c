@@ -9,7 +9,7 @@
 #include <malloc.h>
 #include <stdio.h>
 
-enum { DEVICE_EVERY_US = 1000000, DEVICE_LOW_SHARE = 128 };
+enum { DEVICE_EVERY_US = 1000000, DEVICE_LOW_SHARE = 128, DEVICE_TEXT_BYTES = 512 };
 #define DEVICE_LOW_MAX_BYTES (128ull << 20)
 enum { LOOK_EVERY_US = 250000, EASY_AFTER_US = 5000000, LOW_SHARE = 32 };
 #define LOW_MIN_BYTES (48ull << 20)
@@ -95,7 +95,8 @@ void tc_memory_watch_device(tc_memory *m, const tc_memory_device *device)
     m->device_low_bytes = least(m->device_total_bytes / DEVICE_LOW_SHARE, DEVICE_LOW_MAX_BYTES);
 }
 
-// What we need there was taken at the start; this is what others take since.
+// What we need there was taken at the start, or is made way for within the budget; this is what others take
+// since.
 static void poll_device(tc_memory *m, uint64_t now_us)
 {
     if (!m->device.read || now_us - m->device_looked_us < DEVICE_EVERY_US) return;
@@ -131,14 +132,20 @@ static void poll_device(tc_memory *m, uint64_t now_us)
 
 static void report_device(const tc_memory *m, char *out, size_t room)
 {
-    if (!m->device.read)
+    static const tc_kv_growth still = {0};
+    const tc_kv_growth *g = m->device.growth ? m->device.growth : &still;
+    uint64_t kv = 0, owed = 0, hot = 0;
+    if (!m->device.read) {
         snprintf(out, room, "null");
-    else
-        snprintf(out, room,
-                 "{\"state\":\"%s\",\"free_bytes\":%" PRIu64 ",\"low_bytes\":%" PRIu64
-                 ",\"total_bytes\":%" PRIu64 "}",
-                 state_names[m->device_tight], m->device_free_bytes, m->device_low_bytes,
-                 m->device_total_bytes);
+        return;
+    }
+    if (m->device.held) m->device.held(m->device.arg, &kv, &owed, &hot);
+    snprintf(out, room,
+             "{\"state\":\"%s\",\"free_bytes\":%" PRIu64 ",\"low_bytes\":%" PRIu64 ",\"total_bytes\":%" PRIu64
+             ",\"hot_bytes\":%" PRIu64 ",\"kv\":{\"bytes\":%" PRIu64 ",\"may_grow_bytes\":%" PRIu64
+             ",\"grown\":%" PRIu64 ",\"shrunk\":%" PRIu64 ",\"sheds\":%" PRIu64 ",\"refusals\":%" PRIu64 "}}",
+             state_names[m->device_tight], m->device_free_bytes, m->device_low_bytes, m->device_total_bytes,
+             hot, kv, owed, g->grown, g->shrunk, g->made_room, g->refused);
 }
 
 void tc_memory_poll(tc_memory *m, uint64_t now_us)
@@ -184,7 +191,7 @@ size_t tc_memory_report(tc_memory *m, char *out, size_t room)
     const tc_memory_purposes *p = &m->planned;
     tc_prefix_stats kept = tc_prefix_cache_stats(m->prefix);
     const tc_hot_cache_options *o = m->cache ? tc_hot_cache_get_options(m->cache) : NULL;
-    char device[200];
+    char device[DEVICE_TEXT_BYTES];
     report_device(m, device, sizeof device);
     tc_pressure_read(m->root, &m->now);
     int n = snprintf(

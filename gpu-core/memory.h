@@ -14,6 +14,7 @@
 #include "common/base/pressure.h"
 #include "common/base/status.h"
 #include "gpu-core/experts/placement.h"
+#include "gpu-core/session/kv_growth.h"
 #include "gpu-core/session/prefix_cache.h"
 
 typedef enum tc_memory_state { TC_MEMORY_EASY, TC_MEMORY_TIGHT, TC_MEMORY_FULL } tc_memory_state;
@@ -26,7 +27,10 @@ typedef struct tc_memory_purposes {
 typedef struct tc_memory_device {
     bool (*read)(void *arg, uint64_t *ret_free_bytes, uint64_t *ret_total_bytes); // NULL: there is none
     void *arg;
-    tc_hot_cache *cache; // whose slots lie there
+    tc_hot_cache *cache;        // whose slots lie there
+    const tc_kv_growth *growth; // the KV pool there, borrowed; NULL: it does not grow
+    // What is ours there now: the KV pool, what it may still grow by, slots of hot experts. NULL: not told.
+    void (*held)(void *arg, uint64_t *ret_kv_bytes, uint64_t *ret_kv_owed_bytes, uint64_t *ret_hot_bytes);
 } tc_memory_device;
 
 typedef struct tc_memory {

@@ -165,6 +165,11 @@ typedef struct tc_dev_ops {
     void (*slot_copy)(tc_dev *dev, uint32_t from, uint32_t to);
     void (*slot_save)(tc_dev *dev, uint32_t slot, void *host);
     void (*slot_load)(tc_dev *dev, uint32_t slot, const void *host);
+    // Memory behind the first `pages` pages, as the device cuts it, and none behind what follows: pages that
+    // come are zeroed, those that go hold nothing anybody needs. Returns how many have memory now, fewer than
+    // asked where there is no room. Between batches only. All of them have until this is called; NULL:
+    // always.
+    uint32_t (*pages_back)(tc_dev *dev, uint32_t pages);
 
     // Operators on the batch last given to batch_begin.
     void (*batch_begin)(tc_dev *dev, const tc_batch *batch);

@@ -153,6 +153,20 @@ void tc_gpu_tier_poll(tc_gpu_tier *t)
     t->waiting_count -= given;
 }
 
+void tc_gpu_tier_settle(tc_gpu_tier *t)
+{
+    const uint32_t slots = tc_hot_cache_get_options(t->cache)->slots;
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < t->waiting_count; i++)
+        if (t->waiting[i].slot < slots)
+            t->waiting[kept++] = t->waiting[i];
+        else
+            tc_hot_cache_fill_done(t->cache, t->waiting[i].slot, tc_now_us()); // given up before it began
+    t->waiting_count = kept;
+    t->ops->drain(t->dev);
+    tc_gpu_tier_poll(t);
+}
+
 // ---- filling free slots ----
 
 static uint32_t each_of(const tc_gpu_tier *t)

@@ -28,6 +28,8 @@ uint64_t tc_gpu_tier_bytes(const tc_gpu_tier *tier);
 tc_hot_tier tc_gpu_tier_orders(tc_gpu_tier *tier);
 // Before a step: orders that had to wait are given, copies that are done are told to the cache.
 void tc_gpu_tier_poll(tc_gpu_tier *tier);
+// Between steps, after slots were given up: nothing is on its way there any more. Waits for copies under way.
+void tc_gpu_tier_settle(tc_gpu_tier *tier);
 // When nothing else is to be done: fills free slots with experts that nobody asked for yet, the same number
 // of each layer, so that prompts have less to stream. True: it did something.
 bool tc_gpu_tier_idle(tc_gpu_tier *tier);

@@ -397,6 +397,20 @@ uint64_t tc_placement_ns(const tc_placement *p)
     return p ? p->ns : 0;
 }
 
+// Pins are hints where there is no room for them.
+static void let_pins_go(tc_placement *p)
+{
+    for (uint32_t i = 0; i < p->n; i++)
+        if (p->pin_users[i] || p->operator_pins[i])
+            tc_hot_cache_unpin(p->o.cache, i / p->o.experts, i % p->o.experts, NULL);
+}
+
+static void pin_again(tc_placement *p)
+{
+    for (uint32_t i = 0; i < p->n; i++)
+        if (p->pin_users[i] || p->operator_pins[i]) set_pin(p, i);
+}
+
 void tc_placement_shed(tc_placement *p, bool shed)
 {
     if (!p || !p->o.cache) return;
@@ -414,5 +428,18 @@ void tc_placement_shed(tc_placement *p, bool shed)
     tc_placement_tell_changes(p);
     p->trim_due = true;
     p->sheds += shed;
+    if (!shed) pin_again(p); // those that had to let go
     say(p, shed, "the hot tier %s %u experts", shed ? "shrinks to" : "grows to", slots);
+}
+
+bool tc_placement_make_way(tc_placement *p)
+{
+    if (!p || !p->o.cache) return false;
+    const tc_hot_cache_options *o = tc_hot_cache_get_options(p->o.cache);
+    const uint32_t slots = o->slots;
+    const bool due = p->trim_due; // of what was given up earlier
+    let_pins_go(p);
+    tc_placement_shed(p, true);
+    pin_again(p);
+    return o->slots < slots || due;
 }

@@ -97,6 +97,10 @@ void tc_placement_detail(const tc_placement *placement, tc_engine_detail *ret);
 
 // Gives up slots (true), or takes back what was given up before, as memory allows. Steps of an eighth.
 void tc_placement_shed(tc_placement *placement, bool shed);
+// Gives up an eighth whatever is pinned there, for memory that requests cannot do without; what was pinned
+// and has room no more is a hint from then on. The memory goes with the next tc_placement_begin once nothing
+// is on its way there. False: nothing is left to give.
+bool tc_placement_make_way(tc_placement *placement);
 
 // JSON of `GET /api/v1/expert-stats` into out (room bytes, NUL behind); returns its length, cut where too
 // long.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the free lists of pages and sessions, and how many sessions use a page.
+// Owns: which pages and sessions are free, and how many sessions use a page. Pages with the lowest numbers
+// are taken first, so that those in use lie at the beginning of the device's pool.
 #include "gpu-core/session/session.h"
 
 #include <string.h>
@@ -7,8 +8,11 @@
 struct tc_session_pool {
     tc_dev *dev;
     uint32_t positions_max, pages_a_session;
-    uint32_t *free_pages, free_page_count; // a stack
-    uint32_t *page_users;                  // [pages] sessions that hold it
+    uint32_t *page_users; // [pages] sessions that hold it; 0: it is free
+    uint32_t free_page_count;
+    uint32_t first_free;                   // none below it is free
+    uint32_t used_end;                     // none from it on is in use
+    tc_kv_growth *growth;                  // NULL: every page has memory
     tc_session *sessions;                  // [slots], slot i is session i
     uint32_t *free_slots, free_slot_count; // a stack
     uint32_t *token_memory, *page_memory;
@@ -22,18 +26,17 @@ tc_status tc_session_pool_create(tc_dev *dev, uint32_t positions_max, tc_session
     pool->dev = dev;
     pool->positions_max = positions_max;
     pool->pages_a_session = (positions_max + TC_KV_PAGE_POSITIONS - 1) / TC_KV_PAGE_POSITIONS;
-    pool->free_pages = tc_alloc(TC_MEM_OTHER, pages, sizeof(uint32_t));
     pool->page_users = tc_alloc(TC_MEM_OTHER, pages, sizeof(uint32_t));
     pool->free_slots = tc_alloc(TC_MEM_OTHER, slots, sizeof(uint32_t));
     pool->sessions = tc_alloc(TC_MEM_OTHER, slots, sizeof(tc_session));
     pool->token_memory = tc_alloc(TC_MEM_OTHER, (size_t)slots * positions_max, sizeof(uint32_t));
     pool->page_memory = tc_alloc(TC_MEM_OTHER, (size_t)slots * pool->pages_a_session, sizeof(uint32_t));
-    if (!pool->free_pages || !pool->page_users || !pool->free_slots || !pool->sessions ||
-        !pool->token_memory || !pool->page_memory) {
+    if (!pool->page_users || !pool->free_slots || !pool->sessions || !pool->token_memory ||
+        !pool->page_memory) {
         tc_session_pool_free(pool);
         return tc_fail(e, TC_NOMEM, "out of memory for %u sessions of %u positions", slots, positions_max);
     }
-    for (uint32_t i = 0; i < pages; i++) pool->free_pages[pool->free_page_count++] = pages - 1 - i;
+    pool->free_page_count = pages;
     for (uint32_t i = 0; i < slots; i++) {
         pool->free_slots[pool->free_slot_count++] = slots - 1 - i;
         pool->sessions[i].tokens = pool->token_memory + (size_t)i * positions_max;
@@ -47,13 +50,35 @@ tc_status tc_session_pool_create(tc_dev *dev, uint32_t positions_max, tc_session
 void tc_session_pool_free(tc_session_pool *pool)
 {
     if (!pool) return;
-    tc_free(pool->free_pages);
     tc_free(pool->page_users);
     tc_free(pool->free_slots);
     tc_free(pool->sessions);
     tc_free(pool->token_memory);
     tc_free(pool->page_memory);
     tc_free(pool);
+}
+
+void tc_session_pool_grow(tc_session_pool *pool, tc_kv_growth *growth)
+{
+    pool->growth = growth;
+}
+
+// The lowest free pages into pages[0, count), which are as many at least as are free. Returns one behind the
+// last.
+static uint32_t find_pages(const tc_session_pool *pool, uint32_t *pages, uint32_t count)
+{
+    uint32_t page = pool->first_free;
+    for (uint32_t i = 0; i < count; page++)
+        if (!pool->page_users[page]) pages[i++] = page;
+    return page;
+}
+
+static void give_page(tc_session_pool *pool, uint32_t page)
+{
+    if (--pool->page_users[page]) return;
+    pool->free_page_count++;
+    if (page < pool->first_free) pool->first_free = page;
+    while (pool->used_end && !pool->page_users[pool->used_end - 1]) pool->used_end--;
 }
 
 // Takes a slot and the pages of `positions` but the first `shared` ones, which the caller fills in.
@@ -71,14 +96,19 @@ static tc_status take(tc_session_pool *pool, uint32_t positions, uint32_t shared
         return tc_fail(e, TC_BUSY, "%u sessions free, %u of %u KV pages free, %u needed",
                        pool->free_slot_count, pool->free_page_count, pool->dev->geometry.pages,
                        pages - shared);
-    tc_session *session = &pool->sessions[pool->free_slots[--pool->free_slot_count]];
+    tc_session *session = &pool->sessions[pool->free_slots[pool->free_slot_count - 1]];
+    uint32_t end = find_pages(pool, session->pages + shared, pages - shared);
+    if (pool->growth && pages > shared && !tc_kv_growth_need(pool->growth, end))
+        return tc_fail(e, TC_BUSY, "the device has memory for %u of %u KV pages, %u needed",
+                       pool->growth->backed, pool->dev->geometry.pages, end);
+    pool->free_slot_count--;
     session->count = session->processed = 0;
     session->capacity = positions;
     session->page_count = pages;
-    for (uint32_t i = shared; i < pages; i++) {
-        session->pages[i] = pool->free_pages[--pool->free_page_count];
-        pool->page_users[session->pages[i]] = 1;
-    }
+    for (uint32_t i = shared; i < pages; i++) pool->page_users[session->pages[i]] = 1;
+    pool->free_page_count -= pages - shared;
+    if (pages > shared) pool->first_free = end;
+    if (pages > shared && end > pool->used_end) pool->used_end = end;
     *ret = session;
     return TC_OK;
 }
@@ -112,16 +142,18 @@ tc_status tc_session_fork(tc_session_pool *pool, const tc_session *from, uint32_
 void tc_session_end(tc_session_pool *pool, tc_session *session)
 {
     if (!session) return;
-    while (session->page_count) {
-        uint32_t page = session->pages[--session->page_count];
-        if (--pool->page_users[page] == 0) pool->free_pages[pool->free_page_count++] = page;
-    }
+    while (session->page_count) give_page(pool, session->pages[--session->page_count]);
     pool->free_slots[pool->free_slot_count++] = session->slot;
 }
 
 uint32_t tc_session_pages_free(const tc_session_pool *pool)
 {
     return pool->free_page_count;
+}
+
+uint32_t tc_session_pages_end(const tc_session_pool *pool)
+{
+    return pool->used_end;
 }
 
 uint32_t tc_session_slots_free(const tc_session_pool *pool)

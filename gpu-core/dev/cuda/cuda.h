@@ -7,7 +7,7 @@
 #include "common/model/store.h"
 #include "gpu-core/dev/dev.h"
 
-enum { TC_CUDA_ABI = 5, TC_CUDA_TOKENS_SMALL = 4096 };
+enum { TC_CUDA_ABI = 6, TC_CUDA_TOKENS_SMALL = 4096 };
 #define TC_CUDA_BUDGET_SMALL (12ull << 30)
 #define TC_CUDA_SYMBOL "tc_cuda_library_get" // const tc_cuda_library *(void)
 
@@ -26,7 +26,9 @@ typedef struct tc_cuda_options {
 
 typedef struct tc_cuda_memory {
     uint64_t budget_bytes, context_bytes;
-    uint64_t tag_bytes[TC_MEM_TAGS], slot_bytes;
+    uint64_t tag_bytes[TC_MEM_TAGS];  // held now
+    uint64_t slot_bytes;              // of them, slots of hot experts
+    uint64_t kv_owed_bytes;           // that the KV pool may still grow by; slots are given back for it
     uint64_t peak_bytes;              // of the device, as the driver reported it at most
     uint64_t free_bytes, total_bytes; // of the device now, whoever has the rest; 0: the driver did not say
 } tc_cuda_memory;

@@ -643,6 +643,7 @@ static const tc_dev_ops cuda_ops = {
     .page_copy = tc_cuda_page_copy,
     .page_save = tc_cuda_page_save,
     .page_load = tc_cuda_page_load,
+    .pages_back = tc_cuda_kv_back,
     .slot_copy = tc_cuda_slot_copy,
     .slot_save = tc_cuda_slot_save,
     .slot_load = tc_cuda_slot_load,
@@ -725,7 +726,7 @@ static uint32_t list_wanted(const tc_cuda_options *o, tc_dev_cuda *c, wanted ret
         {(void **)&c->tables.failed, TC_MEM_SCRATCH, RESULT_BYTES},
         {(void **)&c->posted, TC_MEM_SCRATCH, 4 * TC_GPU_MAILBOXES_MAX},
         {(void **)&c->batch_dev, TC_MEM_SCRATCH, lay_out(o).bytes},
-        {(void **)&c->kv, TC_MEM_KV, tc_dev_page_bytes(g) * g->pages},
+        {NULL, TC_MEM_KV, tc_cuda_kv_bytes(o)}, // kv.c
         {(void **)&c->states, TC_MEM_STATE, tc_dev_slot_bytes(g) * g->slots},
         {(void **)&c->inverse_frequency, TC_MEM_SCRATCH, (g->rotary_dim / 2 + 1) * f},
         {(void **)&c->q_half, TC_MEM_SCRATCH, g->kv_layers ? n * g->heads * padded * 2 : 0},
@@ -799,8 +800,12 @@ static tc_status take_all(tc_dev_cuda *c, tc_error *e)
     for (uint32_t i = 0; i < count; i++) sum += tc_cuda_round_up((size_t)list[i].bytes);
     for (uint32_t i = 0; i < count; i++) {
         if (!list[i].bytes) continue;
-        *list[i].at = tc_cuda_take(c, list[i].tag, (size_t)list[i].bytes);
-        if (!*list[i].at)
+        void *memory = NULL;
+        if (list[i].at)
+            memory = *list[i].at = tc_cuda_take(c, list[i].tag, (size_t)list[i].bytes);
+        else if (tc_cuda_kv_open(c, e) == TC_OK)
+            memory = c->kv;
+        if (!memory)
             return tc_fail(
                 e, TC_BUDGET,
                 "cuda: context %llu + KV %llu + states %llu + scratch of batches of %u tokens, together %llu "
@@ -878,7 +883,8 @@ static void cuda_memory(tc_dev *dev, tc_cuda_memory *ret)
     if (total - left > c->peak) c->peak = total - left;
     *ret = (tc_cuda_memory){.budget_bytes = c->budget,
                             .context_bytes = c->context,
-                            .slot_bytes = c->hot.slot_bytes * c->hot.slot_count,
+                            .slot_bytes = tc_cuda_slot_bytes(c),
+                            .kv_owed_bytes = tc_cuda_kv_owed_bytes(c),
                             .peak_bytes = c->peak,
                             .free_bytes = left,
                             .total_bytes = total};

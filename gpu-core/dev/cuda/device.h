@@ -86,6 +86,16 @@ typedef struct hot_experts {
     link_share link;
 } hot_experts;
 
+// The KV pool (kv.c): a range of addresses, memory behind its first parts.
+enum { KV_PARTS = 16 };
+
+typedef struct kv_range {
+    uint64_t base, bytes, part_bytes; // bytes: of the whole range; every part but the last has part_bytes
+    uint64_t backed_bytes;
+    uint64_t handle[KV_PARTS];
+    uint32_t parts, backed; // parts that have memory, the first ones; parts 0: the pool is one block
+} kv_range;
+
 typedef struct tc_dev_cuda {
     tc_dev dev;
     tc_cuda_options o;
@@ -102,6 +112,7 @@ typedef struct tc_dev_cuda {
     uint64_t budget, context, used[TC_MEM_TAGS], peak;
     pthread_mutex_t lock; // weights are loaded by several threads
     struct tc_cuda_block *blocks;
+    kv_range kv_range;
     void *kv;
     float *states;
     // batch
@@ -158,8 +169,11 @@ static inline tc_dev_cuda *cuda_of(tc_dev *dev)
 bool tc_cuda_check(tc_dev_cuda *c, int code, const char *expression, const char *file, int line);
 #define CHECK(c, expression) tc_cuda_check(c, (int)(expression), #expression, __FILE__, __LINE__)
 
-// Device memory under the budget; NULL: it does not fit, or the card refuses.
+// Device memory under the budget, beside a KV pool grown to its full size; NULL: it does not fit, or the card
+// refuses.
 void *tc_cuda_take(tc_dev_cuda *c, tc_mem_tag tag, size_t bytes);
+// The same for what can be given back when the KV pool grows: beside the pool as it is.
+void *tc_cuda_take_spare(tc_dev_cuda *c, tc_mem_tag tag, size_t bytes);
 void tc_cuda_give(tc_dev_cuda *c, void *block);
 uint64_t tc_cuda_used_bytes(const tc_dev_cuda *c);
 size_t tc_cuda_round_up(size_t bytes);
@@ -177,6 +191,13 @@ void tc_cuda_page_load(tc_dev *dev, uint32_t page, const void *host);
 void tc_cuda_slot_copy(tc_dev *dev, uint32_t from, uint32_t to);
 void tc_cuda_slot_save(tc_dev *dev, uint32_t slot, void *host);
 void tc_cuda_slot_load(tc_dev *dev, uint32_t slot, const void *host);
+// The KV pool: bytes that its range takes at most; its range, all of it; memory for so many pages
+// (tc_dev_ops.pages_back); all of it away; bytes that it may still take.
+uint64_t tc_cuda_kv_bytes(const tc_cuda_options *o);
+tc_status tc_cuda_kv_open(tc_dev_cuda *c, tc_error *e);
+uint32_t tc_cuda_kv_back(tc_dev *dev, uint32_t pages);
+void tc_cuda_kv_close(tc_dev_cuda *c);
+uint64_t tc_cuda_kv_owed_bytes(const tc_dev_cuda *c);
 // Gives back everything.
 void tc_cuda_give_all(tc_dev_cuda *c);
 void tc_cuda_drop_graphs(tc_dev_cuda *c);
@@ -202,6 +223,7 @@ tc_cuda_ahead tc_cuda_ahead_sums(tc_dev *dev);
 const uint8_t *tc_cuda_expert_whole(const hot_experts *h, uint32_t layer, uint32_t expert);
 
 extern const tc_cuda_hot_ops tc_cuda_hot;
+uint64_t tc_cuda_slot_bytes(const tc_dev_cuda *c); // that have memory now
 void tc_cuda_hot_close(tc_dev_cuda *c);
 void tc_cuda_hot_flush(tc_dev_cuda *c); // the table's changes, before a batch
 bool tc_cuda_experts_begin(tc_dev *dev, const tc_lent_mailbox *boxes, uint32_t count, uint64_t sequence);

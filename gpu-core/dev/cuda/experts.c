@@ -182,7 +182,7 @@ static uint32_t hot_resize(tc_dev *dev, uint32_t slots)
         uint32_t first = i * h->part_slots, left = h->slot_count - first;
         uint32_t count = left < h->part_slots ? left : h->part_slots;
         if (first < slots && !h->slots[i] && held == first)
-            h->slots[i] = tc_cuda_take(c, TC_MEM_OTHER, count * h->slot_bytes);
+            h->slots[i] = tc_cuda_take_spare(c, TC_MEM_OTHER, count * h->slot_bytes);
         if (first >= slots && h->slots[i]) {
             tc_cuda_give(c, h->slots[i]);
             h->slots[i] = NULL;
@@ -190,6 +190,18 @@ static uint32_t hot_resize(tc_dev *dev, uint32_t slots)
         if (h->slots[i]) held = first + count;
     }
     return held < slots ? held : slots;
+}
+
+uint64_t tc_cuda_slot_bytes(const tc_dev_cuda *c)
+{
+    const hot_experts *h = &c->hot;
+    uint64_t slots = 0;
+    for (uint32_t i = 0; i < SLOT_PARTS; i++) {
+        if (!h->slots[i]) continue;
+        const uint32_t left = h->slot_count - i * h->part_slots;
+        slots += left < h->part_slots ? left : h->part_slots;
+    }
+    return slots * h->slot_bytes;
 }
 
 static tc_status open_slots(tc_dev_cuda *c, uint32_t wanted, tc_error *e)

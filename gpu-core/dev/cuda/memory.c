@@ -49,14 +49,15 @@ static void remember(tc_dev_cuda *c, block *b, void *memory, tc_mem_tag tag, siz
     if (!host) c->used[tag] += bytes;
 }
 
-void *tc_cuda_take(tc_dev_cuda *c, tc_mem_tag tag, size_t bytes)
+static void *take(tc_dev_cuda *c, tc_mem_tag tag, size_t bytes, bool spare)
 {
     void *memory = NULL;
     block *b = malloc(sizeof *b);
     bytes = tc_cuda_round_up(bytes ? bytes : 1);
     pthread_mutex_lock(&c->lock);
-    if (b && tc_cuda_used_bytes(c) + bytes + RESERVE_BYTES <= c->budget &&
-        cudaMalloc(&memory, bytes) == cudaSuccess && CHECK(c, cudaMemset(memory, 0, bytes))) {
+    const uint64_t kept = RESERVE_BYTES + (spare ? 0 : tc_cuda_kv_owed_bytes(c));
+    if (b && tc_cuda_used_bytes(c) + bytes + kept <= c->budget && cudaMalloc(&memory, bytes) == cudaSuccess &&
+        CHECK(c, cudaMemset(memory, 0, bytes))) {
         remember(c, b, memory, tag, bytes, false);
     } else {
         free(b);
@@ -64,6 +65,16 @@ void *tc_cuda_take(tc_dev_cuda *c, tc_mem_tag tag, size_t bytes)
     }
     pthread_mutex_unlock(&c->lock);
     return memory;
+}
+
+void *tc_cuda_take(tc_dev_cuda *c, tc_mem_tag tag, size_t bytes)
+{
+    return take(c, tag, bytes, false);
+}
+
+void *tc_cuda_take_spare(tc_dev_cuda *c, tc_mem_tag tag, size_t bytes)
+{
+    return take(c, tag, bytes, true);
 }
 
 void tc_cuda_give(tc_dev_cuda *c, void *memory)
@@ -170,5 +181,6 @@ tc_status tc_cuda_table(tc_dev *dev, const tc_weight *weight, tc_matrix *ret, tc
 
 void tc_cuda_give_all(tc_dev_cuda *c)
 {
+    tc_cuda_kv_close(c);
     while (c->blocks) tc_cuda_give(c, c->blocks->memory);
 }
