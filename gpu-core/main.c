@@ -316,6 +316,9 @@ static tc_status choose_device(core *c, tc_error *e)
 
 static tc_status open_device(core *c, const tc_dev_geometry *g, tc_error *e)
 {
+    if (!c->cuda && c->o.force_hits)
+        return tc_fail(e, TC_ARGUMENT,
+                       "--force-hit-percent needs a GPU: the cpu device's routes are not dialled");
     if (!c->cuda) return tc_dev_cpu_create(g, c->team, c->kernels, &c->dev, e);
     const uint32_t chunk = c->o.chunk_tokens ? c->o.chunk_tokens : TC_STEP_TOKENS_MAX;
     const tc_cuda_options options = {
