@@ -165,6 +165,23 @@ static inline tc_dev_cuda *cuda_of(tc_dev *dev)
     return (tc_dev_cuda *)dev;
 }
 
+static inline uint32_t tc_cuda_group_of(const tc_dev_geometry *g)
+{
+    return g->kv_heads ? g->heads / g->kv_heads : 1;
+}
+
+// Heads that attention takes without tensor cores.
+static inline bool tc_cuda_is_wide(const tc_dev_geometry *g)
+{
+    return g->head_dim > 256 || tc_cuda_group_of(g) > TC_GPU_ATTENTION_ROWS;
+}
+
+// As of the last wait.
+static inline const tc_gpu_sums *tc_cuda_result_sums(const tc_dev_cuda *c)
+{
+    return (const tc_gpu_sums *)(const void *)(c->result_host + 2);
+}
+
 // Keeps the first failure: what, why and where.
 bool tc_cuda_check(tc_dev_cuda *c, int code, const char *expression, const char *file, int line);
 #define CHECK(c, expression) tc_cuda_check(c, (int)(expression), #expression, __FILE__, __LINE__)
@@ -229,3 +246,14 @@ void tc_cuda_hot_flush(tc_dev_cuda *c); // the table's changes, before a batch
 bool tc_cuda_experts_begin(tc_dev *dev, const tc_lent_mailbox *boxes, uint32_t count, uint64_t sequence);
 void tc_cuda_experts(tc_dev *dev, uint32_t layer, const float *x, uint32_t n, const uint32_t *expert,
                      const float *weight, int64_t *sum);
+
+// device.c's part of the tables.
+extern const tc_dev_ops tc_cuda_ops;
+extern const tc_dev_queue_ops tc_cuda_queue_ops;
+void tc_cuda_free(tc_dev *dev);
+tc_status tc_cuda_state(tc_dev *dev, tc_error *e); // tc_dev_ops.check
+void tc_cuda_batch_begin(tc_dev *dev, const tc_batch *batch);
+void tc_cuda_embed(tc_dev *dev, const tc_matrix *table, float *x, uint32_t ldx);
+bool tc_cuda_replay(tc_dev *dev);
+void tc_cuda_record_end(tc_dev *dev);
+tc_status tc_cuda_wait(tc_dev *dev, void (*turn)(void *arg), void *arg, uint32_t *ret_layer, tc_error *e);
