@@ -332,6 +332,7 @@ static tc_status open_device(core *c, const tc_dev_geometry *g, tc_error *e)
         .ordinal = c->o.gpu,
         .fetch_percent = c->o.workers_only ? 0 : -1,
         .call_deadline_us = c->o.call_deadline_us,
+        .kv_grows = c->o.kv_grows,
         .log = log_source,
     };
     return c->cuda->create(&options, &c->dev, e);
@@ -351,7 +352,7 @@ static bool give_slots(void *arg)
 // some that stay (dialled routes), it keeps all.
 static void lend_kv(core *c)
 {
-    c->kv_grows = !c->o.force_hits && c->dev->ops->pages_back;
+    c->kv_grows = c->o.kv_grows && !c->o.force_hits && c->dev->ops->pages_back;
     if (c->kv_grows) tc_kv_growth_begin(&c->growth, c->dev, give_slots, c);
 }
 

@@ -100,6 +100,9 @@ static bool apply_choice(tc_setting_id id, int choice, tc_core_options *o)
     case TC_OPT_DATA_PLANE:
         o->by_nng = choice == 1;
         return true;
+    case TC_OPT_KV_POOL:
+        o->kv_grows = choice == 1;
+        return true;
     case TC_OPT_HOT_POLICY:
         o->hot_policy = (tc_cache_policy)choice;
         o->hot_policy_given = true;

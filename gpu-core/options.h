@@ -43,6 +43,7 @@ typedef struct tc_core_options {
     bool workers_only; // they compute all cold experts
     tc_cache_policy hot_policy;
     bool hot_policy_given;
+    bool kv_grows; // the KV pool takes its memory as it needs it, on a device that can
     bool hot_per_layer;
     uint32_t group_steps;
     const char *profile, *trace_routing; // NULL: none

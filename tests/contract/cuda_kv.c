@@ -56,7 +56,8 @@ static void open_device(fixture *f, uint64_t vram_bytes)
                          .top_k = info->top_k,
                          .tokens_max = TOKENS,
                          .vram_bytes = vram_bytes,
-                         .call_deadline_us = 300000};
+                         .call_deadline_us = 300000,
+                         .kv_grows = true};
     o.geometry.matmul_cols_max = info->hidden;
     need(f->cuda->create(&o, &f->dev, &e), &e);
 }

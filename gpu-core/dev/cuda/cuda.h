@@ -20,6 +20,7 @@ typedef struct tc_cuda_options {
     uint32_t ordinal;
     int32_t fetch_percent; // of cold experts, fetched for one step; 0: workers compute all; -1: as rates tell
     uint64_t call_deadline_us; // of a worker's answer
+    bool kv_grows;             // memory behind the KV pool may come and go (tc_dev_ops.pages_back)
     void (*log)(void *arg, bool warning, const char *text);
     void *arg;
 } tc_cuda_options;

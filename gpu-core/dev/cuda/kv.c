@@ -144,7 +144,7 @@ static bool reserve(tc_dev_cuda *c, driver *d)
 tc_status tc_cuda_kv_open(tc_dev_cuda *c, tc_error *e)
 {
     driver d;
-    if (!reserve(c, &d)) {
+    if (!c->o.kv_grows || !reserve(c, &d)) {
         c->kv = tc_cuda_take(c, TC_MEM_KV, (size_t)tc_cuda_kv_bytes(&c->o));
         return c->kv ? TC_OK : tc_fail(e, TC_BUDGET, "cuda: no room for the KV pool");
     }
