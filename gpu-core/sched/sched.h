@@ -39,7 +39,7 @@ enum {
     TC_CHUNK_US_DEFAULT = 100000,      // what prompts may add to a step while answers are running
     // What a step of prompts alone may take beyond its first TC_ALONE_TOKENS tokens: the more, the fewer
     // times experts are read, but who comes or cancels waits for its end.
-    TC_ALONE_US = 4000000,
+    TC_ALONE_US = 2000000,
     TC_ALONE_TOKENS = 256,
     TC_PRIORITY_AGING_US = 10000000, // waiting so long raises a request by one priority
     TC_PROMPT_GRAIN = 64, // prompts are cut at multiples of this, or of a part of it (prompt_grain)
