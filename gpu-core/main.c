@@ -390,7 +390,7 @@ static tc_status open_hot(core *c, tc_error *e)
                                          .state = 1};
         tc_info("routes are dialled: %u of 100 to the %u hot experts of each layer", c->dialled.percent,
                 c->dialled.hot);
-        tc_forward_force(c->forward, tc_dialled_routes_fill, &c->dialled);
+        TC_TRY(tc_forward_force(c->forward, tc_dialled_routes_fill, &c->dialled, e));
     }
     c->cuda->memory(c->dev, &m);
     tc_info(
@@ -443,10 +443,10 @@ static void device_memory(void *arg, tc_engine_detail *ret)
     ret->device_total_bytes = m.budget_bytes;
     memcpy(ret->device_bytes, m.tag_bytes, sizeof ret->device_bytes);
     ret->device_driver_bytes = m.context_bytes;
-    const tc_cuda_ahead a = c->cuda->hot.ahead(c->dev);
-    ret->expected = a.guessed;
-    ret->expected_true = a.guessed_right;
-    ret->ahead_fills = a.fetched;
+    const tc_ahead_stats a = c->cuda->hot.ahead(c->dev);
+    ret->expected = a.expected;
+    ret->expected_true = a.expected_true;
+    ret->ahead_fills = a.fills;
     ret->ahead_used = a.used;
 }
 

@@ -15,6 +15,7 @@ enum {
     TC_BATCH_TOKENS_MAX = 2048, // of the cpu device; tc_dev.tokens_max says what a device takes
     TC_STEP_TOKENS_MAX = 8192,  // of any device
     TC_BATCH_SEGMENTS_MAX = 64,
+    TC_AHEAD_TOKENS_MAX = 8, // of a batch that is looked ahead for
     TC_MATMUL_JOBS_MAX = 8,
 };
 
@@ -194,6 +195,12 @@ typedef struct tc_dev_ops {
     void (*combine)(tc_dev *dev, float *x, const int64_t *sum, const float *shared, const float *shared_gate,
                     uint32_t ld_gate, uint32_t n, uint32_t dim, const float *norm, float *normed);
 } tc_dev_ops;
+
+// What looking ahead came to, since creation: pairs expected and those that came true, experts that lay there
+// before their layer was looked up and those of them that were used, and the pairs they served.
+typedef struct tc_ahead_stats {
+    uint64_t expected, expected_true, fills, used, pairs;
+} tc_ahead_stats;
 
 // What a draw needs of a row of logits, where the row stays on the device.
 enum { TC_FEW_MAX = 1024, TC_FEW_ROWS_MAX = 64 };

@@ -120,12 +120,7 @@ static void look_ahead(void *arg, bool on)
 static tc_ahead_stats ahead(void *arg)
 {
     tc_gpu_tier *t = arg;
-    const tc_cuda_ahead a = t->ops->ahead(t->dev);
-    return (tc_ahead_stats){.expected = a.guessed,
-                            .expected_true = a.guessed_right,
-                            .fills = a.fetched,
-                            .used = a.used,
-                            .pairs = a.pairs};
+    return t->ops->ahead(t->dev);
 }
 
 tc_hot_tier tc_gpu_tier_orders(tc_gpu_tier *t)
@@ -256,14 +251,21 @@ static uint32_t draw_expert(tc_dialled_routes *r)
     return hot ? below(&r->state, r->hot) : r->hot + below(&r->state, r->experts - r->hot);
 }
 
+static uint32_t draw_distinct(tc_dialled_routes *r, const uint32_t *list, uint32_t count)
+{
+    uint32_t expert;
+    do {
+        expert = draw_expert(r);
+    } while (is_in(list, count, expert));
+    return expert;
+}
+
 void tc_dialled_routes_fill(void *arg, uint32_t *experts, uint32_t tokens)
 {
     tc_dialled_routes *r = arg;
     uint32_t *expected = experts + (size_t)r->layers * tokens * r->top_k;
     for (uint32_t i = 0; i < r->layers * tokens; i++, experts += r->top_k, expected += r->top_k) {
-        for (uint32_t k = 0; k < r->top_k; k++) do
-                experts[k] = draw_expert(r);
-            while (is_in(experts, k, experts[k]));
+        for (uint32_t k = 0; k < r->top_k; k++) experts[k] = draw_distinct(r, experts, k);
         for (uint32_t k = 0; k < r->top_k; k++) {
             const bool right = below(&r->state, 100) < r->recall;
             expected[k] = experts[k];

@@ -8,20 +8,14 @@
 #include "common/placement/footprint.h"
 #include "common/placement/profile.h"
 #include "common/placement/routing.h"
+#include "gpu-core/dev/dev.h"
 #include "proto/engine.h"
 
 typedef struct tc_placement tc_placement;
 
 enum {
-    TC_AHEAD_TOKENS_MAX = 8, // of a batch that is looked ahead for
-    TC_AHEAD_SHARE = 8,      // of the slots may be taken for one layer to come
+    TC_AHEAD_SHARE = 8, // of the slots may be taken for one layer to come
 };
-
-// What looking ahead came to, where the tier does it by itself: pairs expected and those that came true,
-// experts that lay there in time and those of them that were used, and the pairs they served.
-typedef struct tc_ahead_stats {
-    uint64_t expected, expected_true, fills, used, pairs;
-} tc_ahead_stats;
 
 // Who holds the hot experts. All calls come from the step's thread, between steps.
 typedef struct tc_hot_tier {

@@ -11,7 +11,7 @@ typedef struct scratch_size {
     size_t offset, bytes;
 } scratch_size;
 
-enum { SCRATCH_BUFFERS = 26, AHEAD_TOKENS_MAX = 8 };
+enum { SCRATCH_BUFFERS = 26 };
 
 static uint32_t max_u32(uint32_t a, uint32_t b)
 {
@@ -41,8 +41,8 @@ static uint32_t list_scratch(const tc_model_desc *d, size_t n, scratch_size ret[
         {offsetof(tc_forward, shared_gate), n * f},
         {offsetof(tc_forward, expert), n * d->layers * d->top_k * sizeof(uint32_t)},
         {offsetof(tc_forward, weight), n * d->top_k * f},
-        {offsetof(tc_forward, expected), 2 * n * d->top_k * sizeof(uint32_t)},
-        {offsetof(tc_forward, next_router), AHEAD_TOKENS_MAX * d->experts * f},
+        {offsetof(tc_forward, expected), (n + TC_AHEAD_TOKENS_MAX) * d->top_k * sizeof(uint32_t)},
+        {offsetof(tc_forward, next_router), TC_AHEAD_TOKENS_MAX * d->experts * f},
         {offsetof(tc_forward, expected_weight), n * d->top_k * f},
         {offsetof(tc_forward, counts), (d->experts + 1) * sizeof(uint32_t)},
         {offsetof(tc_forward, pairs), n * d->top_k * sizeof(tc_expert_pair)},

@@ -54,9 +54,10 @@ bool tc_forward_few(tc_forward *forward, const uint32_t *tokens, uint32_t rows, 
 // One of those rows after all; valid until the head is asked again. NULL: the device failed.
 const float *tc_forward_row(tc_forward *forward, uint32_t row);
 // Benchmarks, on such a device: before each pass `fill` says which experts every token is routed to, whatever
-// the router says: [layers][tokens][top_k], distinct in a token. NULL: the router decides.
+// the router says: [layers][tokens][top_k], distinct in a token; and behind them, as many again, what was
+// expected of each layer.
 typedef void tc_forward_force_fn(void *arg, uint32_t *experts, uint32_t tokens);
-void tc_forward_force(tc_forward *forward, tc_forward_force_fn *fill, void *arg);
+tc_status tc_forward_force(tc_forward *forward, tc_forward_force_fn *fill, void *arg, tc_error *e);
 // Whether the device still works (tc_dev_ops.check). Once it does not, passes fail with TC_CLOSED and this
 // text, and only a new process helps.
 #define TC_FORWARD_DEVICE_FAILED "the device failed while it was generating; try again"

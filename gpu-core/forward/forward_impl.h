@@ -42,7 +42,8 @@ struct tc_forward {
     uint32_t *host_expert, *host_counts;
     tc_expert_pair *host_pairs;
     int64_t *host_sum;
-    tc_forward_force_fn *force;
+    tc_forward_force_fn *force; // NULL: routers decide
+    uint32_t *forced;           // what it said
     void *force_arg;
     uint64_t break_in; // fault tests: passes until the device is taken for failed; 0: never
     bool break_in_head, broken;

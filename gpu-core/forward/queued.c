@@ -18,7 +18,7 @@ tc_status tc_forward_queued_create(tc_forward *f, tc_error *e)
     const size_t n = f->dev->tokens_max, k = f->desc->top_k ? f->desc->top_k : 1;
     f->host_x = queue->host_alloc(f->dev, n * f->desc->hidden * sizeof *f->host_x);
     f->host_sum = queue->host_alloc(f->dev, n * f->desc->hidden * sizeof *f->host_sum);
-    f->host_expert = queue->host_alloc(f->dev, 2 * n * f->desc->layers * k * sizeof *f->host_expert);
+    f->host_expert = queue->host_alloc(f->dev, n * f->desc->layers * k * sizeof *f->host_expert);
     f->host_weight = queue->host_alloc(f->dev, n * k * sizeof *f->host_weight);
     f->host_logits = queue->host_alloc(f->dev, (size_t)TC_LOGIT_ROWS_MAX * f->desc->vocab * sizeof(float));
     f->host_counts = tc_alloc(TC_MEM_SCRATCH, f->desc->experts + 1, sizeof *f->host_counts);
@@ -37,6 +37,7 @@ void tc_forward_queued_free(tc_forward *f)
     queue->host_release(f->dev, f->host_expert);
     queue->host_release(f->dev, f->host_weight);
     queue->host_release(f->dev, f->host_logits);
+    queue->host_release(f->dev, f->forced);
     tc_free(f->host_counts);
     tc_free(f->host_pairs);
 }
@@ -167,8 +168,8 @@ tc_status tc_forward_run_queued(tc_forward *f, const tc_batch *batch, int32_t *c
     f->dev->ops->batch_begin(f->dev, batch);
     f->dev->ops->embed(f->dev, &f->weights->embed, f->x, f->desc->hidden);
     if (f->force) {
-        f->force(f->force_arg, f->host_expert, n);
-        queue->force_routes(f->dev, f->host_expert, (size_t)f->desc->layers * n * f->desc->top_k);
+        f->force(f->force_arg, f->forced, n);
+        queue->force_routes(f->dev, f->forced, (size_t)f->desc->layers * n * f->desc->top_k);
     }
     if (f->source->ops->lend && n <= TC_QUEUED_TOKENS_MAX && f->precision == TC_FAST)
         lent = f->source->ops->lend(f->source, n, boxes, &sequence);
@@ -197,8 +198,12 @@ tc_status tc_forward_run_queued(tc_forward *f, const tc_batch *batch, int32_t *c
     return TC_OK;
 }
 
-void tc_forward_force(tc_forward *f, tc_forward_force_fn *fill, void *arg)
+tc_status tc_forward_force(tc_forward *f, tc_forward_force_fn *fill, void *arg, tc_error *e)
 {
+    const size_t routes = (size_t)f->dev->tokens_max * f->desc->layers * f->desc->top_k;
+    f->forced = f->dev->queue->host_alloc(f->dev, 2 * routes * sizeof *f->forced);
+    if (!f->forced) return tc_fail(e, TC_NOMEM, "out of memory for dialled routes");
     f->force = fill;
     f->force_arg = arg;
+    return TC_OK;
 }

@@ -190,23 +190,31 @@ static uint32_t bucket_of(float logit, float max, float scale)
     return at < BUCKETS - 1 ? (uint32_t)at : BUCKETS - 1;
 }
 
-// Tokens that weigh at least `least`, and anything at all, put into buckets. Returns their number.
-static uint32_t collect_buckets(tc_sampler *s, float max, float scale, double least)
+// How many candidates each bucket has becomes where its next one goes. Returns how many there are in all.
+static uint32_t begin_buckets(tc_sampler *s, uint32_t at[BUCKETS])
 {
-    uint32_t at[BUCKETS] = {0}, n = 0;
-    for (uint32_t i = 0; i < s->vocab; i++)
-        if (s->weights[i] > 0 && s->weights[i] >= least) at[bucket_of(s->logits[i], max, scale)]++;
+    uint32_t n = 0;
     for (uint32_t b = 0; b < BUCKETS; b++) {
         s->begin[b] = n;
         n += at[b];
         at[b] = s->begin[b];
     }
     s->begin[BUCKETS] = n;
+    s->sorted = 0;
+    return n;
+}
+
+// Tokens that weigh at least `least`, and anything at all, put into buckets. Returns their number.
+static uint32_t collect_buckets(tc_sampler *s, float max, float scale, double least)
+{
+    uint32_t at[BUCKETS] = {0}, n;
+    for (uint32_t i = 0; i < s->vocab; i++)
+        if (s->weights[i] > 0 && s->weights[i] >= least) at[bucket_of(s->logits[i], max, scale)]++;
+    n = begin_buckets(s, at);
     for (uint32_t i = 0; i < s->vocab; i++)
         if (s->weights[i] > 0 && s->weights[i] >= least)
             s->candidates[at[bucket_of(s->logits[i], max, scale)]++] =
                 (candidate){s->logits[i], s->weights[i], i};
-    s->sorted = 0;
     return n;
 }
 
@@ -215,15 +223,19 @@ static void sort_bucket(tc_sampler *s, uint32_t b)
     qsort(s->candidates + s->begin[b], s->begin[b + 1] - s->begin[b], sizeof *s->candidates, by_logit);
 }
 
-// Sorts the k best as one bucket, and weighs them.
-static double weigh_top_k(tc_sampler *s, uint32_t k, float temperature)
+// The candidate that is i-th by weight, where all before it have been asked for.
+static const candidate *ranked(tc_sampler *s, uint32_t i)
+{
+    while (s->sorted < BUCKETS && s->begin[s->sorted] <= i) sort_bucket(s, s->sorted++);
+    return &s->candidates[i];
+}
+
+// Of the k best; returns their sum.
+static double weigh_ranked(tc_sampler *s, uint32_t k, float temperature)
 {
     candidate *c = s->candidates;
     double sum = 0;
-    s->begin[0] = 0;
-    for (uint32_t b = 1; b <= BUCKETS; b++) s->begin[b] = k;
-    sort_bucket(s, 0);
-    s->sorted = BUCKETS;
+    (void)ranked(s, k - 1);
     for (uint32_t i = 0; i < k; i++) {
         c[i].p = (float)exp((double)(c[i].logit - c[0].logit) / temperature);
         sum += c[i].p;
@@ -231,11 +243,14 @@ static double weigh_top_k(tc_sampler *s, uint32_t k, float temperature)
     return sum;
 }
 
-// The candidate that is i-th by weight, where all before it have been asked for.
-static const candidate *ranked(tc_sampler *s, uint32_t i)
+// The k best of the vocabulary as one bucket.
+static double weigh_top_k(tc_sampler *s, uint32_t k, float temperature)
 {
-    while (s->sorted < BUCKETS && s->begin[s->sorted] <= i) sort_bucket(s, s->sorted++);
-    return &s->candidates[i];
+    collect_top_k(s, k);
+    s->begin[0] = 0;
+    for (uint32_t b = 1; b <= BUCKETS; b++) s->begin[b] = k;
+    s->sorted = 0;
+    return weigh_ranked(s, k, temperature);
 }
 
 // Candidates of a total mass `sum`; keeps the first ones that top-p and min-p leave. Returns their number and
@@ -334,33 +349,14 @@ bool tc_sample_changes(const tc_sample_params *p)
 static void bucket_few(tc_sampler *s, const tc_few *few, float temperature)
 {
     const float scale = BUCKETS_A_NAT / temperature, inverse = 1 / temperature;
-    uint32_t at[BUCKETS] = {0}, n = 0;
+    uint32_t at[BUCKETS] = {0};
     for (uint32_t i = 0; i < few->count; i++) at[bucket_of(few->token[i].logit, few->max, scale)]++;
-    for (uint32_t b = 0; b < BUCKETS; b++) {
-        s->begin[b] = n;
-        n += at[b];
-        at[b] = s->begin[b];
-    }
-    s->begin[BUCKETS] = n;
+    (void)begin_buckets(s, at);
     for (uint32_t i = 0; i < few->count; i++) {
         const float logit = few->token[i].logit, x = (logit - few->max) * inverse;
         s->candidates[at[bucket_of(logit, few->max, scale)]++] =
             (candidate){logit, x > WEIGHT_LEAST ? exponential(x) : 0, few->token[i].id};
     }
-    s->sorted = 0;
-}
-
-// The k best weighed as weigh_top_k does.
-static double weigh_ranked(tc_sampler *s, uint32_t k, float temperature)
-{
-    candidate *c = s->candidates;
-    double sum = 0;
-    (void)ranked(s, k - 1);
-    for (uint32_t i = 0; i < k; i++) {
-        c[i].p = (float)exp((double)(c[i].logit - c[0].logit) / temperature);
-        sum += c[i].p;
-    }
-    return sum;
 }
 
 bool tc_sample_few(tc_sampler *s, const tc_few *few, const tc_sample_params *params, uint64_t number,
@@ -409,7 +405,6 @@ uint32_t tc_sample(tc_sampler *s, const float *logits, const tc_sample_params *p
     double sum, mass, at = uniform(params->seed, count - prompt_count);
     uint32_t n = params->top_k;
     if (n > 0 && n < s->vocab) {
-        collect_top_k(s, n);
         sum = weigh_top_k(s, n, params->temperature);
     } else {
         const float max = s->logits[argmax(s->logits, s->vocab, NULL)],

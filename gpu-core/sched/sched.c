@@ -209,12 +209,18 @@ static bool constrain_next(tc_sched *s, request *r, uint32_t token)
     return status != TC_OK || complete;
 }
 
+// While an answer is shorter than it has to be, nothing may end it.
+static void forbid_ends(request *r)
+{
+    r->sampling.forbidden_count = r->usage.generated_tokens < r->ask.sampling.min_tokens ? r->end_count : 0;
+}
+
 static drawn draw(tc_sched *s, request *r, const float *logits, tc_error *e)
 {
     tc_session *session = r->session;
     drawn d = {.status = TC_OK};
     if (r->ask.max_tokens == 0) return d;
-    r->sampling.forbidden_count = r->usage.generated_tokens < r->ask.sampling.min_tokens ? r->end_count : 0;
+    forbid_ends(r);
     if (r->constrained) d.status = tc_constrained_mask(r->constrained, &r->sampling.allowed, e);
     if (d.status == TC_OK)
         d.token = tc_sample(s->sampler, logits, &r->sampling, session->tokens, r->ask.prompt_count,
@@ -233,10 +239,8 @@ static bool is_led(const tc_sched *s, const request *leader)
 // Whether more of a row of logits is wanted than a draw that changes none of them needs.
 static bool wants_row(const tc_sched *s, const request *r)
 {
-    tc_sample_params p = r->sampling;
-    p.forbidden_count = r->usage.generated_tokens < r->ask.sampling.min_tokens ? r->end_count : 0;
-    p.allowed = NULL;
-    return r->constrained || r->ask.want_logprobs || is_led(s, r) || tc_sample_changes(&p);
+    return !r->ask.max_tokens || r->constrained || r->ask.want_logprobs || is_led(s, r) ||
+           tc_sample_changes(&r->sampling);
 }
 
 // The rows stay with the device where it can say what draws need; those that are wanted whole are brought.
@@ -245,20 +249,21 @@ static bool draw_by_device(tc_sched *s, request *const *sampled, const uint32_t 
                            const float **ret_logits)
 {
     float temperature[TC_BATCH_SEGMENTS_MAX];
+    bool whole[TC_BATCH_SEGMENTS_MAX];
     tc_few few[TC_FEW_ROWS_MAX];
-    for (uint32_t i = 0; i < n; i++)
-        temperature[i] = wants_row(s, sampled[i]) ? 0 : sampled[i]->sampling.temperature;
+    for (uint32_t i = 0; i < n; i++) {
+        forbid_ends(sampled[i]);
+        whole[i] = wants_row(s, sampled[i]);
+        temperature[i] = whole[i] ? 0 : sampled[i]->sampling.temperature;
+    }
     if (!tc_forward_few(s->o.forward, rows, n, temperature, few)) return false;
     for (uint32_t i = 0; i < n; i++) {
         const request *r = sampled[i];
-        drawn d = {.status = TC_OK, .gap = few[i].gap};
         ret_logits[i] = NULL;
-        if (r->ask.max_tokens && !wants_row(s, r) &&
-            tc_sample_few(s->sampler, &few[i], &r->sampling, r->session->count - r->ask.prompt_count,
-                          &d.token)) {
-            s->drawn[i] = d;
+        s->drawn[i] = (drawn){.status = TC_OK, .gap = few[i].gap};
+        if (!whole[i] && tc_sample_few(s->sampler, &few[i], &r->sampling,
+                                       r->session->count - r->ask.prompt_count, &s->drawn[i].token))
             continue;
-        }
         ret_logits[i] = tc_forward_row(s->o.forward, i);
         if (!ret_logits[i]) return false;
         s->drawn[i] = draw(s, sampled[i], ret_logits[i], &s->draw_error[i]);

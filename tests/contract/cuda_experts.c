@@ -197,6 +197,18 @@ static void *take(fixture *f, size_t bytes, const void *host)
     return memory;
 }
 
+static tc_lent_mailbox mailbox_of(fixture *f)
+{
+    const tc_shm_header *layout = tc_shm_layout(f->hub);
+    tc_lent_mailbox box = {.id = f->workers,
+                           .share = {0, f->info->experts, 0, f->info->units},
+                           .x_at = layout->x_at,
+                           .pairs_at = layout->pairs_at,
+                           .sum_at = layout->sum_at};
+    box.memory = tc_shm_memory(f->hub, &box.bytes);
+    return box;
+}
+
 // A batch of n tokens through post, hot experts (or streaming) and combine; returns the layer that failed.
 static uint32_t run(fixture *f, uint32_t n, on_device *d)
 {
@@ -205,13 +217,7 @@ static uint32_t run(fixture *f, uint32_t n, on_device *d)
     const size_t row = (size_t)n * f->info->hidden, pairs = (size_t)n * f->info->top_k;
     const tc_segment one = {0, n, 0, &page, 0};
     const tc_batch batch = {n, 1, ids, position, segment, &one};
-    const tc_shm_header *layout = tc_shm_layout(f->hub);
-    tc_lent_mailbox box = {.id = f->workers,
-                           .share = {0, f->info->experts, 0, f->info->units},
-                           .x_at = layout->x_at,
-                           .pairs_at = layout->pairs_at,
-                           .sum_at = layout->sum_at};
-    box.memory = tc_shm_memory(f->hub, &box.bytes);
+    const tc_lent_mailbox box = mailbox_of(f);
     *d = (on_device){.x = take(f, row * 4, f->x),
                      .y = take(f, row * 4, NULL), // zeros
                      .weight = take(f, pairs * 4, f->weight),
@@ -419,13 +425,7 @@ static uint32_t run_two(fixture *f, uint32_t n, const two_layers *d, bool idle)
         each[i] = (tc_segment){i, 1, 0, &page, 0};
     }
     const tc_batch batch = {n, n, ids, position, segment, each};
-    const tc_shm_header *layout = tc_shm_layout(f->hub);
-    tc_lent_mailbox box = {.id = f->workers,
-                           .share = {0, f->info->experts, 0, f->info->units},
-                           .x_at = layout->x_at,
-                           .pairs_at = layout->pairs_at,
-                           .sum_at = layout->sum_at};
-    box.memory = tc_shm_memory(f->hub, &box.bytes);
+    const tc_lent_mailbox box = mailbox_of(f);
     if (tc_shm_lend(f->hub, n, 0, &e) != TC_OK) tc_shm_nudge(f->hub);
     f->dev->ops->batch_begin(f->dev, &batch);
     assert_true(f->dev->queue->experts_begin(f->dev, &box, 1, f->sequence + 1));
@@ -463,7 +463,7 @@ static void passes_ahead(fixture *f, uint32_t n, bool idle)
 {
     tc_error e = {0};
     two_layers d = take_two(f, n);
-    const tc_cuda_ahead before = f->cuda->hot.ahead(f->dev);
+    const tc_ahead_stats before = f->cuda->hot.ahead(f->dev);
     f->cuda->hot.look_ahead(f->dev, false); // other buffers: nothing recorded is left
     f->cuda->hot.look_ahead(f->dev, true);
     for (int i = 0; i < PASSES; i++) {
@@ -472,12 +472,12 @@ static void passes_ahead(fixture *f, uint32_t n, bool idle)
         need(tc_shm_reclaim(f->hub, f->sequence, &e), &e);
         compare_two(f, n, &d);
     }
-    const tc_cuda_ahead after = f->cuda->hot.ahead(f->dev);
-    assert_int_equal(after.guessed - before.guessed, (uint64_t)PASSES * n * f->info->top_k);
-    const uint64_t right = after.guessed_right - before.guessed_right;
-    assert_true(right > 0 && right < after.guessed - before.guessed);
+    const tc_ahead_stats after = f->cuda->hot.ahead(f->dev);
+    assert_int_equal(after.expected - before.expected, (uint64_t)PASSES * n * f->info->top_k);
+    const uint64_t right = after.expected_true - before.expected_true;
+    assert_true(right > 0 && right < after.expected - before.expected);
     if (idle) assert_true(after.used > before.used && after.pairs - before.pairs >= after.used - before.used);
-    assert_true(after.used - before.used <= after.fetched - before.fetched);
+    assert_true(after.used - before.used <= after.fills - before.fills);
     give_two(f, &d);
 }
 
@@ -513,7 +513,7 @@ static void test_fails_ahead(void **state)
         two_layers d = take_two(f, 1);
         f->cuda->hot.look_ahead(f->dev, false);
         f->cuda->hot.look_ahead(f->dev, true);
-        tc_cuda_ahead none = f->cuda->hot.ahead(f->dev);
+        tc_ahead_stats none = f->cuda->hot.ahead(f->dev);
         atomic_store(&f->mode, faults[i]);
         uint64_t start = tc_now_us();
         uint32_t failed = UINT32_MAX;
@@ -524,7 +524,7 @@ static void test_fails_ahead(void **state)
         }
         assert_true(failed == LAYER || failed == LAYER + 1);
         assert_true(tc_now_us() - start < 3000000);
-        assert_true(f->cuda->hot.ahead(f->dev).guessed >= none.guessed);
+        assert_true(f->cuda->hot.ahead(f->dev).expected >= none.expected);
         give_two(f, &d);
         stop_worker(f);
     }

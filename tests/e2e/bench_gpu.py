@@ -71,6 +71,11 @@ class Gpu(unittest.TestCase):
         self.assertGreater(popular["repeat_fraction"], 0.08)
         self.assertGreater(local["repeat_fraction"], popular["repeat_fraction"] + 0.1)
 
+    def test_dialled_hits_need_a_gpu(self):
+        done = verb("bench", "decode", SMALL, "--device", "cpu", "--workers", 1, "--tokens", 4, "--force-hit-percent", 71)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("--force-hit-percent needs a GPU", error_lines(done.stderr)[0])
+
     def test_a_folder_of_somebody_is_left_alone(self):
         (self.folder / "model").mkdir()
         (self.folder / "model" / "letter").write_text("mine")

@@ -34,12 +34,6 @@ typedef struct tc_cuda_memory {
     uint64_t free_bytes, total_bytes; // of the device now, whoever has the rest; 0: the driver did not say
 } tc_cuda_memory;
 
-// Looking ahead, in batches of few tokens: experts that lay there before their layer was looked up, those of
-// them that were chosen, and the pairs computed from them; pairs expected, and how many of them came true.
-typedef struct tc_cuda_ahead {
-    uint64_t fetched, used, pairs, guessed, guessed_right;
-} tc_cuda_ahead;
-
 // Hot experts: slots in device memory. The table is the caller's (common/placement/hot_cache.h).
 typedef struct tc_cuda_hot_ops {
     // Slots for the experts of `store` (borrowed, outlives the device) out of what the budget leaves, at most
@@ -63,8 +57,7 @@ typedef struct tc_cuda_hot_ops {
     // From the next batch on: whether experts are fetched a layer ahead, where the link has nothing else to
     // do.
     void (*look_ahead)(tc_dev *dev, bool on);
-    // What that came to, since creation.
-    tc_cuda_ahead (*ahead)(tc_dev *dev);
+    tc_ahead_stats (*ahead)(tc_dev *dev); // what that came to
 } tc_cuda_hot_ops;
 
 typedef struct tc_cuda_library {

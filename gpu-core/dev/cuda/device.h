@@ -236,7 +236,7 @@ void tc_cuda_ahead_of(tc_dev_cuda *c, uint32_t layer, tc_gpu_fetch *fetch); // w
 void tc_cuda_ahead_fork(tc_dev_cuda *c);
 void tc_cuda_ahead_join(tc_dev_cuda *c);
 void tc_cuda_look_ahead(tc_dev *dev, bool on);
-tc_cuda_ahead tc_cuda_ahead_sums(tc_dev *dev);
+tc_ahead_stats tc_cuda_ahead_sums(tc_dev *dev);
 const uint8_t *tc_cuda_expert_whole(const hot_experts *h, uint32_t layer, uint32_t expert);
 
 extern const tc_cuda_hot_ops tc_cuda_hot;

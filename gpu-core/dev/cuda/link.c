@@ -10,7 +10,7 @@
 #include <stdlib.h>
 
 // Of a batch whose cold experts are shared: one block deals the pairs out; and above, streaming is as fast.
-enum { PAIRS_MAX = 4096, TOKENS_MAX = 192, AHEAD_TOKENS_MAX = 8 };
+enum { PAIRS_MAX = 4096, TOKENS_MAX = 192 };
 _Static_assert((int)TOKENS_MAX <= (int)TC_QUEUED_TOKENS_MAX, "one call");
 _Static_assert((int)TC_GPU_FETCH_DISTINCT_MAX == (int)TC_SHARE_COLD_MAX, "one table");
 // Fetched ahead: to the end of the staging room, by turns, where a batch of so few pairs fetches nothing
@@ -173,7 +173,7 @@ uint32_t tc_cuda_ahead_tokens(const tc_dev_cuda *c)
     const link_share *l = &c->hot.link;
     const uint32_t fit = (uint32_t)TC_GPU_AHEAD_PAIRS_MAX / c->o.top_k;
     if (!l->known || !l->ahead_on || c->o.top_k > TC_GPU_AHEAD_TOP_K_MAX) return 0;
-    return fit < AHEAD_TOKENS_MAX ? fit : AHEAD_TOKENS_MAX;
+    return fit < (uint32_t)TC_AHEAD_TOKENS_MAX ? fit : (uint32_t)TC_AHEAD_TOKENS_MAX;
 }
 
 void tc_cuda_ahead_begin(tc_dev_cuda *c)
@@ -237,8 +237,12 @@ void tc_cuda_ahead_join(tc_dev_cuda *c)
     CHECK(c, cudaStreamWaitEvent(c->stream, l->join, 0));
 }
 
-tc_cuda_ahead tc_cuda_ahead_sums(tc_dev *dev)
+tc_ahead_stats tc_cuda_ahead_sums(tc_dev *dev)
 {
     const tc_gpu_sums *s = &cuda_of(dev)->hot.link.sums;
-    return (tc_cuda_ahead){s->ahead_fetched, s->ahead_used, s->ahead_pairs, s->guessed, s->guessed_right};
+    return (tc_ahead_stats){.expected = s->guessed,
+                            .expected_true = s->guessed_right,
+                            .fills = s->ahead_fetched,
+                            .used = s->ahead_used,
+                            .pairs = s->ahead_pairs};
 }
