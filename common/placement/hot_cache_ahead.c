@@ -99,31 +99,63 @@ static uint32_t index_of(const tc_hot_cache *c, const tc_expert_use *use)
     return use->layer * c->o.experts + use->expert;
 }
 
-uint32_t tc_hot_cache_foresee(tc_hot_cache *c, const tc_expert_use *expected, uint32_t count, uint32_t most,
-                              uint64_t now_us, tc_cache_fill *fills)
+// Those that neither lie there nor are on their way, as indices.
+static uint32_t list_missing(const tc_hot_cache *c, const tc_expert_use *expected, uint32_t count,
+                             uint32_t missing[TC_FILLS_MAX])
 {
-    tc_cache_forget_changes(c);
-    if (!c->in_step || c->o.policy < TC_POLICY_DECAYED) return 0;
-    uint32_t room = tc_cache_room(c, now_us), n = 0;
-    passed_over passed = {.count = 0};
-    if (room > most) room = most;
-    if (c->foresight <= 0) c->foresight = FORESIGHT_START;
-    for (uint32_t i = 0; i < count; i++)
-        if (known(c, &expected[i])) c->flags[index_of(c, &expected[i])] |= FLAG_EXPECTED;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < count && n < TC_FILLS_MAX; i++) {
+        if (!known(c, &expected[i])) continue;
+        uint32_t index = index_of(c, &expected[i]);
+        if (c->table[index] == TC_NO_SLOT && !(c->flags[index] & FLAG_FILLING)) missing[n++] = index;
+    }
+    return n;
+}
+
+// Marked, they do not leave for each other.
+static void mark_expected(tc_hot_cache *c, const tc_expert_use *expected, uint32_t count, bool set)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (!known(c, &expected[i])) continue;
+        uint8_t *flags = &c->flags[index_of(c, &expected[i])];
+        *flags = (uint8_t)(set ? *flags | FLAG_EXPECTED : *flags & ~FLAG_EXPECTED);
+    }
+}
+
+static uint32_t fill_missing(tc_hot_cache *c, const uint32_t *missing, uint32_t count, uint32_t room,
+                             uint64_t now_us, tc_cache_fill *fills)
+{
+    uint32_t n = 0, evicted;
+    passed_over passed; // its list is not cleared: that took a quarter of a call
+    passed.count = passed.layer = 0;
     for (uint32_t i = 0; i < count && n < room; i++) {
-        uint32_t index = index_of(c, &expected[i]), evicted;
-        if (!known(c, &expected[i]) || c->table[index] != TC_NO_SLOT || c->flags[index] & FLAG_FILLING)
-            continue;
+        uint32_t index = missing[i];
+        if (c->flags[index] & FLAG_FILLING) continue; // expected twice
         uint32_t slot = slot_for(c, index, &passed, &evicted);
         if (slot == TC_NO_SLOT) break;
         tc_cache_start_fill(c, index, slot, evicted, now_us, &fills[n++]);
         c->flags[index] |= FLAG_PREFETCHED;
         c->foreseen_at[index] = c->step_number;
-        c->stats.foreseen++;
     }
     put_back(c, &passed);
-    for (uint32_t i = 0; i < count; i++)
-        if (known(c, &expected[i])) c->flags[index_of(c, &expected[i])] &= (uint8_t)~FLAG_EXPECTED;
+    return n;
+}
+
+uint32_t tc_hot_cache_foresee(tc_hot_cache *c, const tc_expert_use *expected, uint32_t count, uint32_t most,
+                              uint64_t now_us, tc_cache_fill *fills)
+{
+    uint32_t missing[TC_FILLS_MAX];
+    tc_cache_forget_changes(c);
+    if (!c->in_step || c->o.policy < TC_POLICY_DECAYED) return 0;
+    uint32_t room = tc_cache_room(c, now_us);
+    if (room > most) room = most;
+    if (c->foresight <= 0) c->foresight = FORESIGHT_START;
+    uint32_t left = list_missing(c, expected, count, missing);
+    if (!left || !room) return 0;
+    mark_expected(c, expected, count, true);
+    uint32_t n = fill_missing(c, missing, left, room, now_us, fills);
+    mark_expected(c, expected, count, false);
+    c->stats.foreseen += n;
     c->foreseen_now += n;
     return n;
 }

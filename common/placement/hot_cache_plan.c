@@ -3,23 +3,26 @@
 // until a newcomer is not worth more than the one it would push out.
 #include "common/placement/hot_cache_impl.h"
 
+#include <stddef.h>
 #include <string.h>
 
 enum { REBUILD_TOKENS = 8 };
 
 // ---- heaps: the root is the largest of `max`, or the smallest ----
 
+_Static_assert(offsetof(candidate, key) == 4 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "a candidate is one number, its key above its index");
+
 // Smaller comes first. Equals in a fixed order: a run can be repeated. Bits of floats that are not negative
 // order as they do, and one comparison has one branch that is guessed wrong.
 static inline uint64_t rank(const candidate *a, bool max)
 {
-    uint32_t bits;
-    memcpy(&bits, &a->key, sizeof bits);
-    if (max) bits = ~bits;
-    return (uint64_t)bits << 32 | a->index;
+    uint64_t bits;
+    memcpy(&bits, a, sizeof bits);
+    return max ? bits ^ 0xffffffff00000000u : bits;
 }
 
-static void sift_down(candidate *heap, uint32_t count, uint32_t at, bool max)
+static inline void sift_down(candidate *heap, uint32_t count, uint32_t at, bool max)
 {
     const candidate moved = heap[at];
     const uint64_t own = rank(&moved, max);
@@ -44,7 +47,7 @@ static void heapify(candidate *heap, uint32_t count, bool max)
     for (uint32_t i = count / 2; i-- > 0;) sift_down(heap, count, i, max);
 }
 
-static candidate pop(candidate *heap, uint32_t *count, bool max)
+static inline candidate pop(candidate *heap, uint32_t *count, bool max)
 {
     candidate root = heap[0];
     heap[0] = heap[--*count];

@@ -66,6 +66,7 @@ typedef struct replayed {
     tc_cache_fill *fills;
     fill_queue queue;
     double us;
+    uint64_t lookups_ahead;
 } replayed;
 
 // A step whose layers are looked up one after the other, each fetching what the next is expected to use. What
@@ -89,6 +90,7 @@ static uint32_t look_ahead(replayed *r, const tc_route_step *step, uint32_t *ret
         uint32_t n = tc_hot_cache_foresee(r->cache, expected, count, ahead, (uint64_t)r->us, r->fills);
         for (uint32_t k = 0; k < n; k++) tc_hot_cache_fill_done(r->cache, r->fills[k].slot, (uint64_t)r->us);
         *ret_fetched += n;
+        r->lookups_ahead += count;
     }
     return hits;
 }
@@ -122,7 +124,8 @@ static void run(replayed *r, tc_replay_result *ret)
         uint32_t n = tc_hot_cache_step(r->cache, &in, r->fills);
         for (uint32_t k = 0; k < n; k++) push(&r->queue, r->fills[k].slot, i + 1 + r->o->fill_steps);
     }
-    finish(routes, r->o, counted_us, tc_replay_cpu_ns() - start_ns, all, ret);
+    ret->lookups_ahead = r->lookups_ahead;
+    finish(routes, r->o, counted_us, tc_replay_cpu_ns() - start_ns, all + r->lookups_ahead, ret);
 }
 
 tc_status tc_replay_run(const tc_routes *routes, const tc_replay_options *o, tc_replay_result *ret,

@@ -33,7 +33,8 @@ typedef struct tc_replay_options {
 typedef struct tc_replay_result {
     uint64_t hits, lookups, fills, fill_bytes, evictions; // lookups: (layer, expert) reads of steps
     uint64_t foreseen, foreseen_hits; // fills inside a step for its layers to come; those that it used
-    double hit_rate, lookups_per_s;   // of CPU time: how fast the replay itself was
+    uint64_t lookups_ahead;           // by looking ahead, in all steps; no reads
+    double hit_rate, lookups_per_s;   // of CPU time, reads and ahead: how fast the replay itself was
     double tokens_per_s;              // predicted; 0: no cost is known
 } tc_replay_result;
 

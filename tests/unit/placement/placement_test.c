@@ -240,7 +240,12 @@ static void test_prediction(void **state)
         }
         tc_routes_free(&r);
     }
-    assert_true(result[0].hit_rate < 0.3 && result[0].foreseen == 0);
+    assert_true(result[0].hit_rate < 0.3 && result[0].foreseen == 0 && result[0].lookups_ahead == 0);
+    for (int i = 1; i < 4; i++) { // each layer's but the first's is looked up ahead; none of that is a read
+        assert_true(result[i].lookups_ahead >= TOKENS * (DEEP - 1) * (K - 1) &&
+                    result[i].lookups_ahead <= TOKENS * (DEEP - 1) * K);
+        assert_true(result[i].lookups == (TOKENS - 100) * DEEP * K);
+    }
     assert_true(result[1].hit_rate < 0.3); // wrong guesses: no hits but by chance
     assert_true(result[2].hit_rate > 0.5);
     assert_true(result[3].hit_rate > 0.8 &&
