@@ -149,6 +149,7 @@ tc_status tc_footprint_of(const tc_checkpoint *c, tc_quantise quantise, tc_footp
     if (f.moe_layers)
         for (tc_role role = TC_EXPERT_GATE; role <= TC_EXPERT_DOWN; role++)
             TC_TRY(linear_bytes(c, role, first, quantise, unit, &f, e));
+    f.unit = unit;
     f.experts_bytes = f.expert_bytes * desc->experts * f.moe_layers;
     f.token_experts_bytes = f.expert_bytes * desc->top_k * f.moe_layers;
     f.token_dense_bytes = f.dense_bytes - (desc->tied_embeddings ? 0 : f.dense.embedding);

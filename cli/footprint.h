@@ -28,6 +28,7 @@ typedef struct tc_footprint {
     uint64_t dense_bytes;         // together
     uint64_t expert_bytes;        // one packed expert (of the first layer that has experts)
     uint64_t experts_bytes;       // all of them, packed
+    uint32_t unit;                // of width, in which they are cut
     bool expert_on_gpu;           // a GPU can hold them: 4 bits, a scale for 64 columns
     uint64_t token_dense_bytes;   // dense bytes a decoded token reads: no embedding table but its one row
     uint64_t token_experts_bytes; // top_k experts in each MoE layer

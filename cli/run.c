@@ -91,6 +91,17 @@ static uint32_t numa_nodes(void)
     return nodes < 1 ? 1 : (uint32_t)nodes;
 }
 
+uint32_t tc_run_workers(void)
+{
+    return numa_nodes();
+}
+
+uint32_t tc_run_threads(void)
+{
+    const uint32_t cpus = online_cpus();
+    return cpus > 256 ? 256 : cpus;
+}
+
 const char *tc_arena_dir_of_environment(void)
 {
     const char *named = getenv("THERMOCLINE_ARENA_DIR");
@@ -111,8 +122,8 @@ static void fill_defaults(tc_run_options *o)
 {
     uint32_t cpus = online_cpus();
     if (!o->arena_dir) o->arena_dir = tc_arena_dir_of_environment();
-    if (!o->workers_given) o->workers = numa_nodes();
-    if (!o->threads) o->threads = cpus > 256 ? 256 : cpus;
+    if (!o->workers_given) o->workers = tc_run_workers();
+    if (!o->threads) o->threads = tc_run_threads();
     if (!o->worker_threads) {
         // On a small machine core and workers take turns: while the experts run the core waits.
         o->worker_threads = o->workers ? (cpus - spare_cpus(o, cpus)) / o->workers : 1;

@@ -85,6 +85,10 @@ tc_status tc_run_tokenizer(const char *model, tc_tokenizer **ret, tc_error *e);
 tc_status tc_run_prepare(const char *model, const char *cache_dir, const char *quantise, bool force,
                          bool *ret_packed, char ret_path[TC_STORE_PATH_BYTES], tc_error *e);
 
+// What --workers and --threads are where they are not given.
+uint32_t tc_run_workers(void);
+uint32_t tc_run_threads(void);
+
 // $THERMOCLINE_ARENA_DIR, or NULL.
 const char *tc_arena_dir_of_environment(void);
 

@@ -10,6 +10,7 @@
 #include "common/base/trace.h"
 #include "common/model/arena.h"
 #include "common/model/dense.h"
+#include "gpu-core/budget.h"
 #include "gpu-core/dev/cuda_library.h"
 #include "gpu-core/experts/gpu_tier.h"
 #include "gpu-core/memory.h"
@@ -66,8 +67,8 @@ typedef struct core {
     tc_placed placed;
     tc_memory_purposes planned;
     tc_memory memory;
-    uint64_t kv_bytes, state_bytes, cache_bytes;
-    uint32_t call_tokens; // of an expert call, at most
+    tc_budget budget;
+    uint64_t cache_bytes;
     int signals;
 } core;
 
@@ -98,95 +99,81 @@ static void log_progress(void *arg, uint32_t done, uint32_t total)
     tc_notify_status("loading dense weights: %u of %u tensors", done, total);
 }
 
-// Of a step with batches of so many tokens: the core's own, and that of expert calls on this machine, where
-// memory is taken as calls come.
-static uint64_t scratch_bytes(const core *c, tc_dev_geometry *g, uint32_t tokens)
+static tc_budget_wish wish_of(const core *c, uint64_t available)
 {
-    const tc_store_info *info = tc_store_get_info(c->store);
-    const uint64_t experts = tc_ffn_scratch_bytes(info, c->o.threads, tokens),
-                   values = (uint64_t)tokens * c->desc->hidden,
-                   segment = c->o.by_nng ? 0 : values * (sizeof(float) + sizeof(int64_t));
-    g->tokens_max = tokens;
-    return tc_forward_scratch_bytes(c->desc, tokens) + tc_dev_scratch_bytes(g, c->o.threads) +
-           (c->o.local_experts ? experts : c->o.workers * (experts + segment)) +
-           (c->o.hot_budget_bytes ? experts + values * sizeof(int64_t) : 0);
+    const tc_core_options *o = &c->o;
+    return (tc_budget_wish){
+        .desc = c->desc,
+        .experts = tc_store_get_info(c->store),
+        .kv_type = o->kv != TC_KV_BY_PRECISION ? (tc_kv_type)o->kv
+                   : o->precision == TC_EXACT  ? TC_KV_F32
+                                               : TC_KV_F16,
+        .context = o->context,
+        .sessions = o->sessions,
+        .threads = o->threads,
+        .workers = o->local_experts ? 0 : o->workers,
+        .by_nng = o->by_nng,
+        .chunk_tokens = o->chunk_tokens,
+        .kv_budget_bytes = o->kv_budget_bytes ? o->kv_budget_bytes : TC_KV_BUDGET_DEFAULT_MAX,
+        .hot = o->hot_budget_bytes > 0,
+        .available_bytes = available,
+        .gpu = c->cuda != NULL,
+        .vram_bytes = o->vram_bytes,
+    };
 }
 
-// Tokens of a batch on the cpu device: as configured, else as many as a small part of the memory has scratch
-// for; no more than a session has positions.
-static void choose_batch(core *c, tc_dev_geometry *g, uint64_t available)
-{
-    enum { TOKENS_ALWAYS = 256, PART_OF_MEMORY = 32 };
-    const uint32_t context =
-        (c->o.context + TC_KV_PAGE_POSITIONS - 1) / TC_KV_PAGE_POSITIONS * TC_KV_PAGE_POSITIONS;
-    uint32_t tokens = c->o.chunk_tokens ? c->o.chunk_tokens : TC_BATCH_TOKENS_MAX;
-    if (tokens > TC_BATCH_TOKENS_MAX) tokens = TC_BATCH_TOKENS_MAX;
-    if (tokens > context) tokens = context;
-    while (!c->o.chunk_tokens && tokens > TOKENS_ALWAYS &&
-           scratch_bytes(c, g, tokens) > available / PART_OF_MEMORY)
-        tokens /= 2;
-    g->tokens_max = tokens;
-    c->call_tokens = c->cuda ? TC_QUEUED_TOKENS_MAX : tokens;
-}
-
-// Pages and slots of the geometry, then the whole sum against what the machine has, before anything is taken.
-static tc_status plan_memory(core *c, tc_dev_geometry *g, tc_error *e)
+// Of the core's own memory: beside a GPU the table of embeddings alone. A core that keeps every bit has told
+// the checkpoint so.
+static tc_status weights_bytes(const core *c, uint64_t *ret, tc_error *e)
 {
     static const char *const heads[] = {[TC_OUTPUT_KEEP] = "keep",
                                         [TC_OUTPUT_NF4] = "nf4",
                                         [TC_OUTPUT_INT8] = "int8",
                                         [TC_OUTPUT_BF16] = "bf16"};
+    const tc_dense_options options = {.gpu = c->cuda != NULL};
     tc_dense_bytes dense;
-    uint32_t pages_a_session = (c->o.context + TC_KV_PAGE_POSITIONS - 1) / TC_KV_PAGE_POSITIONS;
-    uint64_t page_bytes, budget = c->o.kv_budget_bytes, weights = 0, available = tc_mem_available_bytes();
-    tc_weights_geometry(c->desc, g);
-    g->kv_type = c->o.kv != TC_KV_BY_PRECISION ? (tc_kv_type)c->o.kv
-                 : c->o.precision == TC_EXACT  ? TC_KV_F32
-                                               : TC_KV_F16;
-    g->positions_max = c->o.context;
-    g->slots = c->o.sessions;
-    g->pages = pages_a_session * c->o.sessions;
-    page_bytes = tc_dev_page_bytes(g);
-    if (!budget) budget = TC_KV_BUDGET_DEFAULT_MAX;
-    if (page_bytes && budget / page_bytes < g->pages) g->pages = (uint32_t)(budget / page_bytes);
-    if (g->pages < 1)
-        return tc_fail(e, TC_BUDGET, "--kv-budget %llu holds no page of %llu bytes",
-                       (unsigned long long)budget, (unsigned long long)page_bytes);
-    c->kv_bytes = page_bytes * g->pages;
-    c->state_bytes = tc_dev_slot_bytes(g) * g->slots;
-    TC_TRY(tc_dense_bytes_of(c->checkpoint, &(tc_dense_options){0}, &dense,
-                             e)); // a core that keeps every bit has told the checkpoint so
-    weights = dense.embedding + dense.rest + tc_dense_head_bytes(c->desc, &dense, heads[c->o.head]);
-    choose_batch(c, g, available);
-    uint64_t scratch = scratch_bytes(c, g, g->tokens_max);
-    if (c->cuda) weights = scratch = (uint64_t)c->desc->vocab * c->desc->hidden * 2; // the embedding, buffers
-    uint64_t constraints = tc_constraints_budget_bytes(c->desc->vocab),
-             sum = weights + scratch + constraints + (c->cuda ? 0 : c->kv_bytes + c->state_bytes);
+    TC_TRY(tc_dense_bytes_of(c->checkpoint, &options, &dense, e));
+    *ret = dense.embedding;
+    if (!c->cuda) *ret += dense.rest + tc_dense_head_bytes(c->desc, &dense, heads[c->o.head]);
+    return TC_OK;
+}
+
+// The whole sum against what the machine has, before anything is taken.
+static tc_status plan_memory(core *c, tc_error *e)
+{
+    tc_budget *b = &c->budget;
+    uint64_t weights = 0, available = tc_mem_available_bytes();
+    const tc_budget_wish wish = wish_of(c, available);
+    TC_TRY(weights_bytes(c, &weights, e));
+    TC_TRY(tc_budget_of(&wish, b, e));
+    uint64_t sum =
+        weights + b->scratch_bytes + b->constraints_bytes + (c->cuda ? 0 : b->kv_bytes + b->state_bytes);
     c->cache_bytes = c->o.cache_bytes;
     if (c->cache_bytes == TC_CACHE_AUTO) {
         uint64_t left = available > sum ? available - sum : 0;
         c->cache_bytes = left / 4 < TC_CACHE_DEFAULT_MAX ? left / 4 : TC_CACHE_DEFAULT_MAX;
     }
     sum += c->cache_bytes + c->o.hot_budget_bytes;
-    c->planned = (tc_memory_purposes){weights, c->kv_bytes,           c->state_bytes,
-                                      scratch, c->o.hot_budget_bytes, c->cache_bytes};
+    c->planned = (tc_memory_purposes){weights,          b->kv_bytes,           b->state_bytes,
+                                      b->scratch_bytes, c->o.hot_budget_bytes, c->cache_bytes};
     tc_info("memory: dense weights %llu MiB, KV %llu MiB, states %llu MiB, scratch %llu MiB, constraints up "
             "to %llu "
             "MiB, prefix cache up to %llu MiB",
-            (unsigned long long)(weights >> 20), (unsigned long long)(c->kv_bytes >> 20),
-            (unsigned long long)(c->state_bytes >> 20), (unsigned long long)(scratch >> 20),
-            (unsigned long long)(constraints >> 20), (unsigned long long)(c->cache_bytes >> 20));
+            (unsigned long long)(weights >> 20), (unsigned long long)(b->kv_bytes >> 20),
+            (unsigned long long)(b->state_bytes >> 20), (unsigned long long)(b->scratch_bytes >> 20),
+            (unsigned long long)(b->constraints_bytes >> 20), (unsigned long long)(c->cache_bytes >> 20));
     if (sum > available)
-        return tc_fail(e, TC_BUDGET,
-                       "dense weights %llu + KV %llu + states %llu + scratch %llu + constraints %llu + "
-                       "prefix cache %llu + hot experts %llu MiB = %llu "
-                       "MiB, available are %llu MiB; "
-                       "lower --context, --sessions, --kv-budget, --prefix-cache or --hot-budget",
-                       (unsigned long long)(weights >> 20), (unsigned long long)(c->kv_bytes >> 20),
-                       (unsigned long long)(c->state_bytes >> 20), (unsigned long long)(scratch >> 20),
-                       (unsigned long long)(constraints >> 20), (unsigned long long)(c->cache_bytes >> 20),
-                       (unsigned long long)(c->o.hot_budget_bytes >> 20), (unsigned long long)(sum >> 20),
-                       (unsigned long long)(available >> 20));
+        return tc_fail(
+            e, TC_BUDGET,
+            "dense weights %llu + KV %llu + states %llu + scratch %llu + constraints %llu + "
+            "prefix cache %llu + hot experts %llu MiB = %llu "
+            "MiB, available are %llu MiB; "
+            "lower --context, --sessions, --kv-budget, --prefix-cache or --hot-budget",
+            (unsigned long long)(weights >> 20), (unsigned long long)(b->kv_bytes >> 20),
+            (unsigned long long)(b->state_bytes >> 20), (unsigned long long)(b->scratch_bytes >> 20),
+            (unsigned long long)(b->constraints_bytes >> 20), (unsigned long long)(c->cache_bytes >> 20),
+            (unsigned long long)(c->o.hot_budget_bytes >> 20), (unsigned long long)(sum >> 20),
+            (unsigned long long)(available >> 20));
     return TC_OK;
 }
 
@@ -263,15 +250,15 @@ static void share_memory(core *c)
     tc_error error;
     if (c->o.by_nng) return;
     tc_expert_hub_spin(c->hub, c->o.spin_us);
-    if (tc_expert_hub_share(c->hub, c->call_tokens, c->desc->hidden, c->call_tokens * c->desc->top_k,
-                            &error) != TC_OK)
+    if (tc_expert_hub_share(c->hub, c->budget.call_tokens, c->desc->hidden,
+                            c->budget.call_tokens * c->desc->top_k, &error) != TC_OK)
         tc_warn("no shared memory for expert workers, calls go by message: %s", error.text);
 }
 
 static tc_status open_experts(core *c, tc_error *e)
 {
     if (c->o.local_experts)
-        return tc_source_local_create(c->store, c->team, c->call_tokens, c->o.isa, &c->source, e);
+        return tc_source_local_create(c->store, c->team, c->budget.call_tokens, c->o.isa, &c->source, e);
     TC_TRY(tc_expert_hub_open(NULL, tc_checkpoint_hash(c->checkpoint), &c->hub, e));
     TC_TRY(tc_expert_hub_require_store(c->hub, tc_store_get_info(c->store)->content_hash, e));
     TC_TRY(tc_expert_hub_listen(c->hub, c->o.experts_url, &c->o.tls, e));
@@ -314,27 +301,19 @@ static tc_status choose_device(core *c, tc_error *e)
     return TC_OK;
 }
 
-static tc_status open_device(core *c, const tc_dev_geometry *g, tc_error *e)
+static tc_status open_device(core *c, tc_error *e)
 {
     if (!c->cuda && c->o.force_hits)
         return tc_fail(e, TC_ARGUMENT,
                        "--force-hit-percent needs a GPU: the cpu device's routes are not dialled");
-    if (!c->cuda) return tc_dev_cpu_create(g, c->team, c->kernels, &c->dev, e);
-    const uint32_t chunk = c->o.chunk_tokens ? c->o.chunk_tokens : TC_STEP_TOKENS_MAX;
-    const tc_cuda_options options = {
-        .geometry = *g,
-        .hidden = c->desc->hidden,
-        .experts = c->desc->experts,
-        .top_k = c->desc->top_k,
-        .tokens_max = chunk < c->o.context ? chunk : (c->o.context + 63) / 64 * 64,
-        .tokens_by_budget = !c->o.chunk_tokens,
-        .vram_bytes = c->o.vram_bytes,
-        .ordinal = c->o.gpu,
-        .fetch_percent = c->o.workers_only ? 0 : -1,
-        .call_deadline_us = c->o.call_deadline_us,
-        .kv_grows = c->o.kv_grows,
-        .log = log_source,
-    };
+    if (!c->cuda) return tc_dev_cpu_create(&c->budget.geometry, c->team, c->kernels, &c->dev, e);
+    const tc_budget_wish wish = wish_of(c, 0);
+    tc_cuda_options options = tc_budget_cuda(&wish, &c->budget);
+    options.ordinal = c->o.gpu;
+    options.fetch_percent = c->o.workers_only ? 0 : -1;
+    options.call_deadline_us = c->o.call_deadline_us;
+    options.kv_grows = c->o.kv_grows;
+    options.log = log_source;
     return c->cuda->create(&options, &c->dev, e);
 }
 
@@ -463,7 +442,7 @@ static void describe(const core *c, tc_model_info *ret)
         .sessions_max = c->o.sessions,
         .weights_bytes = c->weights->bytes,
         .experts_bytes = tc_store_get_info(c->store)->bytes,
-        .kv_budget_bytes = c->kv_bytes + c->state_bytes,
+        .kv_budget_bytes = c->budget.kv_bytes + c->budget.state_bytes,
         .cache_budget_bytes = c->cache_bytes,
         .queue_requests_max = c->o.queue_requests,
         .queue_tokens_max = c->o.queue_tokens,
@@ -500,7 +479,6 @@ static tc_status memory_room(void *arg, uint64_t bytes, tc_error *e)
 static tc_status start(core *c, tc_error *e)
 {
     uint64_t begin = tc_now_us(), last_line = begin;
-    tc_dev_geometry geometry;
     uint32_t pins[TC_TEAM_THREADS_MAX];
     for (uint32_t i = 0; i < c->o.threads && c->o.cpu_count; i++) pins[i] = c->o.cpus[i % c->o.cpu_count];
     const tc_team_options team = {
@@ -508,9 +486,9 @@ static tc_status start(core *c, tc_error *e)
     if (c->o.program.trace) TC_TRY(tc_trace_open(c->o.program.trace, "thermocline-core", e));
     TC_TRY(open_model(c, e));
     TC_TRY(choose_device(c, e));
-    TC_TRY(plan_memory(c, &geometry, e));
+    TC_TRY(plan_memory(c, e));
     TC_TRY(tc_team_create(&team, &c->team, e));
-    TC_TRY(open_device(c, &geometry, e));
+    TC_TRY(open_device(c, e));
     TC_TRY(open_experts(c, e));
     if (!c->cuda) TC_TRY(open_placed(c, e));
     TC_TRY(tc_weights_load(c->checkpoint, c->dev, c->team, (tc_output)c->o.head, log_progress, &last_line,

@@ -6,8 +6,7 @@
 #include <string.h>
 
 #define MIB (1ull << 20)
-#define SCRATCH_BYTES (192 * MIB)  // buffers of a step, on the device
-#define PROGRAMS_BYTES (768 * MIB) // core, workers and gateway themselves, beside what they hold
+#define PROGRAMS_BYTES (640 * MIB) // core, workers and gateway themselves, beside what they hold
 #define PREFIX_MAX_BYTES (4096 * MIB)
 
 double tc_plan_hit_rate(double share)
@@ -25,15 +24,29 @@ double tc_plan_hit_rate(double share)
     return 1;
 }
 
+typedef struct setting {
+    uint32_t context, users;
+    uint64_t vram, ram;
+} setting;
+
 typedef struct sums {
-    uint64_t kv, state, device, host; // device: what must be where the dense weights are
+    tc_plan_needs needs;
+    uint64_t device, host; // device: what must be where the dense weights are
 } sums;
 
-static sums add_up(const tc_plan_input *in, uint32_t context, uint32_t users)
+static setting wished(const tc_plan_input *in, uint32_t context, uint32_t users)
 {
-    sums s = {.kv = in->kv_position_bytes * context * users, .state = in->state_bytes * users};
-    s.device = in->dense_bytes + s.kv + s.state + SCRATCH_BYTES;
-    s.host = in->expert_bytes * in->experts + in->embedding_bytes + PROGRAMS_BYTES;
+    return (setting){context, users, in->vram_bytes, in->ram_bytes};
+}
+
+static sums add_up(const tc_plan_input *in, setting at)
+{
+    sums s = {.device = 0};
+    in->needs(in->arg, at.context, at.users, at.vram, at.ram, &s.needs);
+    s.device = in->dense_bytes + s.needs.kv_bytes + s.needs.state_bytes + s.needs.scratch_bytes +
+               s.needs.driver_bytes;
+    s.host = in->expert_bytes * in->experts + in->embedding_bytes + s.needs.host_scratch_bytes +
+             s.needs.constraints_bytes + PROGRAMS_BYTES;
     if (!in->vram_bytes) {
         s.host += s.device;
         s.device = 0;
@@ -43,11 +56,11 @@ static sums add_up(const tc_plan_input *in, uint32_t context, uint32_t users)
 
 static bool fits(const tc_plan_input *in, uint32_t context, uint32_t users)
 {
-    sums s = add_up(in, context, users);
+    sums s = add_up(in, wished(in, context, users));
     return s.device <= in->vram_bytes && s.host <= in->ram_bytes;
 }
 
-// The largest value in [1, most] that fits; 0: none.
+// A value in [1, most] that fits, the largest or near it (batches grow with what there is); 0: none.
 static uint32_t largest(const tc_plan_input *in, uint32_t most, uint32_t other, bool is_context)
 {
     uint32_t low = 0, high = most;
@@ -61,6 +74,19 @@ static uint32_t largest(const tc_plan_input *in, uint32_t most, uint32_t other, 
     return low;
 }
 
+// Budgets under which the wish fits: more memory allows larger batches, which take more, until they are as
+// large as they get.
+static void enlarge(const tc_plan_input *in, tc_memory_plan *p)
+{
+    enum { ROUNDS = 32 };
+    for (int i = 0; i < ROUNDS; i++) {
+        sums s = add_up(in, (setting){p->context, p->users, p->vram_bytes, p->ram_bytes});
+        if (s.device <= p->vram_bytes && s.host <= p->ram_bytes) return;
+        if (p->vram_bytes < s.device) p->vram_bytes = (s.device + MIB - 1) / MIB * MIB;
+        if (p->ram_bytes < s.host) p->ram_bytes = (s.host + MIB - 1) / MIB * MIB;
+    }
+}
+
 static void suggest(const tc_plan_input *in, tc_memory_plan *p)
 {
     uint32_t context = largest(in, in->context, in->users, true),
@@ -68,7 +94,8 @@ static void suggest(const tc_plan_input *in, tc_memory_plan *p)
     p->vram_bytes = in->vram_bytes;
     p->ram_bytes = in->ram_bytes;
     if (context >= 256 || (context && !users)) {
-        p->context = context >= 64 ? context / 64 * 64 : context;
+        const uint32_t whole = context / 64 * 64;
+        p->context = whole && fits(in, whole, in->users) ? whole : context;
         p->users = in->users;
         snprintf(p->nearest, sizeof p->nearest, "--context %u with %u user%s fits", p->context, p->users,
                  p->users == 1 ? "" : "s");
@@ -77,11 +104,9 @@ static void suggest(const tc_plan_input *in, tc_memory_plan *p)
         p->users = users;
         snprintf(p->nearest, sizeof p->nearest, "--users %u with a context of %u fits", users, in->context);
     } else { // the model itself does not
-        sums s = add_up(in, in->context, in->users);
         p->context = in->context;
         p->users = in->users;
-        if (in->vram_bytes < s.device) p->vram_bytes = (s.device + MIB - 1) / MIB * MIB;
-        if (in->ram_bytes < s.host) p->ram_bytes = (s.host + MIB - 1) / MIB * MIB;
+        enlarge(in, p);
         if (in->vram_bytes)
             snprintf(p->nearest, sizeof p->nearest, "--vram %lluM --ram %lluM fits", p->vram_bytes / MIB,
                      p->ram_bytes / MIB);
@@ -92,24 +117,29 @@ static void suggest(const tc_plan_input *in, tc_memory_plan *p)
 
 static void refuse(const tc_plan_input *in, const sums *s, tc_memory_plan *p)
 {
+    const tc_plan_needs *n = &s->needs;
     uint64_t experts = in->expert_bytes * in->experts;
     if (in->vram_bytes && s->device > in->vram_bytes)
         snprintf(p->reason, sizeof p->reason,
                  "VRAM: dense weights %llu + KV %llu (%u users x %u positions) + states %llu + scratch %llu "
-                 "= %llu MiB, %llu MiB may be used",
-                 in->dense_bytes / MIB, s->kv / MIB, in->users, in->context, s->state / MIB,
-                 SCRATCH_BYTES / MIB, s->device / MIB, in->vram_bytes / MIB);
+                 "(batches of %u tokens) + driver %llu = %llu MiB, %llu MiB may be used",
+                 in->dense_bytes / MIB, n->kv_bytes / MIB, in->users, in->context, n->state_bytes / MIB,
+                 n->scratch_bytes / MIB, n->batch_tokens, n->driver_bytes / MIB, s->device / MIB,
+                 in->vram_bytes / MIB);
     else if (in->vram_bytes)
         snprintf(p->reason, sizeof p->reason,
-                 "RAM: experts %llu + embedding %llu + programs %llu = %llu MiB, %llu MiB may be used",
-                 experts / MIB, in->embedding_bytes / MIB, PROGRAMS_BYTES / MIB, s->host / MIB,
-                 in->ram_bytes / MIB);
+                 "RAM: experts %llu + embedding %llu + scratch %llu + constraints %llu + programs %llu = "
+                 "%llu MiB, %llu MiB may be used",
+                 experts / MIB, in->embedding_bytes / MIB, n->host_scratch_bytes / MIB,
+                 n->constraints_bytes / MIB, PROGRAMS_BYTES / MIB, s->host / MIB, in->ram_bytes / MIB);
     else
         snprintf(p->reason, sizeof p->reason,
                  "RAM: experts %llu + dense weights %llu + KV %llu (%u users x %u positions) + "
-                 "states %llu + scratch %llu + programs %llu = %llu MiB, %llu MiB may be used",
-                 experts / MIB, in->dense_bytes / MIB, s->kv / MIB, in->users, in->context, s->state / MIB,
-                 SCRATCH_BYTES / MIB, PROGRAMS_BYTES / MIB, s->host / MIB, in->ram_bytes / MIB);
+                 "states %llu + scratch %llu (batches of %u tokens) + constraints %llu + programs %llu = "
+                 "%llu MiB, %llu MiB may be used",
+                 experts / MIB, in->dense_bytes / MIB, n->kv_bytes / MIB, in->users, in->context,
+                 n->state_bytes / MIB, n->scratch_bytes / MIB, n->batch_tokens, n->constraints_bytes / MIB,
+                 PROGRAMS_BYTES / MIB, s->host / MIB, in->ram_bytes / MIB);
     suggest(in, p);
 }
 
@@ -133,11 +163,9 @@ tc_status tc_plan_memory(const tc_plan_input *in, tc_memory_plan *ret, tc_error 
                        in->context, in->max_positions);
     tc_memory_plan p = {
         .context = in->context, .users = in->users, .vram_bytes = in->vram_bytes, .ram_bytes = in->ram_bytes};
-    sums s = add_up(in, in->context, in->users);
+    sums s = add_up(in, wished(in, in->context, in->users));
     p.dense_bytes = in->dense_bytes;
-    p.kv_bytes = s.kv;
-    p.state_bytes = s.state;
-    p.scratch_bytes = SCRATCH_BYTES;
+    p.needs = s.needs;
     p.experts_bytes = in->expert_bytes * in->experts;
     p.programs_bytes = PROGRAMS_BYTES;
     p.fits = fits(in, in->context, in->users);

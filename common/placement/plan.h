@@ -8,9 +8,23 @@
 
 enum { TC_PLAN_TEXT_BYTES = 400 };
 
+// What goes by context and users, and by how large the batches are that so much memory allows: the core's own
+// sums (gpu-core/budget.h).
+typedef struct tc_plan_needs {
+    uint64_t kv_bytes, state_bytes, scratch_bytes; // where the dense weights are
+    uint64_t driver_bytes;                         // of VRAM: the driver's own, and what stays free for it
+    uint64_t host_scratch_bytes;                   // of RAM beside a GPU
+    uint64_t constraints_bytes;                    // of RAM
+    uint32_t batch_tokens;
+} tc_plan_needs;
+typedef void tc_plan_needs_fn(const void *arg, uint32_t context, uint32_t users, uint64_t vram_bytes,
+                              uint64_t ram_bytes, tc_plan_needs *ret);
+
 typedef struct tc_plan_input {
     // the model
-    uint64_t dense_bytes, expert_bytes, experts, kv_position_bytes, state_bytes;
+    uint64_t dense_bytes, expert_bytes, experts;
+    tc_plan_needs_fn *needs;
+    const void *arg;
     uint64_t embedding_bytes; // in RAM beside a GPU, and no part of dense_bytes then; else 0
     bool cold_only;           // a GPU cannot hold these experts
     uint64_t token_dense_bytes, token_expert_bytes; // what a decoded token reads
@@ -25,8 +39,9 @@ typedef struct tc_plan_input {
 typedef struct tc_memory_plan {
     bool fits;
     // VRAM, with a GPU; else all of it in RAM
-    uint64_t dense_bytes, kv_bytes, state_bytes, scratch_bytes, hot_bytes, vram_left_bytes;
+    uint64_t dense_bytes, hot_bytes, vram_left_bytes;
     uint64_t hot_experts;
+    tc_plan_needs needs;
     // RAM
     uint64_t experts_bytes, programs_bytes, prefix_bytes, ram_left_bytes;
     double hit_rate, token_us;        // expected, of one user

@@ -1,72 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the scratch of a pass, the loop over layers, and the head.
+// Owns: the loop over layers, and the head.
 #include "common/base/clock.h"
 #include "common/base/trace.h"
 #include "gpu-core/forward/forward_impl.h"
 
 #include <string.h>
 
-// One entry a scratch buffer: where its pointer lies and how many bytes a token (or in all) needs.
-typedef struct scratch_size {
-    size_t offset, bytes;
-} scratch_size;
-
-enum { SCRATCH_BUFFERS = 26 };
-
-static uint32_t max_u32(uint32_t a, uint32_t b)
-{
-    return a > b ? a : b;
-}
-
-static uint32_t list_scratch(const tc_model_desc *d, size_t n, scratch_size ret[SCRATCH_BUFFERS])
-{
-    const size_t f = sizeof(float);
-    uint32_t attn_q = d->heads * d->head_dim * (d->attn_gate ? 2 : 1), kv = d->kv_heads * d->head_dim;
-    uint32_t latent = d->kv_rank ? d->kv_rank + d->rotary_dim : 0;
-    uint32_t dn_v = d->dn_value_heads * d->dn_value_dim, dn_in = 2 * (d->dn_key_heads * d->dn_key_dim + dn_v);
-    uint32_t width = max_u32(d->dense_width, d->shared_width);
-    const scratch_size all[] = {
-        {offsetof(tc_forward, x), n * d->hidden * f},
-        {offsetof(tc_forward, normed), n * d->hidden * f},
-        {offsetof(tc_forward, wide), n * max_u32(attn_q, dn_in) * f},
-        {offsetof(tc_forward, k), n * max_u32(kv, latent) * f},
-        {offsetof(tc_forward, v), latent ? 0 : n * kv * f},
-        {offsetof(tc_forward, latent_q), n * d->q_rank * f},
-        {offsetof(tc_forward, latent), n * d->heads * latent * f},
-        {offsetof(tc_forward, latent_out), n * d->heads * d->kv_rank * f},
-        {offsetof(tc_forward, ba), n * 2 * d->dn_value_heads * f},
-        {offsetof(tc_forward, mixed), n * max_u32(d->heads * max_u32(d->head_dim, d->value_dim), dn_v) * f},
-        {offsetof(tc_forward, projected), n * d->hidden * f},
-        {offsetof(tc_forward, router), n * d->experts * f},
-        {offsetof(tc_forward, shared_gate), n * f},
-        {offsetof(tc_forward, expert), n * d->layers * d->top_k * sizeof(uint32_t)},
-        {offsetof(tc_forward, weight), n * d->top_k * f},
-        {offsetof(tc_forward, expected), (n + TC_AHEAD_TOKENS_MAX) * d->top_k * sizeof(uint32_t)},
-        {offsetof(tc_forward, next_router), TC_AHEAD_TOKENS_MAX * d->experts * f},
-        {offsetof(tc_forward, expected_weight), n * d->top_k * f},
-        {offsetof(tc_forward, counts), (d->experts + 1) * sizeof(uint32_t)},
-        {offsetof(tc_forward, pairs), n * d->top_k * sizeof(tc_expert_pair)},
-        {offsetof(tc_forward, sum), n * d->hidden * sizeof(int64_t)},
-        {offsetof(tc_forward, gate), n * width * f},
-        {offsetof(tc_forward, up), n * width * f},
-        {offsetof(tc_forward, shared), n * d->hidden * f},
-        {offsetof(tc_forward, logits_in), (size_t)TC_LOGIT_ROWS_MAX * d->hidden * f},
-        {offsetof(tc_forward, logits), (size_t)TC_LOGIT_ROWS_MAX * d->vocab * f},
-    };
-    _Static_assert(sizeof all / sizeof *all == SCRATCH_BUFFERS, "scratch list");
-    memcpy(ret, all, sizeof all);
-    return SCRATCH_BUFFERS;
-}
-
-uint64_t tc_forward_scratch_bytes(const tc_model_desc *desc, uint32_t tokens)
-{
-    scratch_size sizes[SCRATCH_BUFFERS];
-    uint64_t sum = 0;
-    for (uint32_t i = 0, n = list_scratch(desc, tokens, sizes); i < n; i++) sum += sizes[i].bytes;
-    return sum;
-}
-
-static void **slot_of(tc_forward *f, const scratch_size *size)
+static void **slot_of(tc_forward *f, const tc_scratch_size *size)
 {
     return (void **)((char *)f + size->offset);
 }
@@ -74,7 +14,7 @@ static void **slot_of(tc_forward *f, const scratch_size *size)
 tc_status tc_forward_create(tc_weights *weights, tc_dev *dev, tc_expert_source *source,
                             tc_precision precision, tc_forward **ret, tc_error *e)
 {
-    scratch_size sizes[SCRATCH_BUFFERS];
+    tc_scratch_size sizes[TC_SCRATCH_BUFFERS];
     tc_forward *f = tc_alloc(TC_MEM_OTHER, 1, sizeof *f);
     if (!f) return tc_fail(e, TC_NOMEM, "out of memory for the forward pass");
     f->weights = weights;
@@ -82,7 +22,7 @@ tc_status tc_forward_create(tc_weights *weights, tc_dev *dev, tc_expert_source *
     f->dev = dev;
     f->source = source;
     f->precision = precision;
-    for (uint32_t i = 0, n = list_scratch(f->desc, f->dev->tokens_max, sizes); i < n; i++) {
+    for (uint32_t i = 0, n = tc_forward_list_scratch(f->desc, f->dev->tokens_max, sizes); i < n; i++) {
         void *block = dev->ops->alloc(dev, TC_MEM_SCRATCH, sizes[i].bytes);
         if (!block) {
             tc_forward_free(f);
@@ -103,8 +43,8 @@ void tc_forward_free(tc_forward *f)
 {
     if (!f) return;
     if (f->dev->queue) tc_forward_queued_free(f);
-    scratch_size sizes[SCRATCH_BUFFERS];
-    for (uint32_t i = 0, n = list_scratch(f->desc, f->dev->tokens_max, sizes); i < n; i++)
+    tc_scratch_size sizes[TC_SCRATCH_BUFFERS];
+    for (uint32_t i = 0, n = tc_forward_list_scratch(f->desc, f->dev->tokens_max, sizes); i < n; i++)
         f->dev->ops->release(f->dev, *slot_of(f, &sizes[i]));
     tc_free(f);
 }

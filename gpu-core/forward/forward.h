@@ -40,6 +40,8 @@ tc_status tc_forward_create(tc_weights *weights, tc_dev *dev, tc_expert_source *
 void tc_forward_free(tc_forward *forward);
 // Of the device, for batches of `tokens`.
 uint64_t tc_forward_scratch_bytes(const tc_model_desc *desc, uint32_t tokens);
+// Of the host, beside a device that only queues.
+uint64_t tc_forward_host_bytes(const tc_model_desc *desc, uint32_t tokens);
 
 // Runs the batch. `chosen` (may be NULL): [tokens][layers][top_k] experts of each token, -1 where a layer has
 // none.

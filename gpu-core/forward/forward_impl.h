@@ -49,6 +49,17 @@ struct tc_forward {
     bool break_in_head, broken;
 };
 
+// One entry a scratch buffer: where its pointer lies and how many bytes it has.
+typedef struct tc_scratch_size {
+    size_t offset, bytes;
+} tc_scratch_size;
+
+enum { TC_SCRATCH_BUFFERS = 26 };
+
+// Of batches of n tokens (sizes.c). Returns how many.
+uint32_t tc_forward_list_scratch(const tc_model_desc *desc, size_t n,
+                                 tc_scratch_size ret[TC_SCRATCH_BUFFERS]);
+
 // Experts of a layer: of the pass's own place where they are looked at after the pass only.
 static inline uint32_t *tc_forward_experts(const tc_forward *f, uint32_t layer, uint32_t n)
 {

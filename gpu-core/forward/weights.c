@@ -386,38 +386,3 @@ void tc_weights_free(tc_weights *w)
     tc_free(w->layer);
     tc_free(w);
 }
-
-void tc_weights_geometry(const tc_model_desc *desc, tc_dev_geometry *ret)
-{
-    uint32_t keys = desc->kv_rank ? desc->kv_rank + desc->rotary_dim : desc->head_dim;
-    uint32_t values = desc->kv_rank ? desc->value_dim : desc->head_dim;
-    tc_dev_geometry g = {
-        .heads = desc->heads,
-        .kv_heads = desc->kv_heads,
-        .head_dim = keys,
-        .rotary_dim = desc->rotary_dim,
-        .rotary_at = desc->kv_rank,
-        .rope = desc->rope,
-        .attn_scale = desc->attn_scale,
-        .value_dim = desc->kv_rank,
-        .latent_eps = 1e-6f, // transformers' default, whatever rms_norm_eps says
-        .dn_key_heads = desc->dn_key_heads,
-        .dn_value_heads = desc->dn_value_heads,
-        .dn_key_dim = desc->dn_key_dim,
-        .dn_value_dim = desc->dn_value_dim,
-        .dn_conv = desc->dn_conv,
-        .rms_eps = desc->rms_eps,
-    };
-    const uint32_t inputs[] = {desc->hidden,       desc->heads * values,
-                               desc->q_rank,       desc->dn_value_heads * desc->dn_value_dim,
-                               desc->shared_width, desc->dense_width};
-    for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++)
-        if (inputs[i] > g.matmul_cols_max) g.matmul_cols_max = inputs[i];
-    for (uint32_t n = 0; n < desc->layers; n++) {
-        if (desc->layer[n].kind == TC_LAYER_DELTA)
-            g.dn_layers++;
-        else
-            g.kv_layers++;
-    }
-    *ret = g;
-}

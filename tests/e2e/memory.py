@@ -137,6 +137,21 @@ class Memory(unittest.TestCase):
         print(f"          {tally}")
         self.assertEqual(tally["neighbours killed"], 0)
 
+    def test_what_plan_says_fits_is_served(self):
+        for arguments in (("--context", 4096), ("--context", 512)):
+            sessions = 64 if arguments[1] == 4096 else 4
+            refused = verb("plan", DEMO, "--ram", "64M", "--users", sessions, *arguments)
+            least = re.search(r"--ram (\d+)M fits", refused.stderr)
+            self.assertTrue(least, refused.stderr)
+            group = Group(int(least[1]) * MIB)
+            try:
+                with InGroup(group, "--workers", 1, "--sessions", sessions, *arguments) as server:
+                    self.assertIsNone(server.refused, server.refused)
+                    self.assertEqual(server.post("/api/v1/generate", {"prompt": "word " * 100, "max_tokens": 30})[0], 200)
+                self.assertEqual(group.kills(), 0)
+            finally:
+                group.remove()
+
     def test_tier_shrinks_and_comes_back(self):
         group = Group(240 * MIB)
         try:

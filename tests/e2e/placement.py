@@ -221,17 +221,37 @@ class Verbs(unittest.TestCase):
                 self.assertEqual(verb(*bad).returncode, 2, bad)
 
     def test_plan(self):
-        done = verb("plan", DEMO, "--vram", "400MiB", "--ram", "2GiB", "--users", 2)
+        small = ("--vram", "1100M", "--ram", "2G")
+        done = verb("plan", DEMO, "--vram", "2G", "--ram", "2GiB", "--users", 2)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn("hot: 256 of 256 experts", done.stdout)
-        done = verb("plan", DEMO, "--vram", "250M", "--ram", "2G", "--users", 64, "--context", 4096)
+        done = verb("plan", DEMO, *small, "--users", 64, "--context", 4096)
         self.assertEqual(done.returncode, 1)
         nearest = re.search(r"--context (\d+) with 64 users fits|--users (\d+) with", done.stderr)
         self.assertTrue(nearest, done.stderr)
         arguments = ("--context", nearest[1], "--users", 64) if nearest[1] else ("--context", 4096, "--users", nearest[2])
-        self.assertEqual(verb("plan", DEMO, "--vram", "250M", "--ram", "2G", *arguments).returncode, 0)
+        self.assertEqual(verb("plan", DEMO, *small, *arguments).returncode, 0)
         plan = json.loads(verb("plan", DEMO, "--ram", "1G", "--json").stdout)
         self.assertEqual((plan["fits"], plan["hot_experts"]), (True, 0))
+        # less memory, smaller batches: no refusal before they are as small as they get
+        tokens = [json.loads(verb("plan", DEMO, "--ram", f"{mib}M", "--json").stdout)["batch_tokens"] for mib in (900, 1400, 8192)]
+        self.assertEqual(tokens, sorted(set(tokens)))
+        done = verb("plan", DEMO, "--vram", "400MiB", "--ram", "2GiB")
+        self.assertEqual(done.returncode, 1)
+        vram = re.search(r"--vram (\d+)M --ram (\d+)M fits", done.stderr)
+        self.assertTrue(vram, done.stderr)
+        self.assertEqual(verb("plan", DEMO, "--vram", f"{vram[1]}M", "--ram", f"{vram[2]}M").returncode, 0)
+
+    def test_plan_is_the_core_s_sum(self):
+        available = int(re.search(r"MemAvailable: +(\d+)", Path("/proc/meminfo").read_text())[1]) << 10
+        for arguments in (("--context", 4096), ("--context", 300)):
+            with Server(DEMO, 1, "--log-level", "info", "--sessions", 8, "--device", "cpu", *arguments) as server:
+                self.assertTrue(server.ready())
+                said = re.search(r"memory: dense weights (\d+) MiB, KV (\d+) MiB, states (\d+) MiB, scratch (\d+) MiB, constraints up to "
+                                 r"(\d+) MiB", server.text())
+            plan = json.loads(verb("plan", DEMO, "--ram", available, "--users", 8, "--json", *arguments).stdout)
+            told = [plan[f"{what}_bytes"] >> 20 for what in ("dense", "kv", "state", "scratch", "constraints")]
+            self.assertEqual(told, [int(x) for x in said.groups()])
 
 
 if __name__ == "__main__":

@@ -7,16 +7,24 @@
 #include "common/model/store.h"
 #include "gpu-core/dev/dev.h"
 
-enum { TC_CUDA_ABI = 6, TC_CUDA_TOKENS_SMALL = 4096 };
+enum {
+    TC_CUDA_ABI = 7,
+    TC_CUDA_TOKENS_SMALL = 4096,
+    TC_CUDA_TOKENS_LEAST = 512,
+    TC_CUDA_TOKENS_PART = 8, // of the budget, for what goes by a batch's tokens
+};
 #define TC_CUDA_BUDGET_SMALL (12ull << 30)
 #define TC_CUDA_SYMBOL "tc_cuda_library_get" // const tc_cuda_library *(void)
 
 typedef struct tc_cuda_options {
     tc_dev_geometry geometry;
     uint32_t hidden, experts, top_k;
-    uint32_t tokens_max;   // of a batch, <= TC_STEP_TOKENS_MAX
-    bool tokens_by_budget; // no more than TC_CUDA_TOKENS_SMALL where the budget is below TC_CUDA_BUDGET_SMALL
-    uint64_t vram_bytes;   // of everything, as the driver counts; 0: what the card has, less a reserve
+    uint32_t tokens_max; // of a batch, <= TC_STEP_TOKENS_MAX
+    // Below TC_CUDA_BUDGET_SMALL no more than TC_CUDA_TOKENS_SMALL, and half as many until their bytes are a
+    // TC_CUDA_TOKENS_PART-th of it, down to TC_CUDA_TOKENS_LEAST.
+    bool tokens_by_budget;
+    uint64_t token_bytes; // of VRAM that a token of a batch takes, everything counted
+    uint64_t vram_bytes;  // of everything, as the driver counts; 0: what the card has, less a reserve
     uint32_t ordinal;
     int32_t fetch_percent; // of cold experts, fetched for one step; 0: workers compute all; -1: as rates tell
     uint64_t call_deadline_us; // of a worker's answer

@@ -16,28 +16,9 @@
 #include <string.h>
 #include <time.h>
 
-enum { TURN_US = 1000, RESULT_BYTES = 8 + sizeof(tc_gpu_sums) }; // failed, broken, sums
+enum { TURN_US = 1000 };
 
 // ---- the batch ----
-
-static batch_layout lay_out(const tc_cuda_options *o)
-{
-    const tc_dev_geometry *g = &o->geometry;
-    batch_layout l = {0};
-    uint32_t pages_a_session = g->positions_max / TC_KV_PAGE_POSITIONS + 1;
-    l.blocks_max = (uint32_t)((uint64_t)o->tokens_max * tc_cuda_group_of(g) / TC_GPU_ATTENTION_ROWS) +
-                   TC_BATCH_SEGMENTS_MAX;
-    l.pages_max = pages_a_session * TC_BATCH_SEGMENTS_MAX;
-    size_t at = 64;
-    l.segments = at, at += TC_BATCH_SEGMENTS_MAX * sizeof(tc_gpu_segment);
-    l.segment = at, at += (size_t)o->tokens_max * 4;
-    l.position = at, at += (size_t)o->tokens_max * 4;
-    l.block_segment = at, at += (size_t)l.blocks_max * 4;
-    l.block_row = at, at += (size_t)l.blocks_max * 4;
-    l.pages = at, at += (size_t)l.pages_max * 4;
-    l.bytes = at;
-    return l;
-}
 
 static void send(tc_dev_cuda *c, size_t at, size_t bytes)
 {
@@ -69,7 +50,7 @@ static void list_blocks(tc_dev_cuda *c)
 void tc_cuda_batch_begin(tc_dev *dev, const tc_batch *batch)
 {
     tc_dev_cuda *c = cuda_of(dev);
-    const batch_layout *l = &c->layout;
+    const tc_cuda_batch_layout *l = &c->layout;
     tc_gpu_segment *segments = (tc_gpu_segment *)(c->batch_host + l->segments);
     uint32_t *pages = (uint32_t *)(c->batch_host + l->pages), used = 0;
     CHECK(c, cudaStreamSynchronize(c->stream));
@@ -191,8 +172,8 @@ tc_status tc_cuda_wait(tc_dev *dev, void (*turn)(void *arg), void *arg, uint32_t
 {
     tc_dev_cuda *c = cuda_of(dev);
     *ret_layer = UINT32_MAX;
-    CHECK(c,
-          cudaMemcpyAsync(c->result_host, c->tables.failed, RESULT_BYTES, cudaMemcpyDeviceToHost, c->stream));
+    CHECK(c, cudaMemcpyAsync(c->result_host, c->tables.failed, TC_CUDA_RESULT_BYTES, cudaMemcpyDeviceToHost,
+                             c->stream));
     wait_for_stream(c, turn, arg);
     if (!*c->error && !c->result_host[0]) tc_cuda_link_learn(c, tc_cuda_result_sums(c));
     c->direct = false;
@@ -263,51 +244,39 @@ typedef struct wanted {
     uint64_t bytes;
 } wanted;
 
-enum { WANTED_MAX = 32, SPLIT_BYTES_MAX = 256 << 20 };
-
-static uint64_t part_rows(const tc_cuda_options *o)
+static uint32_t list_wanted(const tc_cuda_options *o, tc_dev_cuda *c, wanted ret[TC_CUDA_BLOCKS])
 {
-    const tc_dev_geometry *g = &o->geometry;
-    uint64_t chunks = (g->positions_max + TC_GPU_CHUNK - 1) / TC_GPU_CHUNK, tokens = TC_BATCH_SEGMENTS_MAX;
-    if (g->slots < tokens) tokens = g->slots;
-    return tokens * g->heads * chunks;
-}
-
-static uint32_t list_wanted(const tc_cuda_options *o, tc_dev_cuda *c, wanted ret[WANTED_MAX])
-{
-    const tc_dev_geometry *g = &o->geometry;
-    const uint64_t n = o->tokens_max, cols = (g->matmul_cols_max + 63) / 64 * 64, f = sizeof(float);
-    const uint64_t dkp = (g->dn_key_dim + 15) & ~15u, padded = tc_dense_padded(g->head_dim);
-    const uint64_t partial = part_rows(o) * padded * f;
-    const bool split = partial <= SPLIT_BYTES_MAX && !tc_cuda_is_wide(g);
-    const wanted all[] = {
-        {(void **)&c->tables.map, TC_MEM_SCRATCH, 256 * f},
-        {(void **)&c->tables.failed, TC_MEM_SCRATCH, RESULT_BYTES},
-        {(void **)&c->posted, TC_MEM_SCRATCH, 4 * TC_GPU_MAILBOXES_MAX},
-        {(void **)&c->batch_dev, TC_MEM_SCRATCH, lay_out(o).bytes},
-        {NULL, TC_MEM_KV, tc_cuda_kv_bytes(o)}, // kv.c
-        {(void **)&c->states, TC_MEM_STATE, tc_dev_slot_bytes(g) * g->slots},
-        {(void **)&c->inverse_frequency, TC_MEM_SCRATCH, (g->rotary_dim / 2 + 1) * f},
-        {(void **)&c->q_half, TC_MEM_SCRATCH, g->kv_layers ? n * g->heads * padded * 2 : 0},
-        {(void **)&c->partial, TC_MEM_SCRATCH, g->kv_layers && split ? partial : 0},
-        {(void **)&c->partial_state, TC_MEM_SCRATCH, g->kv_layers && split ? part_rows(o) * 2 * f : 0},
-        {(void **)&c->delta_q, TC_MEM_SCRATCH, g->dn_layers ? n * g->dn_key_heads * dkp * f : 0},
-        {(void **)&c->delta_k, TC_MEM_SCRATCH, g->dn_layers ? n * g->dn_key_heads * dkp * f : 0},
-        {(void **)&c->delta_v, TC_MEM_SCRATCH,
-         g->dn_layers ? n * g->dn_value_heads * g->dn_value_dim * f : 0},
-        {(void **)&c->delta_scalars, TC_MEM_SCRATCH, g->dn_layers ? n * g->dn_value_heads * 4 * f : 0},
-        {(void **)&c->x_rounded, TC_MEM_SCRATCH, n * cols * 2},
-        {(void **)&c->x_scale, TC_MEM_SCRATCH, n * cols / 64 * f},
-        {(void **)&c->residual, TC_MEM_SCRATCH, n * o->hidden * f},
-        {(void **)&c->few_temperature, TC_MEM_SCRATCH, TC_FEW_ROWS_MAX * f},
-        {(void **)&c->few_top2, TC_MEM_SCRATCH, TC_FEW_ROWS_MAX * TC_GPU_FEW_BLOCKS * sizeof *c->few_top2},
-        {(void **)&c->few_sums, TC_MEM_SCRATCH, TC_FEW_ROWS_MAX * TC_GPU_FEW_BLOCKS * sizeof *c->few_sums},
-        {(void **)&c->few_buckets, TC_MEM_SCRATCH,
-         TC_FEW_ROWS_MAX * TC_GPU_FEW_BUCKETS * sizeof *c->few_buckets},
-        {(void **)&c->few, TC_MEM_SCRATCH, TC_FEW_ROWS_MAX * sizeof *c->few},
+    uint64_t bytes[TC_CUDA_BLOCKS];
+    const struct {
+        void **at;
+        tc_mem_tag tag;
+    } all[TC_CUDA_BLOCKS] = {
+        [TC_CUDA_MAP] = {(void **)&c->tables.map, TC_MEM_SCRATCH},
+        [TC_CUDA_FAILED] = {(void **)&c->tables.failed, TC_MEM_SCRATCH},
+        [TC_CUDA_POSTED] = {(void **)&c->posted, TC_MEM_SCRATCH},
+        [TC_CUDA_BATCH] = {(void **)&c->batch_dev, TC_MEM_SCRATCH},
+        [TC_CUDA_KV] = {NULL, TC_MEM_KV}, // kv.c
+        [TC_CUDA_STATES] = {(void **)&c->states, TC_MEM_STATE},
+        [TC_CUDA_INVERSE_FREQUENCY] = {(void **)&c->inverse_frequency, TC_MEM_SCRATCH},
+        [TC_CUDA_Q_HALF] = {(void **)&c->q_half, TC_MEM_SCRATCH},
+        [TC_CUDA_PARTIAL] = {(void **)&c->partial, TC_MEM_SCRATCH},
+        [TC_CUDA_PARTIAL_STATE] = {(void **)&c->partial_state, TC_MEM_SCRATCH},
+        [TC_CUDA_DELTA_Q] = {(void **)&c->delta_q, TC_MEM_SCRATCH},
+        [TC_CUDA_DELTA_K] = {(void **)&c->delta_k, TC_MEM_SCRATCH},
+        [TC_CUDA_DELTA_V] = {(void **)&c->delta_v, TC_MEM_SCRATCH},
+        [TC_CUDA_DELTA_SCALARS] = {(void **)&c->delta_scalars, TC_MEM_SCRATCH},
+        [TC_CUDA_X_ROUNDED] = {(void **)&c->x_rounded, TC_MEM_SCRATCH},
+        [TC_CUDA_X_SCALE] = {(void **)&c->x_scale, TC_MEM_SCRATCH},
+        [TC_CUDA_RESIDUAL] = {(void **)&c->residual, TC_MEM_SCRATCH},
+        [TC_CUDA_FEW_TEMPERATURE] = {(void **)&c->few_temperature, TC_MEM_SCRATCH},
+        [TC_CUDA_FEW_TOP2] = {(void **)&c->few_top2, TC_MEM_SCRATCH},
+        [TC_CUDA_FEW_SUMS] = {(void **)&c->few_sums, TC_MEM_SCRATCH},
+        [TC_CUDA_FEW_BUCKETS] = {(void **)&c->few_buckets, TC_MEM_SCRATCH},
+        [TC_CUDA_FEW] = {(void **)&c->few, TC_MEM_SCRATCH},
     };
-    memcpy(ret, all, sizeof all);
-    return sizeof all / sizeof *all;
+    tc_cuda_block_bytes(o, bytes);
+    for (uint32_t i = 0; i < TC_CUDA_BLOCKS; i++) ret[i] = (wanted){all[i].at, all[i].tag, bytes[i]};
+    return TC_CUDA_BLOCKS;
 }
 
 static tc_status find_card(uint32_t ordinal, struct cudaDeviceProp *ret, tc_error *e)
@@ -353,7 +322,7 @@ static tc_status open_card(tc_dev_cuda *c, tc_error *e)
 
 static tc_status take_all(tc_dev_cuda *c, tc_error *e)
 {
-    wanted list[WANTED_MAX];
+    wanted list[TC_CUDA_BLOCKS];
     uint64_t sum = 0;
     uint32_t count = list_wanted(&c->o, c, list);
     for (uint32_t i = 0; i < count; i++) sum += tc_cuda_round_up((size_t)list[i].bytes);
@@ -369,8 +338,8 @@ static tc_status take_all(tc_dev_cuda *c, tc_error *e)
                 e, TC_BUDGET,
                 "cuda: context %llu + KV %llu + states %llu + scratch of batches of %u tokens, together %llu "
                 "MiB, do not fit --vram %llu MiB; lower --context, --sessions, --kv-budget or --chunk-tokens",
-                (unsigned long long)(c->context >> 20), (unsigned long long)(list[4].bytes >> 20),
-                (unsigned long long)(list[5].bytes >> 20), c->o.tokens_max,
+                (unsigned long long)(c->context >> 20), (unsigned long long)(list[TC_CUDA_KV].bytes >> 20),
+                (unsigned long long)(list[TC_CUDA_STATES].bytes >> 20), c->o.tokens_max,
                 (unsigned long long)((c->context + sum) >> 20), (unsigned long long)(c->budget >> 20));
     }
     return TC_OK;
@@ -390,7 +359,7 @@ static tc_status fill_tables(tc_dev_cuda *c, tc_error *e)
     size_t rows = (size_t)c->o.tokens_max * c->o.hidden * sizeof(float);
     CHECK(c, cudaHostAlloc((void **)&c->batch_host, c->layout.bytes, cudaHostAllocDefault));
     CHECK(c, cudaHostAlloc((void **)&c->embed_host, rows, cudaHostAllocDefault));
-    CHECK(c, cudaHostAlloc((void **)&c->result_host, RESULT_BYTES, cudaHostAllocDefault));
+    CHECK(c, cudaHostAlloc((void **)&c->result_host, TC_CUDA_RESULT_BYTES, cudaHostAllocDefault));
     CHECK(c,
           cudaHostAlloc((void **)&c->few_host, TC_FEW_ROWS_MAX * sizeof *c->few_host, cudaHostAllocDefault));
     CHECK(c, cudaHostAlloc((void **)&c->few_temperature_host, TC_FEW_ROWS_MAX * sizeof(float),
@@ -414,11 +383,9 @@ static tc_status cuda_create(const tc_cuda_options *options, tc_dev **ret, tc_er
     pthread_mutex_init(&c->lock, NULL);
     sem_init(&c->ended, 0, 0);
     TC_GOTO(open_card(c, e));
-    if (options->tokens_by_budget && c->budget < TC_CUDA_BUDGET_SMALL &&
-        c->o.tokens_max > TC_CUDA_TOKENS_SMALL)
-        c->o.tokens_max = TC_CUDA_TOKENS_SMALL;
+    c->o.tokens_max = tc_cuda_tokens(options, c->budget);
     c->dev.tokens_max = c->o.tokens_max;
-    c->layout = lay_out(&c->o);
+    c->layout = tc_cuda_lay_out(&c->o);
     if (!CHECK(c, cudaStreamCreateWithFlags(&c->main_stream, cudaStreamNonBlocking)) ||
         !CHECK(c, cudaStreamCreateWithFlags(&c->aside_stream, cudaStreamNonBlocking)) ||
         !CHECK(c, cudaEventCreateWithFlags(&c->aside_fork, cudaEventDisableTiming)) ||

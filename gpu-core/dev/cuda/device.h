@@ -3,7 +3,7 @@
 #pragma once
 
 #include "gpu-core/dev/cuda/cuda.h"
-#include "gpu-core/dev/cuda/gpu.h"
+#include "gpu-core/dev/cuda/sizes.h"
 #include "gpu-core/dev/share.h"
 #include "gpu-core/experts/source.h"
 
@@ -14,20 +14,14 @@
 
 enum {
     GRAPHS = TC_BATCH_SEGMENTS_MAX + 1,
-    SLOT_PARTS = 8,     // in which the slots of hot experts are given back
-    STAGES = 8,         // buffers through which cold experts are streamed
-    STAGE_EXPERTS = 32, // experts of a buffer
-    FILLS = 256,        // fills under way
-    STREAM_FROM = 65,   // tokens of a batch from which cold experts are streamed, where they cannot be shared
-    GROUP_FROM = 65,    // tokens from which pairs are sorted by expert
-    RESERVE_BYTES = 384 << 20, // graphs, the driver's own growth
+    SLOT_PARTS = 8, // in which the slots of hot experts are given back
+    STAGES = TC_CUDA_STAGES,
+    STAGE_EXPERTS = TC_CUDA_STAGE_EXPERTS,
+    FILLS = 256,      // fills under way
+    STREAM_FROM = 65, // tokens of a batch from which cold experts are streamed, where they cannot be shared
+    GROUP_FROM = 65,  // tokens from which pairs are sorted by expert
+    RESERVE_BYTES = TC_CUDA_RESERVE_BYTES,
 };
-
-// What the batch upload holds, at fixed places of one block in host and device memory.
-typedef struct batch_layout {
-    size_t sequence, segments, segment, position, block_segment, block_row, pages, bytes;
-    uint32_t blocks_max, pages_max;
-} batch_layout;
 
 typedef struct expert_range { // one layer's bytes in one place of the store
     const uint8_t *base;
@@ -116,7 +110,7 @@ typedef struct tc_dev_cuda {
     void *kv;
     float *states;
     // batch
-    batch_layout layout;
+    tc_cuda_batch_layout layout;
     uint8_t *batch_host, *batch_dev;
     tc_batch batch;
     tc_gpu_batch gpu_batch;
@@ -165,17 +159,6 @@ static inline tc_dev_cuda *cuda_of(tc_dev *dev)
     return (tc_dev_cuda *)dev;
 }
 
-static inline uint32_t tc_cuda_group_of(const tc_dev_geometry *g)
-{
-    return g->kv_heads ? g->heads / g->kv_heads : 1;
-}
-
-// Heads that attention takes without tensor cores.
-static inline bool tc_cuda_is_wide(const tc_dev_geometry *g)
-{
-    return g->head_dim > 256 || tc_cuda_group_of(g) > TC_GPU_ATTENTION_ROWS;
-}
-
 // As of the last wait.
 static inline const tc_gpu_sums *tc_cuda_result_sums(const tc_dev_cuda *c)
 {
@@ -208,9 +191,8 @@ void tc_cuda_page_load(tc_dev *dev, uint32_t page, const void *host);
 void tc_cuda_slot_copy(tc_dev *dev, uint32_t from, uint32_t to);
 void tc_cuda_slot_save(tc_dev *dev, uint32_t slot, void *host);
 void tc_cuda_slot_load(tc_dev *dev, uint32_t slot, const void *host);
-// The KV pool: bytes that its range takes at most; its range, all of it; memory for so many pages
-// (tc_dev_ops.pages_back); all of it away; bytes that it may still take.
-uint64_t tc_cuda_kv_bytes(const tc_cuda_options *o);
+// The KV pool: its range, all of it; memory for so many pages (tc_dev_ops.pages_back); all of it away; bytes
+// that it may still take.
 tc_status tc_cuda_kv_open(tc_dev_cuda *c, tc_error *e);
 uint32_t tc_cuda_kv_back(tc_dev *dev, uint32_t pages);
 void tc_cuda_kv_close(tc_dev_cuda *c);

@@ -142,19 +142,20 @@ static tc_status take_staging(tc_dev_cuda *c, tc_error *e)
 {
     hot_experts *h = &c->hot;
     const tc_store_info *info = h->info;
-    uint64_t pairs = (uint64_t)c->o.tokens_max * info->top_k;
-    h->stage = tc_cuda_take(c, TC_MEM_SCRATCH, STAGES * STAGE_EXPERTS * h->slot_bytes);
+    const tc_cuda_staging bytes =
+        tc_cuda_staging_of(info->experts, info->top_k, info->units, h->slot_bytes, c->o.tokens_max);
+    h->stage = tc_cuda_take(c, TC_MEM_SCRATCH, bytes.stage);
     if (!h->stage) return tc_fail(e, TC_BUDGET, "cuda: no room to stream experts");
     for (int i = 0; i < STAGES; i++) {
         CHECK(c, cudaEventCreateWithFlags(&h->stage_full[i], cudaEventDisableTiming));
         CHECK(c, cudaEventCreateWithFlags(&h->stage_free[i], cudaEventDisableTiming));
     }
-    h->pairs.begin = tc_cuda_take(c, TC_MEM_SCRATCH, (info->experts + 1) * 4);
-    h->pairs.fill = tc_cuda_take(c, TC_MEM_SCRATCH, info->experts * 4);
-    h->pairs.token = tc_cuda_take(c, TC_MEM_SCRATCH, pairs * 4);
-    h->pairs.weight = tc_cuda_take(c, TC_MEM_SCRATCH, pairs * 4);
-    h->h_rounded = tc_cuda_take(c, TC_MEM_SCRATCH, pairs * info->units * TC_GPU_ROW_BYTES);
-    h->h_scale = tc_cuda_take(c, TC_MEM_SCRATCH, pairs * info->units * 4);
+    h->pairs.begin = tc_cuda_take(c, TC_MEM_SCRATCH, bytes.pair_begin);
+    h->pairs.fill = tc_cuda_take(c, TC_MEM_SCRATCH, bytes.pair_fill);
+    h->pairs.token = tc_cuda_take(c, TC_MEM_SCRATCH, bytes.pair_token);
+    h->pairs.weight = tc_cuda_take(c, TC_MEM_SCRATCH, bytes.pair_weight);
+    h->h_rounded = tc_cuda_take(c, TC_MEM_SCRATCH, bytes.h_rounded);
+    h->h_scale = tc_cuda_take(c, TC_MEM_SCRATCH, bytes.h_scale);
     if (!h->pairs.begin || !h->pairs.fill || !h->pairs.token || !h->pairs.weight || !h->h_rounded ||
         !h->h_scale)
         return tc_fail(e, TC_BUDGET, "cuda: no room for the pairs of %u tokens", c->o.tokens_max);

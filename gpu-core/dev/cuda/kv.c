@@ -56,11 +56,6 @@ static CUmemAllocationProp memory_of(const tc_dev_cuda *c)
                                  .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = (int)c->o.ordinal}};
 }
 
-uint64_t tc_cuda_kv_bytes(const tc_cuda_options *o)
-{
-    return tc_dev_page_bytes(&o->geometry) * o->geometry.pages;
-}
-
 uint64_t tc_cuda_kv_owed_bytes(const tc_dev_cuda *c)
 {
     return c->kv_range.parts ? c->kv_range.bytes - c->kv_range.backed_bytes : 0;

@@ -430,6 +430,27 @@ static void test_footprints(void **state)
 
 // ---- plans ----
 
+// A model of what cores say: batches as large as a 32nd of the memory that holds them allows, and the
+// context.
+typedef struct sizes {
+    uint64_t position_bytes, state_bytes, token_bytes;
+} sizes;
+
+static void needs(const void *arg, uint32_t context, uint32_t users, uint64_t vram, uint64_t ram,
+                  tc_plan_needs *ret)
+{
+    const sizes *s = arg;
+    uint32_t tokens = context < 2048 ? context : 2048;
+    while (tokens > 256 && tokens * s->token_bytes > (vram ? vram : ram) / 32) tokens /= 2;
+    *ret = (tc_plan_needs){.kv_bytes = s->position_bytes * context * users,
+                           .state_bytes = s->state_bytes * users,
+                           .scratch_bytes = tokens * s->token_bytes,
+                           .driver_bytes = vram ? 900 << 20 : 0,
+                           .host_scratch_bytes = vram ? tokens * 4096ull : 0,
+                           .constraints_bytes = 128 << 20,
+                           .batch_tokens = tokens};
+}
+
 static void check_plan(const tc_plan_input *in)
 {
     tc_error e;
@@ -446,8 +467,10 @@ static void check_plan(const tc_plan_input *in)
         assert_true(again.fits);
         return;
     }
-    uint64_t device = p.dense_bytes + p.kv_bytes + p.state_bytes + p.scratch_bytes;
-    uint64_t host = p.experts_bytes + p.programs_bytes + p.prefix_bytes + p.ram_left_bytes;
+    const tc_plan_needs *n = &p.needs;
+    uint64_t device = p.dense_bytes + n->kv_bytes + n->state_bytes + n->scratch_bytes + n->driver_bytes;
+    uint64_t host = p.experts_bytes + n->host_scratch_bytes + n->constraints_bytes + p.programs_bytes +
+                    p.prefix_bytes + p.ram_left_bytes;
     if (in->vram_bytes)
         assert_true(device + p.hot_bytes + p.vram_left_bytes == in->vram_bytes && host == in->ram_bytes);
     else
@@ -461,11 +484,14 @@ static void test_plans(void **state)
     (void)state;
     srand(23);
     for (int i = 0; i < 20000; i++) {
+        const sizes s = {.position_bytes = (uint64_t)rand() % 200000,
+                         .state_bytes = (uint64_t)rand() % 200000000,
+                         .token_bytes = (uint64_t)rand() % 400000};
         const tc_plan_input in = {.dense_bytes = (uint64_t)rand() << rand() % 5,
                                   .expert_bytes = 1 + (uint64_t)rand() % 20000000,
                                   .experts = (uint64_t)rand() % 30000,
-                                  .kv_position_bytes = (uint64_t)rand() % 200000,
-                                  .state_bytes = (uint64_t)rand() % 200000000,
+                                  .needs = needs,
+                                  .arg = &s,
                                   .token_dense_bytes = 1 + (uint64_t)rand(),
                                   .token_expert_bytes = (uint64_t)rand(),
                                   .max_positions = 1 << 18,
@@ -478,11 +504,12 @@ static void test_plans(void **state)
         check_plan(&in);
     }
     // What this is for: 80 billion parameters, 14 GiB and 90 GiB.
+    const sizes s = {.position_bytes = 24576, .state_bytes = 77000000, .token_bytes = 200000};
     const tc_plan_input in = {.dense_bytes = 2ull << 30,
                               .expert_bytes = 1622016,
                               .experts = 24576,
-                              .kv_position_bytes = 24576,
-                              .state_bytes = 77000000,
+                              .needs = needs,
+                              .arg = &s,
                               .token_dense_bytes = 1200000000,
                               .token_expert_bytes = 778567680,
                               .max_positions = 262144,
@@ -496,7 +523,7 @@ static void test_plans(void **state)
     tc_error e;
     tc_memory_plan p;
     assert_int_equal(tc_plan_memory(&in, &p, &e), TC_OK);
-    assert_true(p.fits && p.hot_experts > 4000 && p.hot_experts < 8000);
+    assert_true(p.fits && p.needs.batch_tokens == 2048 && p.hot_experts > 4000 && p.hot_experts < 8000);
 }
 
 static int make_folder(void **state)
