@@ -7,7 +7,7 @@
 
 #include <math.h>
 
-enum { TOKENS_MAX = 4, PREFETCH_BYTES = 4096 };
+enum { TOKENS_MAX = 4, PREFETCH_BYTES = 4096, PREFETCH_FAR_BYTES = 8192 };
 
 typedef struct sums {
     __m512 part[4];
@@ -102,17 +102,26 @@ INLINE void two_columns(const char *data, tc_matrix_type type, uint32_t c, __m51
     out[1] = dense_column(data, type, c + 1);
 }
 
+// The next four columns' share of what comes later, into the second cache. One token: every other line is
+// enough, and more is slower; several want each line, and farther ahead.
+INLINE void prefetch_dense(const char *at, const uint32_t bytes, const int T)
+{
+    for (uint32_t i = 0; i<bytes; i += T> 1 ? 64 : 128)
+        _mm_prefetch(at + i + (T > 1 ? PREFETCH_FAR_BYTES : PREFETCH_BYTES), _MM_HINT_T1);
+}
+
 INLINE void panel_dense(const tc_matrix *w, uint32_t panel, const float *const *x, const int T,
                         const tc_matrix_type type, __m512 *out)
 {
     const char *data = tc_panel_data(w, panel);
+    const uint32_t bytes = type == TC_M_F32 ? 64 : 32; // of a column
     sums s[TOKENS_MAX];
     uint32_t c = 0;
     for (int t = 0; t < T; t++)
         for (int i = 0; i < 4; i++) s[t].part[i] = _mm512_setzero_ps();
     for (; c + 4 <= w->cols; c += 4) {
         __m512 v[4];
-        _mm_prefetch(data + (size_t)c * 32 + PREFETCH_BYTES, _MM_HINT_T0);
+        prefetch_dense(data + (size_t)c * bytes, 4 * bytes, T);
         two_columns(data, type, c, v);
         two_columns(data, type, c + 2, v + 2);
 #pragma GCC unroll 4

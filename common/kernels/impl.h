@@ -118,6 +118,14 @@ typedef struct tc_fast_part {
     bool tiles;
 } tc_fast_part;
 
+// What a TC_FAST table has for BF16 matrices where the CPU multiplies bfloat16.
+typedef struct tc_bf16_part {
+    tc_matmul_fn *matmul;
+    tc_matmul_fixed_fn *matmul_fixed;
+    void (*round)(const float *x, uint32_t cols, const tc_rounded_row *ret);
+} tc_bf16_part;
+
+extern const tc_bf16_part tc_bf16_avx512, tc_bf16_amx;
 extern const tc_fast_part tc_fast_scalar;
 extern const tc_fast_part tc_fast_avx2, tc_fast_avx512, tc_fast_avx512vnni, tc_fast_amx;
 void tc_silu_mul_plain(const float *gate, const float *up, float *out, uint32_t n); // the vectors' bits

@@ -15,6 +15,7 @@ typedef struct isa {
     const tc_kernels *table;
     const tc_fast_part *fast;
     bool (*available)(void);
+    const tc_bf16_part *(*bf16)(void); // NULL, or what it returns is: as in FLOAT
 } isa;
 
 static bool always(void)
@@ -55,6 +56,27 @@ static bool has_amx(void)
     if (!has_avx512vnni() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
     return (d & TILE_BIT) && (d & INT8_BIT) && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
+
+static bool has_avx512bf16(void)
+{
+    enum { BF16_BIT = 1 << 5 };
+    unsigned a, b, c, d;
+    return has_avx512vnni() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & BF16_BIT);
+}
+
+static const tc_bf16_part *bf16_of_avx512(void)
+{
+    return has_avx512bf16() ? &tc_bf16_avx512 : NULL;
+}
+
+// A CPU may have tiles of integers only.
+static const tc_bf16_part *bf16_of_amx(void)
+{
+    enum { BF16_BIT = 1 << 22 };
+    unsigned a, b, c, d;
+    if (!has_avx512bf16() || !has_amx()) return bf16_of_avx512();
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & BF16_BIT) ? &tc_bf16_amx : &tc_bf16_avx512;
+}
 #endif
 
 static const isa isas[] = {
@@ -63,7 +85,8 @@ static const isa isas[] = {
     {"avx2", &tc_kernels_avx2, &tc_fast_avx2, has_avx2},
     {"avx512", &tc_kernels_avx512, &tc_fast_avx512, has_avx512},
     {"avx512vnni", &tc_kernels_avx512, &tc_fast_avx512vnni, has_avx512vnni},
-    {"amx", &tc_kernels_avx512, &tc_fast_amx, has_amx},
+    {"avx512bf16", &tc_kernels_avx512, &tc_fast_avx512vnni, has_avx512bf16, bf16_of_avx512},
+    {"amx", &tc_kernels_avx512, &tc_fast_amx, has_amx, bf16_of_amx},
 #endif
 };
 
@@ -86,6 +109,12 @@ static void fill_tables(void)
         }
         fast->round = isas[i].fast->round;
         fast->tiles = isas[i].fast->tiles;
+        const tc_bf16_part *bf16 = isas[i].bf16 ? isas[i].bf16() : NULL;
+        if (bf16) {
+            fast->matmul[TC_M_BF16] = bf16->matmul;
+            fast->matmul_fixed[TC_M_BF16] = bf16->matmul_fixed;
+            fast->round_bf16 = bf16->round;
+        }
         if (i == 0) fast->silu_mul = tc_silu_mul_plain;
     }
 }
@@ -111,5 +140,5 @@ tc_status tc_kernels_get(tc_precision precision, const char *name, const tc_kern
         }
         if (name) return tc_fail(e, TC_UNSUPPORTED, "isa %s: this CPU lacks it", name);
     }
-    return tc_fail(e, TC_ARGUMENT, "isa %s: not one of scalar avx2 avx512 avx512vnni amx", name);
+    return tc_fail(e, TC_ARGUMENT, "isa %s: not one of scalar avx2 avx512 avx512vnni avx512bf16 amx", name);
 }

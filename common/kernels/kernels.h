@@ -10,11 +10,13 @@
 // FLOAT: levels are multiplied first and a block's scale is applied to its sum; float32 throughout; per-ISA.
 // FAST:  4- and 8-bit matrices meet activations rounded to 11 bits (a scale for each 64 columns) in integer
 // dot
-//        products, code books in 127 steps a side; other matrices as in FLOAT. Every ISA gives the same bits
-//        for 4- and 8-bit matrices:
+//        products, code books in 127 steps a side. Every ISA gives the same bits for 4- and 8-bit matrices:
 //          y[r] = step * sum over the groups g of a row, in order, of fma((float) dot_g(code, q), scale[r][g]
 //          * x_scale, .)
 //        Eight bits would halve the products and cost three times the divergence (docs/PERFORMANCE.md).
+//        Other matrices as in FLOAT, but where the CPU multiplies bfloat16 (avx512bf16, amx) BF16 ones meet
+//        activations rounded to bfloat16, as the reference implementations have them. Not those that say
+//        `unrounded`.
 typedef enum tc_precision { TC_EXACT, TC_FLOAT, TC_FAST } tc_precision;
 const char *tc_precision_name(tc_precision precision); // "exact", "float", "fast"
 
@@ -45,7 +47,9 @@ typedef struct tc_rounded_row {
     int8_t *low;   // [cols] in [-8, 7]
     float *scale;  // [cols / 64]; NaN where the span holds a number that is not finite
     int32_t *bias; // [cols / 32] -128 * the sum of 32 q: weights are kept as code + 128 where they meet them
-    int16_t *wide; // [cols] q itself, each four columns in the order 0 2 1 3: set and used by AVX2 only
+    // [cols] AVX2: q itself, each four columns in the order 0 2 1 3. Where bfloat16 is multiplied: the row in
+    // it (round_bf16), and none of the rest need be set.
+    int16_t *wide;
 } tc_rounded_row;
 
 static inline size_t tc_rounded_bytes(uint32_t cols) // a multiple of 64
@@ -65,6 +69,7 @@ static inline tc_rounded_row tc_rounded_at(void *memory, uint32_t cols)
 typedef struct tc_rows {
     const float *const *f32;
     const tc_rounded_row *rounded;
+    bool bf16; // `wide` of the rounded rows holds bfloat16. Not needed: a kernel that wants it makes its own
 } tc_rows;
 
 // Kernels. x and y[t] have rows of cols and rows numbers (64-byte aligned by preference, not need).
@@ -82,7 +87,7 @@ typedef bool tc_matmul_fixed_sum_fn(const tc_matrix *w, uint32_t count, uint32_t
                                     const tc_rows *x, const float *scale, uint32_t n, int64_t *const *acc);
 
 typedef struct tc_kernels {
-    const char *name; // "exact", "scalar", "avx2", "avx512", "avx512vnni", "amx"
+    const char *name; // "exact", "scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"
     tc_matmul_fn *matmul[TC_M_TYPES];
     tc_matmul_fixed_fn *matmul_fixed[TC_M_TYPES];
     // Rounds `cols` (a multiple of 64) activations. NULL: these kernels do not want them so.
@@ -92,20 +97,28 @@ typedef struct tc_kernels {
     void (*silu_mul)(const float *gate, const float *up, float *out, uint32_t n);
     float (*dot)(const float *a, const float *b, uint32_t n);
     void (*axpy)(float alpha, const float *x, float *y, uint32_t n); // y += alpha * x
-    tc_matmul_fixed_sum_fn *matmul_fixed_sum[TC_M_TYPES]; // NULL: one after the other is as good
+    tc_matmul_fixed_sum_fn *matmul_fixed_sum[TC_M_TYPES];            // NULL: one after the other is as good
+    // Rounds activations of BF16 matrices (ret->wide; cols a multiple of 64). NULL: they are not rounded.
+    void (*round_bf16)(const float *x, uint32_t cols, const tc_rounded_row *ret);
 } tc_kernels;
 
 // out[i] = g * sigmoid(alpha * g) * (u + 1), g = min(gate[i], limit), u = up[i] cut to +- limit; out may be
 // gate. Plain C for every precision and ISA: the same bits everywhere.
 void tc_clamped_mul(const float *gate, const float *up, float alpha, float limit, float *out, uint32_t n);
 
-// ISA names in rising order: "scalar", "avx2", "avx512", "avx512vnni", "amx". isa NULL: the best this CPU
-// has. A named ISA that the CPU lacks is TC_UNSUPPORTED. TC_EXACT ignores isa. The table is static.
+// ISA names in rising order: "scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx". isa NULL: the
+// best this CPU has. A named ISA that the CPU lacks is TC_UNSUPPORTED. TC_EXACT ignores isa. The table is
+// static.
 tc_status tc_kernels_get(tc_precision precision, const char *isa, const tc_kernels **ret, tc_error *e);
 
 static inline bool tc_wants_rounded(const tc_kernels *k, tc_matrix_type type)
 {
     return k->round && (type == TC_M_Q4 || type == TC_M_Q8);
+}
+
+static inline bool tc_wants_bf16(const tc_kernels *k, const tc_matrix *w)
+{
+    return k->round_bf16 && w->form.type == TC_M_BF16 && !w->unrounded && w->cols % TC_SPAN_COLS == 0;
 }
 
 static inline void tc_matmul(const tc_kernels *k, const tc_matrix *w, uint32_t p0, uint32_t p1,

@@ -118,6 +118,24 @@ __attribute__((target("avx512f,avx512vnni"))) static uint32_t run_vnni(uint64_t 
     return (uint32_t)_mm512_reduce_add_epi32(sum[0]);
 }
 
+static bool has_avx512_bf16(void)
+{
+    enum { EAX_BF16 = 1 << 5 };
+    unsigned a, b, c, d;
+    return has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & EAX_BF16);
+}
+
+__attribute__((target("avx512f,avx512bw,avx512bf16"))) static uint32_t run_avx512_bf16(uint64_t rounds)
+{
+    __m512 sum[SUMS];
+    __m512bh a = (__m512bh)_mm512_set1_epi32(0x3f7f3f7f), b = (__m512bh)_mm512_set1_epi32(0x3f003f00);
+    for (int i = 0; i < SUMS; i++) sum[i] = _mm512_set1_ps((float)i);
+    for (uint64_t r = 0; r < rounds; r++)
+        for (int i = 0; i < SUMS; i++) sum[i] = _mm512_dpbf16_ps(sum[i], a, b);
+    for (int i = 1; i < SUMS; i++) sum[0] = _mm512_add_ps(sum[0], sum[i]);
+    return (uint32_t)_mm512_cvtss_f32(sum[0]);
+}
+
 // ---- AMX: tiles of 16 rows of 64 bytes ----
 
 enum {
@@ -210,6 +228,7 @@ static const unit units[] = {
     {"avx512 fma", false, has_avx512, run_avx512_float, SUMS * 16 * 2},
     {"avx512 maddubs", true, has_avx512, run_avx512_int8, SUMS * 64 * 2},
     {"avx512 vnni", true, has_vnni, run_vnni, SUMS * 64 * 2},
+    {"avx512 bf16", false, has_avx512_bf16, run_avx512_bf16, SUMS * 32 * 2},
     {"amx bf16", false, has_amx_bf16, run_amx_bf16, AMX_BF16_OPS},
     {"amx int8", true, has_amx_int8, run_amx_int8, AMX_INT8_OPS},
 #endif

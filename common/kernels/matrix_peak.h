@@ -5,7 +5,7 @@
 
 #include "common/base/team.h"
 
-enum { TC_PEAK_UNITS_MAX = 8 };
+enum { TC_PEAK_UNITS_MAX = 9 };
 
 typedef struct tc_peak_unit {
     const char *name; // "avx2 maddubs", "amx int8", ...

@@ -47,6 +47,7 @@ typedef struct tc_matrix {
     int8_t
         fast[16]; // Q4: the code book of TC_FAST, each in [-127, 127]: levels[i] is about fast[i] * fast_step
     float fast_step;
+    bool unrounded;      // TC_FAST leaves its activations in float32 where it would round them to bfloat16
     float nested_offset; // of the nested table and below 256 its phase, for those who cannot look into `data`
     uint32_t nested_phase; // (set where a device keeps it)
     const void *data;

@@ -29,6 +29,7 @@ typedef struct load_item {
     float **vector;
     tc_output head; // matrices: made into this first
     bool table;     // only rows of it are read
+    bool router;
 } load_item;
 
 typedef struct loader {
@@ -140,6 +141,7 @@ static void list_mlp(loader *l, uint32_t n, tc_layer_weights *w)
         return;
     }
     add_matrix(l, TC_ROUTER, n, &w->router);
+    l->items[l->count - 1].router = true;
     if (l->desc->router_bias) add_bias(l, TC_ROUTER, n, &w->router_bias);
     if (l->desc->router_correction)
         add(l, ITEM_VECTOR, TC_ROUTER_CORRECTION, n, "", NULL, &w->router_correction);
@@ -251,6 +253,7 @@ static tc_status load_matrix(loader *l, const load_item *item, tc_error *e)
         status = dev->ops->table(dev, &weight, item->matrix, e);
     else if (status == TC_OK)
         status = dev->ops->matrix(dev, &weight, int8 ? &eight_bits : NULL, item->matrix, e);
+    item->matrix->unrounded = item->router; // a rounded one may choose other experts
     if (status == TC_OK)
         atomic_fetch_add(&l->bytes,
                          tc_matrix_bytes(&item->matrix->form, item->matrix->rows, item->matrix->cols));

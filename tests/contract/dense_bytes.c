@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows: what `plan`, `inspect` and the core's own budget say of dense weights is what a core holds once it
-// has loaded them, to the byte, for every family, stored form and head. Usage: MODEL_DIR...
+// has loaded them, to the byte, for every family, stored form and head; and that the kernels are told which
+// of its matrices are routers. Usage: MODEL_DIR...
 #include "common/base/team.h"
 #include "common/model/dense.h"
 #include "gpu-core/dev/dev.h"
@@ -38,6 +39,11 @@ static void check(const tc_checkpoint *c, const char *model, tc_team *team, tc_o
     if (told != weights->bytes)
         fail_msg("%s, head %s: %llu bytes are told, %llu are held", model, head, (unsigned long long)told,
                  (unsigned long long)weights->bytes);
+    for (uint32_t l = 0; l < weights->desc->layers; l++) {
+        const tc_layer_weights *layer = &weights->layer[l];
+        if (layer->router.unrounded != layer->moe || layer->o.unrounded || layer->dn_out.unrounded)
+            fail_msg("%s: layer %u: not its router alone is marked as one", model, l);
+    }
     tc_weights_free(weights);
     tc_dev_free(dev);
 }

@@ -3,6 +3,7 @@
 // double, and that a token's result depends on its own session's past only: prompts cut anywhere give the
 // same bits. Instantiated for every device and kernel table this machine can run.
 #include "common/base/team.h"
+#include "common/model/dtype.h"
 #include "gpu-core/dev/cuda_library.h"
 #include "tests/contract/fixture.h"
 
@@ -201,6 +202,52 @@ static void test_quantised_matmul(void **state)
     clear(f);
     tc_weight_free(&weight);
     void *all[] = {x, bias, y, expected, data, rounded};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) tc_free(all[i]);
+}
+
+// A 16-bit matrix beside a 4-bit one on the same input: each meets the activations in its own form.
+static void test_half_matmul(void **state)
+{
+    fixture *f = *state;
+    enum { N = 37, ROWS = 50, COLS = 192 };
+    float *x = random_floats(N * COLS), *y = random_floats(2 * N * ROWS),
+          *values = random_floats(ROWS * COLS);
+    uint16_t *half = tc_alloc(TC_MEM_OTHER, ROWS * COLS, sizeof *half);
+    for (int i = 0; i < ROWS * COLS; i++) {
+        half[i] = tc_float_to_bf16(values[i]);
+        values[i] = tc_bf16_to_float(half[i]);
+    }
+    tc_weight weights[2] = {
+        {.rows = ROWS, .cols = COLS, .dtype = TC_BF16, .data = half},
+        {.rows = ROWS, .cols = COLS, .dtype = TC_F32, .data = random_floats(ROWS * COLS)}};
+    tc_matrix m[2];
+    tc_error e;
+    assert_int_equal(tc_weight_quantise_nf4(&weights[1], &e), TC_OK);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(f->dev->ops->matrix(f->dev, &weights[i], NULL, &m[i], &e), TC_OK);
+    assert_int_equal(m[0].form.type, TC_M_BF16);
+    float *px = put(f, x, N * COLS * sizeof *x), *py = put(f, y, 2 * N * ROWS * sizeof *y);
+    for (uint32_t count = 1; count <= 2; count++) { // alone, and in company
+        const tc_matmul_job jobs[2] = {{&m[0], px, COLS, py, ROWS, NULL},
+                                       {&m[1], px, COLS, py + N * ROWS, ROWS, NULL}};
+        for (int i = 0; i < N * ROWS; i++) y[i] = NAN;
+        f->dev->ops->upload(f->dev, py, y, N * ROWS * sizeof *y);
+        f->dev->ops->matmul(f->dev, jobs, count, N);
+        back(f, y, py, N * ROWS * sizeof *y);
+        for (int i = 0; i < N * ROWS; i++) {
+            double sum = 0, scale = 0;
+            for (int c = 0; c < COLS; c++) {
+                double v = (double)values[i % ROWS * COLS + c] * x[i / ROWS * COLS + c];
+                sum += v;
+                scale += fabs(v);
+            }
+            if (!(fabs(y[i] - sum) <= scale * 0x1p-8)) fail_msg("element %d: %g is not %g", i, y[i], sum);
+        }
+    }
+    for (int i = 0; i < 2; i++) f->dev->ops->release(f->dev, (void *)m[i].data);
+    clear(f);
+    tc_weight_free(&weights[1]);
+    void *all[] = {x, y, values, half};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) tc_free(all[i]);
 }
 
@@ -638,6 +685,7 @@ int main(int argc, char **argv)
             cmocka_unit_test_prestate(test_rmsnorm, &current),
             cmocka_unit_test_prestate(test_matmul_with_bias, &current),
             cmocka_unit_test_prestate(test_quantised_matmul, &current),
+            cmocka_unit_test_prestate(test_half_matmul, &current),
             cmocka_unit_test_prestate(test_route, &current),
             cmocka_unit_test_prestate(test_combine, &current),
             cmocka_unit_test_prestate(test_bytes, &current),

@@ -7,6 +7,7 @@
 #include "common/kernels/bandwidth.h"
 #include "common/kernels/kernels.h"
 #include "common/model/dtype.h"
+#include "tests/kernels/amx_table.h"
 #include "tests/support/cmocka_all.h"
 
 #include <math.h>
@@ -85,14 +86,14 @@ typedef struct subject {
 // Nested ones: a row in one nested block, rows that cross its border, a single span. Many rows, and columns
 // on both sides of 8192: where kernels go over to another form (fast_avx2.c).
 static const shape shapes[] = {
-    {TC_M_Q4, 16, 64, 64, false},  {TC_M_Q4, 70, 320, 64, false},  {TC_M_Q4, 33, 128, 32, false},
-    {TC_M_Q4, 1, 64, 64, false},   {TC_M_Q4, 48, 256, 128, false}, {TC_M_Q4, 70, 256, 64, true},
-    {TC_M_Q4, 70, 320, 64, true},  {TC_M_Q4, 61, 64, 64, true},    {TC_M_Q8, 70, 320, 0, false},
-    {TC_M_Q8, 16, 64, 0, false},   {TC_M_BF16, 16, 1, 0, false},   {TC_M_BF16, 70, 65, 0, false},
-    {TC_M_BF16, 7, 319, 0, false}, {TC_M_BF16, 32, 320, 0, false}, {TC_M_F16, 33, 66, 0, false},
-    {TC_M_F16, 16, 320, 0, false}, {TC_M_F32, 70, 63, 0, false},   {TC_M_F32, 5, 2, 0, false},
-    {TC_M_F32, 32, 320, 0, false}, {TC_M_Q4, 200, 128, 64, true},  {TC_M_Q4, 17, 8192, 64, false},
-    {TC_M_Q4, 17, 8256, 64, true},
+    {TC_M_Q4, 16, 64, 64, false},  {TC_M_Q4, 70, 320, 64, false},   {TC_M_Q4, 33, 128, 32, false},
+    {TC_M_Q4, 1, 64, 64, false},   {TC_M_Q4, 48, 256, 128, false},  {TC_M_Q4, 70, 256, 64, true},
+    {TC_M_Q4, 70, 320, 64, true},  {TC_M_Q4, 61, 64, 64, true},     {TC_M_Q8, 70, 320, 0, false},
+    {TC_M_Q8, 16, 64, 0, false},   {TC_M_BF16, 16, 1, 0, false},    {TC_M_BF16, 70, 65, 0, false},
+    {TC_M_BF16, 7, 319, 0, false}, {TC_M_BF16, 32, 320, 0, false},  {TC_M_F16, 33, 66, 0, false},
+    {TC_M_F16, 16, 320, 0, false}, {TC_M_F32, 70, 63, 0, false},    {TC_M_F32, 5, 2, 0, false},
+    {TC_M_F32, 32, 320, 0, false}, {TC_M_Q4, 200, 128, 64, true},   {TC_M_Q4, 17, 8192, 64, false},
+    {TC_M_Q4, 17, 8256, 64, true}, {TC_M_BF16, 17, 8256, 0, false},
 };
 
 enum { SHAPES = sizeof shapes / sizeof *shapes };
@@ -117,6 +118,7 @@ static void make_inputs(const subject *s, problem *p)
         p->q8[t] = tc_rounded_at(p->q8_memory + (size_t)t * tc_rounded_bytes(COLS_MAX), cols);
         for (uint32_t c = 0; c < cols; c++) p->x[t][c] = noise();
         if (t == 1) memset(p->x[t], 0, sizeof p->x[t]); // nothing to scale by
+        if (cols < COLS_MAX) p->x[t][cols] = NAN;       // nobody's
         if (tc_wants_rounded(s->k, p->m.form.type)) s->k->round(p->x[t], cols, &p->q8[t]);
     }
     p->rows = (tc_rows){p->f32, p->q8};
@@ -146,12 +148,24 @@ static void free_problem(problem *p)
     tc_free(p->q8_memory);
 }
 
-// Sum in double, and the sum of magnitudes that its error is measured against.
-static double expected(const problem *p, uint32_t t, uint32_t r, double *ret_scale)
+// To nearest, ties to even.
+static float rounded_to_bf16(float v)
 {
+    uint32_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+    memcpy(&v, &bits, sizeof bits);
+    return v;
+}
+
+// Sum in double, and the sum of magnitudes that its error is measured against.
+static double expected(const subject *s, const problem *p, uint32_t t, uint32_t r, double *ret_scale)
+{
+    const bool rounded = s->k->round_bf16 && p->m.form.type == TC_M_BF16 && !p->m.unrounded;
     double sum = 0, scale = 1e-9;
     for (uint32_t c = 0; c < p->m.cols; c++) {
-        double v = (double)p->values[(size_t)r * p->m.cols + c] * p->x[t][c];
+        const float x = rounded ? rounded_to_bf16(p->x[t][c]) : p->x[t][c];
+        double v = (double)p->values[(size_t)r * p->m.cols + c] * x;
         sum += v;
         scale += fabs(v);
     }
@@ -189,7 +203,7 @@ static void test_matmul(void **state)
         for (uint32_t t = 0; t < N_MAX; t++) {
             assert_true(whole[t][sh->rows] == 12345); // nothing past the last row
             for (uint32_t r = 0; r < sh->rows; r++) {
-                double scale, sum = expected(&p, t, r, &scale), error = fabs(whole[t][r] - sum) / scale;
+                double scale, sum = expected(s, &p, t, r, &scale), error = fabs(whole[t][r] - sum) / scale;
                 if (!(error <= bound(s, sh)))
                     fail_msg("shape %zu token %u row %u: error %.3g", i, t, r, error);
             }
@@ -445,8 +459,9 @@ static void test_sums_of_units(void **state)
 // Many tokens meet weights that were unpacked once: the bits of one token alone.
 static void test_crowds(void **state)
 {
-    static const shape kinds[] = {
-        {TC_M_Q4, 33, 1088, 64, true}, {TC_M_Q4, 16, 1088, 32, false}, {TC_M_Q8, 33, 576, 0, false}};
+    static const shape kinds[] = {{TC_M_Q4, 33, 1088, 64, true}, {TC_M_Q4, 16, 1088, 32, false},
+                                  {TC_M_Q8, 33, 576, 0, false},  {TC_M_BF16, 33, 1088, 0, false},
+                                  {TC_M_BF16, 70, 33, 0, false}, {TC_M_BF16, 16, 8000, 0, false}};
     const subject *s = *state;
     static crowd c;
     for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
@@ -463,6 +478,83 @@ static void test_crowds(void **state)
         }
         free_crowd(&c);
     }
+}
+
+// Rows that were rounded before the call give the bits of those that the kernel rounds itself; those of a
+// matrix that says so, and of one wider than the kernel takes, are not rounded at all.
+static void test_bf16_rows(void **state)
+{
+    static const shape kinds[] = {{TC_M_BF16, 33, 320, 0, false}, {TC_M_BF16, 70, 64, 0, false}};
+    const subject *s = *state;
+    const tc_kernels *unrounded;
+    tc_error e;
+    static crowd c;
+    static float whole[CROWD_MAX][ROWS_MAX], other[CROWD_MAX][ROWS_MAX];
+    float *y[CROWD_MAX], *z[CROWD_MAX];
+    if (!s->k->round_bf16) return;
+    assert_int_equal(tc_kernels_get(TC_FLOAT, "avx512", &unrounded, &e), TC_OK);
+    for (uint32_t t = 0; t < CROWD_MAX; t++) {
+        y[t] = whole[t];
+        z[t] = other[t];
+    }
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        const shape *sh = &kinds[k];
+        const uint32_t panels = tc_panels(sh->rows);
+        make_crowd(s, sh, &c);
+        assert_true(tc_wants_bf16(s->k, &c.w[0]));
+        for (uint32_t t = 0; t < CROWD_MAX; t++) s->k->round_bf16(c.f32[0][t], sh->cols, &c.rounded[0][t]);
+        const tc_rows given = {c.x[0].f32, c.rounded[0], true};
+        tc_rounded_row backwards[CROWD_MAX]; // not at one distance, as tiles want them
+        for (uint32_t t = 0; t < CROWD_MAX; t++) backwards[t] = c.rounded[0][CROWD_MAX - 1 - t];
+        float *from_last[CROWD_MAX], *const *last = from_last;
+        const float *f32_backwards[CROWD_MAX];
+        for (uint32_t n = 1; n <= CROWD_MAX; n += n < 40 ? 1 : 31) {
+            tc_matmul(s->k, &c.w[0], 0, panels, &c.x[0], n, y);
+            tc_matmul(s->k, &c.w[0], 0, panels, &given, n, z);
+            for (uint32_t t = 0; t < n; t++) assert_memory_equal(y[t], z[t], sh->rows * sizeof(float));
+        }
+        for (uint32_t t = 0; t < CROWD_MAX; t++) {
+            f32_backwards[t] = c.f32[0][CROWD_MAX - 1 - t];
+            from_last[t] = other[CROWD_MAX - 1 - t];
+        }
+        const tc_rows turned = {f32_backwards, backwards, true};
+        tc_matmul(s->k, &c.w[0], 0, panels, &c.x[0], CROWD_MAX, y);
+        tc_matmul(s->k, &c.w[0], 0, panels, &turned, CROWD_MAX, last);
+        for (uint32_t t = 0; t < CROWD_MAX; t++) assert_memory_equal(y[t], z[t], sh->rows * sizeof(float));
+        tc_matrix whole_input = c.w[0];
+        whole_input.unrounded = true;
+        assert_false(tc_wants_bf16(s->k, &whole_input));
+        tc_matmul(s->k, &whole_input, 0, panels, &given, CROWD_MAX, y);
+        tc_matmul(unrounded, &whole_input, 0, panels, &given, CROWD_MAX, z);
+        for (uint32_t t = 0; t < CROWD_MAX; t++) assert_memory_equal(y[t], z[t], sh->rows * sizeof(float));
+        free_crowd(&c);
+    }
+}
+
+static void test_wide_bf16(void **state)
+{
+    enum { COLS = 100000, ROWS = 16 };
+    const subject *s = *state;
+    const tc_kernels *unrounded;
+    tc_error e;
+    if (!s->k->round_bf16) return;
+    assert_int_equal(tc_kernels_get(TC_FLOAT, "avx512", &unrounded, &e), TC_OK);
+    uint16_t *data = tc_alloc(TC_MEM_OTHER, (size_t)COLS * ROWS + 4096, sizeof *data);
+    float *x = tc_alloc(TC_MEM_OTHER, COLS, sizeof *x), one[ROWS], two[ROWS], *y = one, *z = two;
+    int64_t own[ROWS] = {0}, theirs[ROWS] = {0}, *acc = own, *expected_acc = theirs;
+    for (size_t i = 0; i < (size_t)COLS * ROWS; i++) data[i] = bf16(noise());
+    for (uint32_t i = 0; i < COLS; i++) x[i] = noise();
+    const tc_matrix m = {.form = {TC_M_BF16, 0, 0}, .rows = ROWS, .cols = COLS, .data = data};
+    const float *f32 = x, scale = 0.5f;
+    const tc_rows rows = {&f32, NULL, false};
+    tc_matmul(s->k, &m, 0, 1, &rows, 1, &y);
+    tc_matmul(unrounded, &m, 0, 1, &rows, 1, &z);
+    assert_memory_equal(one, two, sizeof one);
+    assert_true(s->k->matmul_fixed[TC_M_BF16](&m, 0, 1, &rows, &scale, 1, &acc));
+    assert_true(unrounded->matmul_fixed[TC_M_BF16](&m, 0, 1, &rows, &scale, 1, &expected_acc));
+    assert_memory_equal(own, theirs, sizeof own);
+    tc_free(data);
+    tc_free(x);
 }
 
 static void test_vectors(void **state)
@@ -597,8 +689,8 @@ static void bench_one(const tc_kernels *k, const char *precision, tc_team *team,
 
 static int bench(uint32_t threads, const char *only)
 {
-    static const char *const isas[] = {"avx2", "avx512", "avx512vnni", "amx"};
-    static const uint32_t tokens[] = {1, 4, 64};
+    static const char *const isas[] = {"avx2", "avx512", "avx512vnni", "avx512bf16", "amx"};
+    static const uint32_t tokens[] = {1, 4, 64, 8};
     const tc_team_options options = {.threads = threads, .spin_us = 100};
     tc_team *team;
     tc_error e;
@@ -609,7 +701,7 @@ static int bench(uint32_t threads, const char *only)
         return 1;
     }
     printf("%u threads, read bandwidth %.2f GB/s\n", threads, roof);
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 5; i++)
         for (int precision = TC_FLOAT; precision <= TC_FAST; precision++) {
             const tc_kernels *k;
             const char *name = tc_precision_name((tc_precision)precision);
@@ -617,11 +709,27 @@ static int bench(uint32_t threads, const char *only)
             if (tc_kernels_get((tc_precision)precision, isas[i], &k, &e) != TC_OK) continue;
             for (int t = 0; t < 3; t++) bench_one(k, name, team, TC_M_Q4, tokens[t], roof);
             bench_one(k, name, team, TC_M_Q8, 1, roof);
-            if (precision == TC_FLOAT || i == 3)
-                for (int t = 0; t < 3; t += 2) bench_one(k, name, team, TC_M_BF16, tokens[t], roof);
+            if (precision == TC_FLOAT || k->round_bf16)
+                for (int t = 0; t < 4; t++) bench_one(k, name, team, TC_M_BF16, tokens[t], roof);
         }
     tc_team_free(team);
     return 0;
+}
+
+// NULL isa: AMX's instructions emulated.
+static bool find_kernels(subject *s, const char *isa)
+{
+    tc_error e = {0};
+    if (!isa) {
+#if defined(TC_AMX_EMULATED)
+        s->k = tc_amx_emulated();
+#endif
+        snprintf(e.text, sizeof e.text, "AMX emulated: this CPU lacks AVX-512 with BF16");
+    } else if (tc_kernels_get(s->precision, s->precision == TC_EXACT ? NULL : isa, &s->k, &e) != TC_OK) {
+        s->k = NULL;
+    }
+    if (!s->k) print_message("[  SKIPPED ] %s\n", e.text);
+    return s->k;
 }
 
 int main(int argc, char **argv)
@@ -631,31 +739,30 @@ int main(int argc, char **argv)
     static const struct {
         const char *isa;
         tc_precision precision;
-    } all[] = {{"exact", TC_EXACT},     {"scalar", TC_FLOAT}, {"avx2", TC_FLOAT}, {"avx512", TC_FLOAT},
-               {"amx", TC_FLOAT},       {"scalar", TC_FAST},  {"avx2", TC_FAST},  {"avx512", TC_FAST},
-               {"avx512vnni", TC_FAST}, {"amx", TC_FAST}};
+    } all[] = {{"exact", TC_EXACT},     {"scalar", TC_FLOAT},    {"avx2", TC_FLOAT}, {"avx512", TC_FLOAT},
+               {"amx", TC_FLOAT},       {"scalar", TC_FAST},     {"avx2", TC_FAST},  {"avx512", TC_FAST},
+               {"avx512vnni", TC_FAST}, {"avx512bf16", TC_FAST}, {"amx", TC_FAST},   {NULL, TC_FAST}};
     int failed = 0;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         subject s = {.precision = all[i].precision};
         char name[32];
-        tc_error e;
         srand(5);
-        if (tc_kernels_get(s.precision, s.precision == TC_EXACT ? NULL : all[i].isa, &s.k, &e) != TC_OK) {
-            print_message("[  SKIPPED ] %s\n", e.text);
-            continue;
-        }
+        if (!find_kernels(&s, all[i].isa)) continue;
         const struct CMUnitTest tests[] = {
             cmocka_unit_test_prestate(test_matmul, &s),
             cmocka_unit_test_prestate(test_fixed, &s),
             cmocka_unit_test_prestate(test_fixed_refuses_what_it_cannot_hold, &s),
             cmocka_unit_test_prestate(test_sums_of_units, &s),
             cmocka_unit_test_prestate(test_crowds, &s),
+            cmocka_unit_test_prestate(test_bf16_rows, &s),
+            cmocka_unit_test_prestate(test_wide_bf16, &s),
             cmocka_unit_test_prestate(test_vectors, &s),
             cmocka_unit_test_prestate(test_fast, &s),
             cmocka_unit_test_prestate(test_fast_keeps_what_is_not_finite, &s),
             cmocka_unit_test_prestate(test_fast_silu, &s),
         };
-        snprintf(name, sizeof name, "%s %s", all[i].isa, tc_precision_name(s.precision));
+        snprintf(name, sizeof name, "%s %s", all[i].isa ? all[i].isa : s.k->name,
+                 tc_precision_name(s.precision));
         failed += cmocka_run_group_tests_name(name, tests, NULL, NULL);
     }
     return failed;

@@ -6,7 +6,7 @@ set -u
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.." || exit 1
 cc=${CC:-gcc}
 isa=()
-if [[ $(uname -m) == x86_64 ]]; then isa=(-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni); fi
+if [[ $(uname -m) == x86_64 ]]; then isa=(-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512bf16 -mamx-tile); fi
 passed=0 failed=0
 while read -r header; do
     flags=() # what is there for vectors only is compiled for them

@@ -227,36 +227,43 @@ static void matmul_item(void *arg, uint32_t item, uint32_t member)
 typedef struct round_job {
     const tc_dev_cpu *cpu;
     uint32_t cols;
+    bool integers, bf16;
 } round_job;
 
 static void round_item(void *arg, uint32_t t, uint32_t member)
 {
     (void)member;
     const round_job *job = arg;
-    job->cpu->kernels->round(job->cpu->x_rows[t], job->cols, &job->cpu->x_rounded[t]);
+    const tc_kernels *k = job->cpu->kernels;
+    if (job->integers) k->round(job->cpu->x_rows[t], job->cols, &job->cpu->x_rounded[t]);
+    if (job->bf16) k->round_bf16(job->cpu->x_rows[t], job->cols, &job->cpu->x_rounded[t]);
 }
 
 // Rows of the round's input, rounded where one of its matrices wants them so.
-static void matmul_input(tc_dev_cpu *cpu, const tc_matmul_job *jobs, uint32_t count, uint32_t n)
+static tc_rows matmul_input(tc_dev_cpu *cpu, const tc_matmul_job *jobs, uint32_t count, uint32_t n)
 {
     uint32_t cols = jobs->w->cols;
-    bool wants = false;
-    for (uint32_t j = 0; j < count; j++) wants |= tc_wants_rounded(cpu->kernels, jobs[j].w->form.type);
+    round_job job = {cpu, cols, false, false};
+    for (uint32_t j = 0; j < count; j++) {
+        job.integers |= tc_wants_rounded(cpu->kernels, jobs[j].w->form.type);
+        job.bf16 |= tc_wants_bf16(cpu->kernels, jobs[j].w);
+    }
+    const tc_rows rows = {cpu->x_rows, cpu->x_rounded, job.bf16};
     for (uint32_t t = 0; t < n; t++) cpu->x_rows[t] = jobs->x + (size_t)t * jobs->ldx;
-    if (!wants) return;
+    if (!job.integers && !job.bf16) return rows;
     assert(cols <= cpu->dev.geometry.matmul_cols_max);
     for (uint32_t t = 0; t < n; t++)
         cpu->x_rounded[t] = tc_rounded_at(cpu->rounded_memory + t * tc_rounded_bytes(cols), cols);
-    round_job job = {cpu, cols};
     tc_cpu_each(cpu, n, (uint64_t)n * cols * 4, round_item, &job);
+    return rows;
 }
 
 static void matmul_same_input(tc_dev_cpu *cpu, const tc_matmul_job *jobs, uint32_t count, uint32_t n)
 {
-    matmul_round round = {.cpu = cpu, .jobs = jobs, .x = {cpu->x_rows, cpu->x_rounded}, .n = n};
+    matmul_round round = {.cpu = cpu, .jobs = jobs, .n = n};
     uint32_t panels = 0, size = tc_team_size(cpu->team);
     uint64_t work = 0;
-    matmul_input(cpu, jobs, count, n);
+    round.x = matmul_input(cpu, jobs, count, n);
     for (uint32_t j = 0; j < count; j++) {
         panels += tc_panels(jobs[j].w->rows);
         work += (uint64_t)jobs[j].w->rows * jobs[j].w->cols * n;
@@ -361,6 +368,8 @@ static void heads_item(void *arg, uint32_t h, uint32_t member)
     const float *x[TC_BATCH_TOKENS_MAX];
     float *y[TC_BATCH_TOKENS_MAX];
     uint32_t panel = h * (a->rows / TC_PANEL_ROWS);
+    tc_matrix w = *a->w;
+    w.unrounded = true; // what attention compares is kept to float32
     for (uint32_t t = 0; t < job->n; t++) {
         x[t] = a->x + (size_t)t * a->ldx + (size_t)h * a->head_x;
         // rows of the matrix go to y[row]: the head's first row to the head's place
@@ -369,7 +378,7 @@ static void heads_item(void *arg, uint32_t h, uint32_t member)
         y[t] -= (size_t)h * a->rows;
     }
     const tc_rows rows = {x, NULL};
-    tc_matmul(job->cpu->kernels, a->w, panel, panel + a->rows / TC_PANEL_ROWS, &rows, job->n, y);
+    tc_matmul(job->cpu->kernels, &w, panel, panel + a->rows / TC_PANEL_ROWS, &rows, job->n, y);
 }
 
 static void cpu_heads(tc_dev *dev, const tc_heads_args *args, uint32_t n)
