@@ -3,7 +3,7 @@
 // activations. Few tokens, odd groups and inputs that do not lie at one distance go the VNNI way; the bits
 // are the same (fast_plain.c): a tile product of a span is an exact integer, and the floats that follow are
 // added span by span in the same order.
-#include "common/kernels/impl_avx512.h"
+#include "common/kernels/impl_amx.h"
 
 INLINE __m512i dot4(__m512i acc, __m512i u, __m512i q)
 {
@@ -13,49 +13,36 @@ INLINE __m512i dot4(__m512i acc, __m512i u, __m512i q)
 #include "common/kernels/fast_avx512_body.c"
 
 enum {
-    GROUP = 16,       // tokens of a tile
-    TOKENS_FROM = 6,  // fewer are not worth a tile
-    SPANS_MAX = 64,   // of a panel kept decoded: 64 KiB
-    TILE_BYTES = 1024 // 16 rows of 64 bytes
+    GROUP = TC_TILE_ROWS, // tokens of a tile
+    TOKENS_FROM = 6,      // fewer are not worth a tile
+    SPANS_MAX = 128       // of a panel kept decoded: 128 KiB
 };
 
 // Tiles: 0 to 3 sums (of a panel the high plane, then the low one; two panels), 4 and 5 activations, 6 and 7
 // weights.
-typedef struct tile_config {
-    uint8_t palette, start_row, zero[14];
-    uint16_t bytes_a_row[16];
-    uint8_t rows[16];
-} tile_config;
-
 typedef struct scratch {
     // of two panels: of a span, 16 rows of 4 columns x 16 rows of W
-    _Alignas(64) int8_t weights[2][SPANS_MAX][TILE_BYTES];
+    _Alignas(64) int8_t weights[2][SPANS_MAX][TC_TILE_BYTES];
     _Alignas(64) float scales[2][SPANS_MAX][TC_PANEL_ROWS];
-    _Alignas(64) int32_t sums[4][GROUP][TC_PANEL_ROWS];
+    _Alignas(64) int32_t sums[2][4][GROUP][TC_PANEL_ROWS]; // of two spans by turns
 } scratch;
-
-static __thread scratch own;
 
 INLINE void configure(int tokens)
 {
-    tile_config c = {.palette = 1};
-    for (int i = 0; i < 8; i++) {
-        c.bytes_a_row[i] = 64;
-        c.rows[i] = (uint8_t)(i < 6 ? tokens : 16);
-    }
-    _tile_loadconfig(&c);
+    const int rows[TC_TILES] = {tokens, tokens, tokens, tokens, tokens, tokens, 16, 16};
+    tc_tiles_configure(rows);
 }
 
 INLINE void decode_panel(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const bool is_q4,
-                         int which)
+                         int which, scratch *own)
 {
     const __m512i codes = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)w->fast));
     const __m512i low = _mm512_set1_epi8(15);
     tc_panel_scales ps = tc_panel_scales_begin(v, panel);
     const uint8_t *tiles = tc_q4_tiles(v, panel);
     for (uint32_t s = 0; s < v->spans; s++) {
-        int8_t *to = own.weights[which][s];
-        _mm512_store_ps(own.scales[which][s], tc_panel_scales_at(v, &ps, s, 0));
+        int8_t *to = own->weights[which][s];
+        _mm512_store_ps(own->scales[which][s], tc_panel_scales_at(v, &ps, s, 0));
         for (int i = 0; i < 8 && is_q4; i++, tiles += 64) {
             __m512i pair = _mm512_load_si512(tiles);
             _mm_prefetch((const char *)tiles + PREFETCH_BYTES, _MM_HINT_T0);
@@ -66,77 +53,103 @@ INLINE void decode_panel(const tc_matrix *w, const tc_quant_view *v, uint32_t pa
     }
 }
 
-// sum[t] += the span's products of one of the two panels, scaled.
-INLINE void add_span(int which, uint32_t span, const tc_rounded_row *x, int tokens, __m512 *sum)
+// One span of both planes with one panel, or two. Panels of 16 tokens: the activations, which come from the
+// second cache, are loaded once for both.
+INLINE void multiply_span(const int8_t *a, const int8_t *b, const bool two, const int8_t *high,
+                          const int8_t *low, size_t stride, int32_t sums[4][GROUP][TC_PANEL_ROWS])
 {
-    const __m512 scale = _mm512_load_ps(own.scales[which][span]);
+    _tile_loadd(4, high, stride);
+    _tile_loadd(5, low, stride);
+    _tile_loadd(6, a, TC_TILE_ROW_BYTES);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_dpbssd(0, 4, 6);
+    _tile_dpbssd(1, 5, 6);
+    if (two) {
+        _tile_loadd(7, b, TC_TILE_ROW_BYTES);
+        _tile_zero(2);
+        _tile_zero(3);
+        _tile_dpbssd(2, 4, 7);
+        _tile_dpbssd(3, 5, 7);
+    }
+    _tile_stored(0, sums[0], TC_TILE_ROW_BYTES);
+    _tile_stored(1, sums[1], TC_TILE_ROW_BYTES);
+    if (!two) return;
+    _tile_stored(2, sums[2], TC_TILE_ROW_BYTES);
+    _tile_stored(3, sums[3], TC_TILE_ROW_BYTES);
+}
+
+// sum += 16 times the high plane's products and the low one's, scaled.
+INLINE __m512 add_planes(__m512 sum, const int32_t *high, const int32_t *low, __m512 scale, __m512 x_scale)
+{
+    __m512i dot = _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(high), 4), _mm512_load_si512(low));
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(scale, x_scale), sum);
+}
+
+// x_scale: of the first token and the span; the others lie `stride` bytes apart.
+INLINE void add_span(const scratch *own, uint32_t span, const bool two, const float *x_scale, size_t stride,
+                     const int tokens, __m512 sum[2][GROUP])
+{
+    const __m512 first = _mm512_load_ps(own->scales[0][span]), second = _mm512_load_ps(own->scales[1][span]);
+    const int32_t(*sums)[GROUP][TC_PANEL_ROWS] = own->sums[span % 2];
+#pragma GCC unroll 4
     for (int t = 0; t < tokens; t++) {
-        __m512i high = _mm512_load_si512(own.sums[2 * which][t]),
-                low = _mm512_load_si512(own.sums[2 * which + 1][t]);
-        __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x[t].scale[span]));
-        __m512 dot = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high, 4), low));
-        sum[t] = _mm512_fmadd_ps(dot, both, sum[t]);
+        __m512 x = _mm512_set1_ps(*(const float *)((const char *)x_scale + (size_t)t * stride));
+        sum[0][t] = add_planes(sum[0][t], sums[0][t], sums[1][t], first, x);
+        if (two) sum[1][t] = add_planes(sum[1][t], sums[2][t], sums[3][t], second, x);
     }
 }
 
-// Panels of 16 tokens: the activations, which come from the second cache, are loaded once for both.
+// A span's tiles are multiplied before the sums of the span ahead of it are added: additions that wait for a
+// product's 52 cycles and its store would keep the next products from being begun.
 INLINE void group_sums(const tc_quant_view *v, uint32_t panel, const bool is_q4, const bool two,
-                       const tc_rounded_row *x, size_t stride, const int tokens, __m512 sum[2][GROUP])
+                       const tc_rounded_row *x, size_t stride, const int tokens, scratch *own,
+                       __m512 sum[2][GROUP])
 {
-    const int8_t *a = is_q4 ? own.weights[0][0] : tc_q8_tiles(v, panel);
-    const int8_t *b = is_q4 ? own.weights[1][0] : tc_q8_tiles(v, panel + 1);
+    const int8_t *a = is_q4 ? own->weights[0][0] : tc_q8_tiles(v, panel);
+    const int8_t *b = is_q4 ? own->weights[1][0] : tc_q8_tiles(v, panel + 1);
     for (int t = 0; t < tokens; t++) sum[0][t] = sum[1][t] = _mm512_setzero_ps();
-    for (uint32_t s = 0; s < v->spans; s++, a += TILE_BYTES, b += TILE_BYTES) {
-        _tile_loadd(4, x->high + (size_t)s * 64, stride);
-        _tile_loadd(5, x->low + (size_t)s * 64, stride);
-        _tile_loadd(6, a, 64);
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_dpbssd(0, 4, 6);
-        _tile_dpbssd(1, 5, 6);
-        _tile_stored(0, own.sums[0], 64);
-        _tile_stored(1, own.sums[1], 64);
-        if (two) {
-            _tile_loadd(7, b, 64);
-            _tile_zero(2);
-            _tile_zero(3);
-            _tile_dpbssd(2, 4, 7);
-            _tile_dpbssd(3, 5, 7);
-            _tile_stored(2, own.sums[2], 64);
-            _tile_stored(3, own.sums[3], 64);
-        }
-        add_span(0, s, x, tokens, sum[0]);
-        if (two) add_span(1, s, x, tokens, sum[1]);
+    for (uint32_t s = 0; s < v->spans; s++) {
+        const size_t at = (size_t)s * TC_SPAN_COLS;
+        multiply_span(a + (size_t)s * TC_TILE_BYTES, b + (size_t)s * TC_TILE_BYTES, two, x->high + at,
+                      x->low + at, stride, own->sums[s % 2]);
+        if (s) add_span(own, s - 1, two, x->scale + s - 1, stride, tokens, sum);
     }
+    add_span(own, v->spans - 1, two, x->scale + v->spans - 1, stride, tokens, sum);
 }
 
 // Rows that lie at one distance from each other, as a tile is loaded; 0: they do not.
 static size_t stride_of(const tc_rounded_row *x, uint32_t n)
 {
-    size_t stride = (size_t)(x[1].high - x[0].high);
-    for (uint32_t t = 1; t < n; t++)
-        if ((size_t)(x[t].high - x[t - 1].high) != stride || (size_t)(x[t].low - x[t - 1].low) != stride)
+    const size_t stride = (size_t)(x[1].high - x[0].high);
+    for (uint32_t t = 1; t < n; t++) {
+        const tc_rounded_row *a = &x[t - 1], *b = &x[t];
+        if ((size_t)(b->high - a->high) != stride || (size_t)(b->low - a->low) != stride ||
+            (size_t)((const char *)b->scale - (const char *)a->scale) != stride)
             return 0;
+    }
     return stride;
 }
 
 // One panel, or two.
 INLINE void panels_tiles(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const bool two,
-                         const tc_rows *x, uint32_t n, const bool is_q4, size_t stride, tc_kernel_sink *to)
+                         const tc_rows *x, uint32_t n, const bool is_q4, size_t stride, scratch *own,
+                         tc_kernel_sink *to)
 {
     const __m512 step = _mm512_set1_ps(is_q4 ? w->fast_step : 1.0f);
     int configured = 0;
-    decode_panel(w, v, panel, is_q4, 0);
-    if (two) decode_panel(w, v, panel + 1, is_q4, 1);
+    decode_panel(w, v, panel, is_q4, 0, own);
+    if (two) decode_panel(w, v, panel + 1, is_q4, 1, own);
+    tc_tiles_read(own);
     for (uint32_t t = 0; t < n; t += GROUP) {
         __m512 sum[2][GROUP];
         int tokens = n - t < GROUP ? (int)(n - t) : GROUP;
         if (tokens != configured) configure(tokens);
         configured = tokens;
         if (tokens == GROUP)
-            group_sums(v, panel, is_q4, two, x->rounded + t, stride, GROUP, sum);
+            group_sums(v, panel, is_q4, two, x->rounded + t, stride, GROUP, own, sum);
         else
-            group_sums(v, panel, is_q4, two, x->rounded + t, stride, tokens, sum);
+            group_sums(v, panel, is_q4, two, x->rounded + t, stride, tokens, own, sum);
         for (uint32_t p = 0; p < (two ? 2 : 1); p++) {
             for (int i = 0; i < tokens; i++) sum[p][i] = _mm512_mul_ps(sum[p][i], step);
             tc_put(to, w, panel + p, t, tokens, sum[p]);
@@ -144,19 +157,42 @@ INLINE void panels_tiles(const tc_matrix *w, const tc_quant_view *v, uint32_t pa
     }
 }
 
+INLINE void all_tiles(const tc_matrix *w, const tc_quant_view *v, uint32_t panel0, uint32_t panel1,
+                      const tc_rows *x, uint32_t n, const bool is_q4, size_t stride, tc_kernel_sink *to)
+{
+    scratch own;
+    uint32_t p = panel0;
+    for (; p + 2 <= panel1; p += 2) panels_tiles(w, v, p, true, x, n, is_q4, stride, &own, to);
+    if (p < panel1) panels_tiles(w, v, p, false, x, n, is_q4, stride, &own, to);
+    _tile_release();
+}
+
+// By themselves: a call of few tokens shall not pay for so large a frame.
+static __attribute__((noinline)) void tiles_q4(const tc_matrix *w, const tc_quant_view *v, uint32_t panel0,
+                                               uint32_t panel1, const tc_rows *x, uint32_t n, size_t stride,
+                                               tc_kernel_sink *to)
+{
+    all_tiles(w, v, panel0, panel1, x, n, true, stride, to);
+}
+
+static __attribute__((noinline)) void tiles_q8(const tc_matrix *w, const tc_quant_view *v, uint32_t panel0,
+                                               uint32_t panel1, const tc_rows *x, uint32_t n, size_t stride,
+                                               tc_kernel_sink *to)
+{
+    all_tiles(w, v, panel0, panel1, x, n, false, stride, to);
+}
+
 INLINE void run_tiles(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const tc_rows *x, uint32_t n,
                       const tc_matrix_type type, tc_kernel_sink *to)
 {
     const tc_quant_view v = tc_quant_view_of(w);
     size_t stride = n < TOKENS_FROM ? 0 : stride_of(x->rounded, n);
-    if (!stride || w->form.group != 64 || v.spans > SPANS_MAX) {
+    if (!stride || w->form.group != 64 || v.spans > SPANS_MAX)
         run(w, panel0, panel1, x, n, type, to);
-        return;
-    }
-    uint32_t p = panel0;
-    for (; p + 2 <= panel1; p += 2) panels_tiles(w, &v, p, true, x, n, type == TC_M_Q4, stride, to);
-    if (p < panel1) panels_tiles(w, &v, p, false, x, n, type == TC_M_Q4, stride, to);
-    _tile_release();
+    else if (type == TC_M_Q4)
+        tiles_q4(w, &v, panel0, panel1, x, n, stride, to);
+    else
+        tiles_q8(w, &v, panel0, panel1, x, n, stride, to);
 }
 
 TC_KERNEL_PAIR(q4_tiles, run_tiles, TC_M_Q4)
