@@ -21,7 +21,8 @@ typedef struct tc_run_options {
     uint64_t connections, peer_connections;
     uint64_t drain_s;
     uint64_t workers, threads, worker_threads, context, sessions, kv_budget;
-    const char *hot_policy, *hot_scope, *cold_experts, *profile, *trace_routing;
+    const char *hot_policy, *hot_scope, *cold_experts, *prompt_share, *prompt_border, *profile,
+        *trace_routing;
     uint64_t hot_budget, hot_link_percent, group_steps;
     uint64_t prefix_cache, queue_requests, queue_tokens, chunk_ms;
     uint64_t gpu, vram, hot_experts, chunk_tokens, force_hits, force_recall;
@@ -54,6 +55,8 @@ typedef struct tc_run_options {
         {.setting = TC_OPT_HOT_POLICY, .target = &(o).hot_policy},                                           \
         {.setting = TC_OPT_HOT_SCOPE, .target = &(o).hot_scope},                                             \
         {.setting = TC_OPT_COLD_EXPERTS, .target = &(o).cold_experts},                                       \
+        {.setting = TC_OPT_PROMPT_SHARE, .target = &(o).prompt_share},                                       \
+        {.setting = TC_OPT_PROMPT_BORDER, .target = &(o).prompt_border},                                     \
         {.setting = TC_OPT_HOT_LINK_PERCENT, .target = &(o).hot_link_percent},                               \
         {.setting = TC_OPT_GROUP_STEPS, .target = &(o).group_steps},                                         \
         {.setting = TC_OPT_PROFILE, .target = &(o).profile},                                                 \

@@ -79,6 +79,8 @@ static void choose_gpu_batch(const tc_budget_wish *w, tc_budget *b)
     b->batch_tokens = tc_cuda_tokens(&o, w->vram_bytes ? w->vram_bytes : UINT64_MAX);
     b->geometry.tokens_max = b->batch_tokens;
     b->call_tokens = TC_QUEUED_TOKENS_MAX;
+    if (w->shares_prompts && w->workers && b->batch_tokens > b->call_tokens)
+        b->call_tokens = b->batch_tokens < TC_CALL_TOKENS_MAX ? b->batch_tokens : TC_CALL_TOKENS_MAX;
     b->device_scratch_bytes = gpu_scratch(w, &o, b->batch_tokens, !w->cold_only);
     b->device_reserve_bytes = TC_CUDA_RESERVE_BYTES;
     b->scratch_bytes = tc_forward_host_bytes(w->desc, b->batch_tokens) + tc_cuda_lay_out(&o).bytes +

@@ -21,6 +21,7 @@ typedef struct tc_budget_wish {
     uint64_t available_bytes; // of RAM, before anything is taken
     bool gpu, cold_only;      // cold_only: it holds no experts
     uint64_t vram_bytes;      // 0: not known yet
+    bool shares_prompts;      // workers take a share of its prompts: their segments hold such calls
 } tc_budget_wish;
 
 typedef struct tc_budget {

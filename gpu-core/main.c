@@ -12,6 +12,7 @@
 #include "common/model/dense.h"
 #include "gpu-core/budget.h"
 #include "gpu-core/dev/cuda_library.h"
+#include "gpu-core/experts/border.h"
 #include "gpu-core/experts/gpu_tier.h"
 #include "gpu-core/memory.h"
 #include "gpu-core/options.h"
@@ -119,6 +120,7 @@ static tc_budget_wish wish_of(const core *c, uint64_t available)
         .available_bytes = available,
         .gpu = c->cuda != NULL,
         .vram_bytes = o->vram_bytes,
+        .shares_prompts = o->prompt_share,
     };
 }
 
@@ -312,6 +314,8 @@ static tc_status open_device(core *c, tc_error *e)
     options.ordinal = c->o.gpu;
     options.fetch_percent = c->o.workers_only ? 0 : -1;
     options.call_deadline_us = c->o.call_deadline_us;
+    options.prompt_percent = c->o.prompt_share && !c->o.local_experts ? -1 : 0;
+    options.prompt_border = c->o.prompt_border;
     options.kv_grows = c->o.kv_grows;
     options.log = log_source;
     return c->cuda->create(&options, &c->dev, e);
@@ -616,6 +620,22 @@ static void tell_manager(core *c)
     c->told_ready = true;
 }
 
+// Whether the border between two ways of a step was measured just now.
+static bool measure_border(core *c)
+{
+    const tc_border_options options = {
+        .ops = &c->cuda->hot,
+        .dev = c->dev,
+        .source = c->workers,
+        .store = c->store,
+        .slots = tc_hot_cache_get_options(tc_gpu_tier_cache(c->hot))->slots,
+    };
+    if (!c->o.prompt_border_auto || !c->workers || !tc_border_at_rest(&options, log_source, NULL))
+        return false;
+    c->o.prompt_border_auto = false;
+    return true;
+}
+
 // False: time to leave.
 static bool take_signal(core *c)
 {
@@ -685,6 +705,7 @@ static bool serve(core *c)
         trim_at_rest(c, idle, now_us);
         if (idle && tc_trace_on) tc_trace_flush();
         if (idle && c->hot && tc_gpu_tier_idle(c->hot)) idle = false;
+        if (idle && c->hot && measure_border(c)) idle = false;
         tc_notify_alive(now_us);
     }
     return true;

@@ -3,6 +3,7 @@
 #include "gpu-core/options.h"
 #include "common/base/config.h"
 #include "common/base/spin.h"
+#include "gpu-core/dev/prompt_border.h"
 #include "gpu-core/sched/sched.h"
 #include "proto/expert.h"
 
@@ -113,6 +114,9 @@ static bool apply_choice(tc_setting_id id, int choice, tc_core_options *o)
     case TC_OPT_COLD_EXPERTS:
         o->workers_only = choice == 1;
         return true;
+    case TC_OPT_PROMPT_SHARE:
+        o->prompt_share = choice == 1;
+        return true;
     case TC_OPT_PRECISION:
         o->precision = (tc_precision)choice;
         return true;
@@ -142,6 +146,21 @@ static tc_status device_fault(const char *text, tc_core_options *o, tc_error *e)
         strchr(text, '=')[1 + end] || !o->device_fault_after)
         return tc_fail(e, TC_ARGUMENT, "--device-fault %s: not layers- or head-after=N", text);
     o->device_fault_in_head = in_head;
+    return TC_OK;
+}
+
+static tc_status prompt_border(const char *text, tc_core_options *o, tc_error *e)
+{
+    uint64_t tokens = 0;
+    int end = 0;
+    o->prompt_border_auto = strcmp(text, "auto") == 0;
+    o->prompt_border = 0;
+    if (o->prompt_border_auto) return TC_OK;
+    if (strlen(text) > 3 || *text < '0' || *text > '9' || sscanf(text, "%" SCNu64 "%n", &tokens, &end) != 1 ||
+        text[end] || tokens < TC_PROMPT_BORDER_LEAST || tokens > TC_PROMPT_BORDER_MOST)
+        return tc_fail(e, TC_ARGUMENT, "--prompt-border %.40s: not auto, nor in %d..%d", text,
+                       TC_PROMPT_BORDER_LEAST, TC_PROMPT_BORDER_MOST);
+    o->prompt_border = (uint32_t)tokens;
     return TC_OK;
 }
 
@@ -183,6 +202,7 @@ static tc_status apply(void *arg, const tc_setting *s, const tc_setting_value *v
         return tc_error_prefix(e, "--cpus %s", value->text);
     }
     if (s->id == TC_OPT_DEVICE_FAULT) return device_fault(value->text, o, e);
+    if (s->id == TC_OPT_PROMPT_BORDER) return prompt_border(value->text, o, e);
     if (apply_text(s->id, value->text, o) ||
         (s->kind == TC_SET_CHOICE && apply_choice(s->id, value->choice, o)) ||
         apply_number(s->id, value->number, o))

@@ -252,6 +252,15 @@ typedef struct tc_dev_queue_ops {
     // beside what follows.
     void (*experts)(tc_dev *dev, uint32_t layer, const float *x, uint32_t n, const uint32_t *expert,
                     const float *weight, int64_t *sum);
+    // Prompts of which workers take a share, chosen when a layer's routes are known. Tokens of a batch for
+    // which mailboxes are of use, where that is more than TC_QUEUED_TOKENS_MAX; 0: not so. Right
+    // behind `experts`, whose scratch it goes on using: waits for the routes, posts the workers'
+    // part, queues the rest and waits for the answers; at once where nothing is shared. What workers do not
+    // answer is queued too, so this cannot fail. stands: called each millisecond of both waits; false: a
+    // mailbox's memory may be gone. And how many experts workers have computed so, since creation.
+    uint32_t (*lent_tokens)(tc_dev *dev);
+    void (*experts_deal)(tc_dev *dev, bool (*stands)(void *arg), void *arg);
+    uint64_t (*given)(tc_dev *dev);
     // What draws at these temperatures need of rows of logits, rows <= TC_FEW_ROWS_MAX; waits for it. The
     // tokens are valid until the next call.
     void (*few)(tc_dev *dev, const float *logits, uint32_t rows, uint32_t vocab, const float *temperature,

@@ -96,3 +96,19 @@ uint32_t tc_prompt_choose(const tc_prompt_rates *r, const tc_prompt_layer *l, ui
     *ret_units = most;
     return count;
 }
+
+uint32_t tc_prompt_choose_part(uint32_t percent, const tc_prompt_layer *l, uint16_t *order, uint8_t *given,
+                               double *ret_units)
+{
+    double units[TC_PROMPT_BOXES_MAX] = {0};
+    const uint32_t count = sort_candidates(l, order) * percent / 100;
+    memset(given, 0, l->experts);
+    *ret_units = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        double *own = &units[l->box[order[i]]];
+        *own += WEIGHTS_UNITS + l->tokens[order[i]];
+        if (*own > *ret_units) *ret_units = *own;
+        given[order[i]] = 1;
+    }
+    return count;
+}

@@ -49,5 +49,8 @@ void tc_prompt_learn(tc_prompt_rates *rates, const tc_prompt_seen *seen);
 // how many they are: 0 where sharing does not pay; ret_units: of the box with most.
 uint32_t tc_prompt_choose(const tc_prompt_rates *rates, const tc_prompt_layer *layer, uint16_t *order,
                           uint8_t *given, double *ret_units);
+// The same with this part of those that may be given, whatever the rates are.
+uint32_t tc_prompt_choose_part(uint32_t percent, const tc_prompt_layer *layer, uint16_t *order,
+                               uint8_t *given, double *ret_units);
 // What the layer takes with so many experts streamed in all and such a box.
 double tc_prompt_layer_us(const tc_prompt_rates *rates, uint32_t streamed, double units, double join_us);

@@ -30,8 +30,9 @@ struct tc_lent_mailbox {
 };
 typedef struct tc_lent_mailbox tc_lent_mailbox;
 
-// A device that queues gets no mailboxes for more tokens than this, and asks the source in pieces of it: its
-// own larger batches stream their experts, and segments beside it stay small.
+// A device that queues gets no mailboxes for more tokens than this, but where workers share its prompts
+// (tc_dev_queue_ops.lent_tokens), and asks the source in pieces of it: its own larger batches stream their
+// experts, and segments beside it stay small.
 enum { TC_QUEUED_TOKENS_MAX = 256 };
 
 typedef struct tc_source_ops {
@@ -47,10 +48,11 @@ typedef struct tc_source_ops {
     int (*fd)(tc_expert_source *source); // readable when poll has something to do; -1: never
     // Lends the mailboxes of all shares to a device for one batch of up to `tokens` tokens: their number, or
     // 0 where that cannot be now. Calls take the numbers *ret_sequence + layer. The workers are awake when
-    // this returns; nudge keeps them so. Until settle nothing else may be asked of the source. NULL: never.
+    // this returns; nudge keeps them so, and says whether all of them are still there: the memory of one that
+    // is not may be gone. Until settle nothing else may be asked of the source. NULL: never.
     uint32_t (*lend)(tc_expert_source *source, uint32_t tokens, tc_lent_mailbox ret[TC_LENT_MAX],
                      uint64_t *ret_sequence);
-    void (*nudge)(tc_expert_source *source);
+    bool (*nudge)(tc_expert_source *source);
     // fine false: a call was not answered, or not well: whose it was is cut off.
     void (*settle)(tc_expert_source *source, bool fine);
     bool in_process; // nobody computes between post and join: nothing is gained by posting early

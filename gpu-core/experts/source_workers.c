@@ -668,7 +668,7 @@ static uint32_t workers_lend(tc_expert_source *source, uint32_t tokens, tc_lent_
 }
 
 // The link tells who is gone: such a worker's segment is aborted at once, which the device sees.
-static void workers_nudge(tc_expert_source *source)
+static bool workers_nudge(tc_expert_source *source)
 {
     source_workers *s = (source_workers *)source;
     tc_hub_event event;
@@ -677,8 +677,13 @@ static void workers_nudge(tc_expert_source *source)
             if (s->lent[i] == event.worker) s->lent_shm[i] = NULL;
         (void)handle(s, &event, NULL, NULL);
     }
+    bool all = true;
     for (uint32_t i = 0; i < s->lent_count; i++)
-        if (s->lent_shm[i]) tc_shm_nudge(s->lent_shm[i]);
+        if (s->lent_shm[i])
+            tc_shm_nudge(s->lent_shm[i]);
+        else
+            all = false;
+    return all;
 }
 
 static void workers_settle(tc_expert_source *source, bool fine)

@@ -5,6 +5,7 @@
 // lost.
 //
 //   begin -> lend the workers' mailboxes -> replay | queue layers -> wait
+//     of a prompt that workers share, a layer waits for its routes and the workers' answers (experts_deal)
 //     join of layer l failed: settle, layer l's experts by the source, combine, layers l + 1 .. by the source
 #include "common/base/clock.h"
 #include "gpu-core/experts/plan.h"
@@ -40,6 +41,25 @@ void tc_forward_queued_free(tc_forward *f)
     queue->host_release(f->dev, f->forced);
     tc_free(f->host_counts);
     tc_free(f->host_pairs);
+}
+
+// Whether all lent mailboxes are still there; keeps their workers awake.
+static bool stands(void *arg)
+{
+    tc_forward *f = arg;
+    return !f->source->ops->nudge || f->source->ops->nudge(f->source);
+}
+
+static void turn(void *arg)
+{
+    (void)stands(arg);
+}
+
+// Tokens of a batch for which mailboxes are of use.
+static uint32_t lent_tokens(const tc_forward *f)
+{
+    const uint32_t most = f->dev->queue->lent_tokens(f->dev);
+    return most > TC_QUEUED_TOKENS_MAX ? most : TC_QUEUED_TOKENS_MAX;
 }
 
 // Tokens [first, first + n) of the layer through the source.
@@ -99,9 +119,11 @@ tc_status tc_forward_mlp_queued(tc_forward *f, const tc_layer_weights *layer, ui
     }
     const bool aside = f->by_device && tc_forward_shared_aside(f, &layer->mlp, n);
     tc_forward_route(f, layer, layer_index, n, aside);
-    if (f->by_device)
+    if (f->by_device) {
         f->dev->queue->experts(f->dev, layer_index, f->normed, n, tc_forward_experts(f, layer_index, n),
                                f->weight, f->sum);
+        f->dev->queue->experts_deal(f->dev, stands, f);
+    }
     if (desc->shared_width && !aside) tc_forward_shared_down(f, &layer->mlp, n);
     tc_forward_expert_bias(f, layer, layer_index, n);
     if (!f->by_device) TC_TRY(experts_by_host(f, layer_index, n, e));
@@ -116,12 +138,6 @@ static tc_status run_layers(tc_forward *f, uint32_t from, uint32_t n, tc_error *
         TC_TRY(tc_forward_mlp_queued(f, &f->weights->layer[i], i, n, e));
     }
     return TC_OK;
-}
-
-static void turn(void *arg)
-{
-    tc_forward *f = arg;
-    if (f->source->ops->nudge) f->source->ops->nudge(f->source);
 }
 
 // A join of this layer failed; what it was given lies there still.
@@ -171,7 +187,7 @@ tc_status tc_forward_run_queued(tc_forward *f, const tc_batch *batch, int32_t *c
         f->force(f->force_arg, f->forced, n);
         queue->force_routes(f->dev, f->forced, (size_t)f->desc->layers * n * f->desc->top_k);
     }
-    if (f->source->ops->lend && n <= TC_QUEUED_TOKENS_MAX && f->precision == TC_FAST)
+    if (f->source->ops->lend && n <= lent_tokens(f) && f->precision == TC_FAST)
         lent = f->source->ops->lend(f->source, n, boxes, &sequence);
     f->by_device = f->precision == TC_FAST && queue->experts_begin(f->dev, boxes, lent, sequence);
     if (!f->by_device && lent) { // the source is asked for each layer instead

@@ -8,6 +8,7 @@
 #include "common/model/store_pack.h"
 #include "gpu-core/dev/cuda/sizes.h"
 #include "gpu-core/dev/cuda_library.h"
+#include "gpu-core/experts/source.h"
 #include "gpu-core/forward/forward.h"
 #include "tests/support/cmocka_all.h"
 
@@ -179,6 +180,18 @@ static void test_gpu_batches_by_memory(void **state)
     w.chunk_tokens = 1024;
     need(tc_budget_of(&w, &b, &e), &e);
     assert_int_equal(b.batch_tokens, 1024);
+    assert_int_equal(b.call_tokens, TC_QUEUED_TOKENS_MAX);
+    const uint64_t small = b.scratch_bytes;
+    w.shares_prompts = true; // workers' calls are as long as their batches, up to a call's most
+    need(tc_budget_of(&w, &b, &e), &e);
+    assert_int_equal(b.call_tokens, w.workers ? 1024 : TC_QUEUED_TOKENS_MAX);
+    w.workers = 2;
+    need(tc_budget_of(&w, &b, &e), &e);
+    assert_int_equal(b.call_tokens, 1024);
+    assert_true(b.scratch_bytes > small);
+    w.chunk_tokens = TC_STEP_TOKENS_MAX;
+    need(tc_budget_of(&w, &b, &e), &e);
+    assert_int_equal(b.call_tokens, TC_CALL_TOKENS_MAX);
     close_model(&o);
 }
 

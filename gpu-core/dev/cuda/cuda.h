@@ -8,7 +8,7 @@
 #include "gpu-core/dev/dev.h"
 
 enum {
-    TC_CUDA_ABI = 7,
+    TC_CUDA_ABI = 8,
     TC_CUDA_TOKENS_SMALL = 4096,
     TC_CUDA_TOKENS_LEAST = 512,
     TC_CUDA_TOKENS_PART = 8, // of the budget, for what goes by a batch's tokens
@@ -28,7 +28,11 @@ typedef struct tc_cuda_options {
     uint32_t ordinal;
     int32_t fetch_percent; // of cold experts, fetched for one step; 0: workers compute all; -1: as rates tell
     uint64_t call_deadline_us; // of a worker's answer
-    bool kv_grows;             // memory behind the KV pool may come and go (tc_dev_ops.pages_back)
+    // Of what streamed batches of up to TC_CALL_TOKENS_MAX tokens need, workers compute this part of what may
+    // be given to them; 0: nothing, and then nothing is taken for it; -1: as rates tell
+    int32_t prompt_percent;
+    uint32_t prompt_border; // tokens of a batch up to which cold experts are shared; 0: TC_PROMPT_BORDER
+    bool kv_grows;          // memory behind the KV pool may come and go (tc_dev_ops.pages_back)
     void (*log)(void *arg, bool warning, const char *text);
     void *arg;
 } tc_cuda_options;
@@ -66,6 +70,11 @@ typedef struct tc_cuda_hot_ops {
     // do.
     void (*look_ahead)(tc_dev *dev, bool on);
     tc_ahead_stats (*ahead)(tc_dev *dev); // what that came to
+    // Of one expert: how long it takes over the link, and to be multiplied in a batch of so many tokens (0:
+    // that cannot be told here). Takes a few milliseconds, between batches only. False: not ready, or the
+    // device has failed.
+    bool (*measure)(tc_dev *dev, uint32_t tokens, double *ret_copy_us, double *ret_product_us);
+    void (*border)(tc_dev *dev, uint32_t tokens); // from the next batch on, as tc_cuda_options.prompt_border
 } tc_cuda_hot_ops;
 
 typedef struct tc_cuda_library {

@@ -176,6 +176,7 @@ tc_status tc_cuda_wait(tc_dev *dev, void (*turn)(void *arg), void *arg, uint32_t
                              c->stream));
     wait_for_stream(c, turn, arg);
     if (!*c->error && !c->result_host[0]) tc_cuda_link_learn(c, tc_cuda_result_sums(c));
+    tc_cuda_prompt_done(c);
     c->direct = false;
     if (*c->error) return tc_fail(e, TC_INTERNAL, "cuda: %s", c->error);
     if (c->result_host[1]) return tc_fail(e, TC_INTERNAL, "an expert's output is not finite or out of range");

@@ -4,6 +4,9 @@
 
 #include "gpu-core/dev/cuda/cuda.h"
 #include "gpu-core/dev/cuda/sizes.h"
+#include "gpu-core/dev/prompt_border.h"
+#include "gpu-core/dev/prompt_call.h"
+#include "gpu-core/dev/prompt_share.h"
 #include "gpu-core/dev/share.h"
 #include "gpu-core/experts/source.h"
 
@@ -35,6 +38,7 @@ enum { LINK_CLASSES = 9 };
 typedef struct link_share {
     const uint8_t **from, **from_dev;   // [layers][experts] in host memory
     bool on, known;                     // wanted, and the table is with the device
+    uint32_t border;                    // tokens of a batch up to which they are shared
     tc_share_rates rates[LINK_CLASSES]; // by log2 of a batch's tokens
     uint8_t quota[LINK_CLASSES][TC_SHARE_QUOTAS], *quota_dev;
     bool dirty;
@@ -79,6 +83,45 @@ typedef struct hot_experts {
     float *h_scale;
     link_share link;
 } hot_experts;
+
+// The workers' share of a prompt (prompt.c).
+enum { PROMPT_CLASSES = 5, PROMPT_AHEAD = STAGES / 2 };
+
+typedef struct staged_chunk { // experts on their way to a staging buffer, or there
+    uint32_t stage, first, count;
+    bool any;
+} staged_chunk;
+
+typedef struct prompt_share {
+    bool there; // what follows was opened
+    // of this pass
+    bool on, gave_up;
+    tc_lent_mailbox box[TC_LENT_MAX];
+    uint32_t boxes, class;
+    uint64_t sequence;
+    uint32_t ahead_layer, ahead_count; // whose first experts are on their way; UINT32_MAX: nobody's
+    staged_chunk ahead[PROMPT_AHEAD];
+    bool timed, timed_copies; // the events of the layer before were recorded
+    uint32_t copied;
+    double units, compute_us; // of the layer before
+    // of this layer
+    uint32_t layer;
+    bool asked, joins;
+    tc_gpu_grouped grouped;
+    // for good
+    cudaStream_t out;
+    cudaEvent_t routed, lead[2], copies[2];
+    sem_t arrived;
+    uint32_t *expert; // [TC_CALL_TOKENS_MAX][top_k] host copies, pinned as all that the card reads or writes
+    float *weight;
+    const uint8_t **skip, **skip_dev; // [experts] not NULL: not streamed
+    uint32_t posted;                  // a bit a mailbox that was asked
+    uint32_t *tokens, *begin;         // [experts], [experts + 1]
+    uint16_t *order;
+    uint8_t *given, *box_of;
+    tc_prompt_rates rates[PROMPT_CLASSES];
+    uint64_t passes, experts_given, experts_streamed; // since creation
+} prompt_share;
 
 // The KV pool (kv.c): a range of addresses, memory behind its first parts.
 enum { KV_PARTS = 16 };
@@ -150,6 +193,7 @@ typedef struct tc_dev_cuda {
     int64_t *pending_sum;
     float *residual;
     hot_experts hot;
+    prompt_share prompt;
     uint32_t *result_host; // failed, broken
     char error[400];
 } tc_dev_cuda;
@@ -220,6 +264,29 @@ void tc_cuda_ahead_join(tc_dev_cuda *c);
 void tc_cuda_look_ahead(tc_dev *dev, bool on);
 tc_ahead_stats tc_cuda_ahead_sums(tc_dev *dev);
 const uint8_t *tc_cuda_expert_whole(const hot_experts *h, uint32_t layer, uint32_t expert);
+
+// experts.c, for what streams: one layer's experts [first, first + count) to a stage, but for those that
+// `skip` has something of; and their products, once they are there.
+staged_chunk tc_cuda_copy_chunk(tc_dev_cuda *c, uint32_t layer, const uint8_t *const *skip, uint32_t first,
+                                uint32_t count);
+void tc_cuda_run_chunk(tc_dev_cuda *c, const staged_chunk *chunk, tc_gpu_grouped *g);
+tc_gpu_grouped tc_cuda_group_pairs(tc_dev_cuda *c, uint32_t layer, const tc_gpu_pairs_in *in,
+                                   const uint8_t *const *place, int64_t *sum);
+bool tc_cuda_attach(tc_dev_cuda *c, const tc_lent_mailbox *boxes, uint32_t count, uint64_t sequence);
+bool tc_cuda_is_known(const hot_experts *h); // their memory, to the card
+
+// The workers' share of a prompt: when its batch begins (nothing happens where it is not wanted, or nobody is
+// lent); a layer's first half, and the second; the pass is done. prompt.c.
+tc_status tc_cuda_prompt_open(tc_dev_cuda *c, tc_error *e);
+void tc_cuda_prompt_close(tc_dev_cuda *c);
+uint32_t tc_cuda_prompt_tokens(tc_dev *dev); // tc_dev_queue_ops.lent_tokens
+void tc_cuda_prompt_begin(tc_dev_cuda *c, const tc_lent_mailbox *boxes, uint32_t count, uint64_t sequence);
+void tc_cuda_prompt_layer(tc_dev_cuda *c, uint32_t layer, const tc_gpu_pairs_in *in, int64_t *sum);
+void tc_cuda_prompt_deal(tc_dev *dev, bool (*stands)(void *arg), void *arg); // tc_dev_queue_ops.experts_deal
+void tc_cuda_prompt_done(tc_dev_cuda *c);
+uint64_t tc_cuda_prompt_given(tc_dev *dev); // tc_dev_queue_ops.given
+bool tc_cuda_measure(tc_dev *dev, uint32_t tokens, double *ret_copy_us, double *ret_product_us);
+void tc_cuda_border(tc_dev *dev, uint32_t tokens);
 
 extern const tc_cuda_hot_ops tc_cuda_hot;
 uint64_t tc_cuda_slot_bytes(const tc_dev_cuda *c); // that have memory now

@@ -244,6 +244,7 @@ static tc_status hot_open(tc_dev *dev, const tc_store *store, uint32_t wanted, u
     TC_TRY(list_ranges(h, e));
     TC_TRY(take_staging(c, e));
     TC_TRY(tc_cuda_link_open(c, e));
+    TC_TRY(tc_cuda_prompt_open(c, e));
     TC_TRY(open_slots(c, wanted, e));
     CHECK(c, cudaStreamCreateWithFlags(&h->copies, cudaStreamNonBlocking));
     for (int i = 0; i < FILLS; i++)
@@ -270,6 +271,7 @@ void tc_cuda_hot_close(tc_dev_cuda *c)
         if (h->fill_event[i]) cudaEventDestroy(h->fill_event[i]);
     if (h->copies) cudaStreamDestroy(h->copies);
     tc_cuda_link_close(c);
+    tc_cuda_prompt_close(c);
     free(h->layout);
     free(h->ranges);
     free(h->place);
@@ -286,7 +288,7 @@ static bool hot_settle(tc_dev *dev)
     return !atomic_load(&h->failed);
 }
 
-static bool is_known(const hot_experts *h)
+bool tc_cuda_is_known(const hot_experts *h)
 {
     return h->store && atomic_load(&h->settled) && !atomic_load(&h->failed);
 }
@@ -315,7 +317,7 @@ static bool hot_fill(tc_dev *dev, uint32_t slot, uint32_t layer, uint32_t expert
     tc_dev_cuda *c = cuda_of(dev);
     hot_experts *h = &c->hot;
     uint32_t at = h->fill_tail % FILLS;
-    if (!is_known(h) || slot >= h->slot_count || h->fill_tail - h->fill_head == FILLS) return false;
+    if (!tc_cuda_is_known(h) || slot >= h->slot_count || h->fill_tail - h->fill_head == FILLS) return false;
     if (!h->slots[slot / h->part_slots] || !copy_expert(c, slot_at(h, slot), layer, expert)) return false;
     if (!CHECK(c, cudaEventRecord(h->fill_event[at], h->copies))) return false;
     h->fill_slot[at] = slot;
@@ -403,18 +405,10 @@ static bool attach(tc_dev_cuda *c, const tc_lent_mailbox *boxes, uint32_t count)
     return c->boxes.count == count;
 }
 
-bool tc_cuda_experts_begin(tc_dev *dev, const tc_lent_mailbox *boxes, uint32_t count, uint64_t sequence)
+// They take the calls of this batch.
+bool tc_cuda_attach(tc_dev_cuda *c, const tc_lent_mailbox *boxes, uint32_t count, uint64_t sequence)
 {
-    tc_dev_cuda *c = cuda_of(dev);
-    c->direct = false;
-    const uint32_t shared_max = tc_cuda_link_tokens_max(c),
-                   sent_max = count && shared_max ? shared_max : STREAM_FROM - 1;
-    c->streaming = c->batch.tokens > sent_max && is_known(&c->hot);
-    if (c->streaming) {
-        c->direct = true;
-        return true;
-    }
-    if (!count || c->batch.tokens > sent_max || !attach(c, boxes, count)) return false;
+    if (!attach(c, boxes, count)) return false;
     *(uint64_t *)c->batch_host = sequence;
     CHECK(c,
           cudaMemcpyAsync(c->batch_dev, c->batch_host, sizeof sequence, cudaMemcpyHostToDevice, c->stream));
@@ -423,27 +417,42 @@ bool tc_cuda_experts_begin(tc_dev *dev, const tc_lent_mailbox *boxes, uint32_t c
     c->boxes.precision = TC_FAST;
     c->boxes.posted = c->posted;
     c->boxes.sums = c->sums;
+    return true;
+}
+
+bool tc_cuda_experts_begin(tc_dev *dev, const tc_lent_mailbox *boxes, uint32_t count, uint64_t sequence)
+{
+    tc_dev_cuda *c = cuda_of(dev);
+    c->direct = false;
+    const uint32_t shared_max = tc_cuda_link_tokens_max(c),
+                   sent_max = count && shared_max ? shared_max : STREAM_FROM - 1;
+    c->streaming = c->batch.tokens > sent_max && tc_cuda_is_known(&c->hot);
+    if (c->streaming) {
+        tc_cuda_prompt_begin(c, boxes, count, sequence);
+        c->direct = true;
+        return true;
+    }
+    if (!count || c->batch.tokens > sent_max || !tc_cuda_attach(c, boxes, count, sequence)) return false;
     c->direct = true;
     return true;
 }
 
-static void stream_chunk(tc_dev_cuda *c, uint32_t layer, uint32_t first, uint32_t count, tc_gpu_grouped *g)
+staged_chunk tc_cuda_copy_chunk(tc_dev_cuda *c, uint32_t layer, const uint8_t *const *skip, uint32_t first,
+                                uint32_t count)
 {
     hot_experts *h = &c->hot;
-    uint32_t stage = h->next_stage++ % STAGES;
-    uint8_t *memory = h->stage + stage * STAGE_EXPERTS * h->slot_bytes;
+    staged_chunk chunk = {.stage = h->next_stage++ % STAGES, .first = first, .count = count};
+    uint8_t *memory = h->stage + chunk.stage * STAGE_EXPERTS * h->slot_bytes;
     const uint64_t stride = h->layout[layer].expert_stride;
-    const uint8_t **place = h->place + (size_t)layer * h->info->experts;
-    bool any = false;
-    if (h->next_stage > STAGES) CHECK(c, cudaStreamWaitEvent(h->copies, h->stage_free[stage], 0));
+    if (h->next_stage > STAGES) CHECK(c, cudaStreamWaitEvent(h->copies, h->stage_free[chunk.stage], 0));
     for (uint32_t i = 0, end; i < count; i = end) {
         end = i + 1;
-        if (place[first + i]) continue;
-        any = true;
+        if (skip[first + i]) continue;
+        chunk.any = true;
         const uint8_t *from = unit_at(h->store, layer, first + i, 0);
         const bool whole = unit_at(h->store, layer, first + i, h->info->units - 1) ==
                            from + (h->info->units - 1) * h->layout[layer].unit_stride;
-        while (whole && end < count && !place[first + end] &&
+        while (whole && end < count && !skip[first + end] &&
                unit_at(h->store, layer, first + end, 0) == from + (end - i) * stride &&
                unit_at(h->store, layer, first + end, h->info->units - 1) ==
                    from + (end - i + 1) * stride - h->layout[layer].unit_stride)
@@ -454,20 +463,26 @@ static void stream_chunk(tc_dev_cuda *c, uint32_t layer, uint32_t first, uint32_
         else
             copy_expert(c, memory + i * stride, layer, first + i);
     }
-    if (any) {
-        CHECK(c, cudaEventRecord(h->stage_full[stage], h->copies));
-        CHECK(c, cudaStreamWaitEvent(c->stream, h->stage_full[stage], 0));
-        g->base = memory;
-        g->first = first;
-        g->count = count;
+    if (chunk.any) CHECK(c, cudaEventRecord(h->stage_full[chunk.stage], h->copies));
+    return chunk;
+}
+
+void tc_cuda_run_chunk(tc_dev_cuda *c, const staged_chunk *chunk, tc_gpu_grouped *g)
+{
+    hot_experts *h = &c->hot;
+    if (chunk->any) {
+        CHECK(c, cudaStreamWaitEvent(c->stream, h->stage_full[chunk->stage], 0));
+        g->base = h->stage + chunk->stage * STAGE_EXPERTS * h->slot_bytes;
+        g->first = chunk->first;
+        g->count = chunk->count;
         CHECK(c, tc_gpu_grouped_run(c->stream, &c->tables, g));
     }
-    CHECK(c, cudaEventRecord(h->stage_free[stage], c->stream));
+    CHECK(c, cudaEventRecord(h->stage_free[chunk->stage], c->stream));
 }
 
 // Many tokens: pairs sorted by expert, inputs rounded once. place: where each expert lies, or NULL.
-static tc_gpu_grouped group_pairs(tc_dev_cuda *c, uint32_t layer, const tc_gpu_pairs_in *in,
-                                  const uint8_t *const *place, int64_t *sum)
+tc_gpu_grouped tc_cuda_group_pairs(tc_dev_cuda *c, uint32_t layer, const tc_gpu_pairs_in *in,
+                                   const uint8_t *const *place, int64_t *sum)
 {
     hot_experts *h = &c->hot;
     const tc_store_info *info = h->info;
@@ -495,11 +510,13 @@ static void stream_layer(tc_dev_cuda *c, uint32_t layer, const tc_gpu_pairs_in *
 {
     hot_experts *h = &c->hot;
     const uint32_t experts = h->info->experts;
-    tc_gpu_grouped g = group_pairs(c, layer, in, h->place_dev + (size_t)layer * experts, sum);
+    tc_gpu_grouped g = tc_cuda_group_pairs(c, layer, in, h->place_dev + (size_t)layer * experts, sum);
     if (h->placed[layer]) CHECK(c, tc_gpu_grouped_run(c->stream, &c->tables, &g));
     for (uint32_t first = 0; first < experts; first += STAGE_EXPERTS) {
-        uint32_t left = experts - first;
-        stream_chunk(c, layer, first, left < STAGE_EXPERTS ? left : STAGE_EXPERTS, &g);
+        const uint32_t left = experts - first;
+        const staged_chunk chunk = tc_cuda_copy_chunk(c, layer, h->place + (size_t)layer * experts, first,
+                                                      left < STAGE_EXPERTS ? left : STAGE_EXPERTS);
+        tc_cuda_run_chunk(c, &chunk, &g);
     }
 }
 
@@ -510,7 +527,7 @@ static void run_here(tc_dev_cuda *c, uint32_t layer, const tc_gpu_pairs_in *in, 
     const uint8_t *const *place = fetch->at;
     hot_experts *h = &c->hot;
     if (in->n >= GROUP_FROM) {
-        const tc_gpu_grouped g = group_pairs(c, layer, in, place, sum);
+        const tc_gpu_grouped g = tc_cuda_group_pairs(c, layer, in, place, sum);
         CHECK(c, tc_gpu_grouped_run(c->stream, &c->tables, &g));
         return;
     }
@@ -547,7 +564,10 @@ void tc_cuda_experts(tc_dev *dev, uint32_t layer, const float *x, uint32_t n, co
                                    .top_k = c->o.top_k,
                                    .hidden = c->o.hidden};
     if (c->streaming) {
-        stream_layer(c, layer, &pairs, sum);
+        if (c->prompt.on)
+            tc_cuda_prompt_layer(c, layer, &pairs, sum);
+        else
+            stream_layer(c, layer, &pairs, sum);
         return;
     }
     tc_gpu_fetch fetch = here ? tc_cuda_link_of(c, layer, n) : (tc_gpu_fetch){.list = NULL};
@@ -563,7 +583,7 @@ void tc_cuda_experts(tc_dev *dev, uint32_t layer, const float *x, uint32_t n, co
 
 static bool hot_ready(tc_dev *dev)
 {
-    return is_known(&cuda_of(dev)->hot);
+    return tc_cuda_is_known(&cuda_of(dev)->hot);
 }
 
 static void hot_drain(tc_dev *dev)
@@ -581,4 +601,6 @@ const tc_cuda_hot_ops tc_cuda_hot = {.open = hot_open,
                                      .settle = hot_settle,
                                      .drain = hot_drain,
                                      .look_ahead = tc_cuda_look_ahead,
-                                     .ahead = tc_cuda_ahead_sums};
+                                     .ahead = tc_cuda_ahead_sums,
+                                     .measure = tc_cuda_measure,
+                                     .border = tc_cuda_border};

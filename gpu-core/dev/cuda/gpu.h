@@ -371,6 +371,17 @@ typedef struct tc_gpu_grouped {
 } tc_gpu_grouped;
 int tc_gpu_grouped_run(tc_gpu_stream stream, const tc_gpu_tables *tables, const tc_gpu_grouped *args);
 
+// ---- prompts that workers share (prompt.cu) ----
+enum { TC_GPU_MARKED_MAX = 4096 };
+typedef struct tc_gpu_marks {
+    const uint8_t **place; // [experts] becomes `mark` where the expert's bit is set, else NULL
+    const uint8_t *mark;
+    uint32_t experts, bits[TC_GPU_MARKED_MAX / 32];
+} tc_gpu_marks;
+int tc_gpu_mark(tc_gpu_stream stream, const tc_gpu_marks *args);
+// posted [TC_GPU_MAILBOXES_MAX] becomes the bits.
+int tc_gpu_tell_posted(tc_gpu_stream stream, uint32_t *posted, uint32_t bits);
+
 // ---- rows of logits (sample.cu) ----
 enum { TC_GPU_FEW_MAX = 1024, TC_GPU_FEW_BLOCKS = 64, TC_GPU_FEW_BUCKETS = 512 };
 typedef struct tc_gpu_top2 {

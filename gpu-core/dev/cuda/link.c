@@ -9,9 +9,9 @@
 
 #include <stdlib.h>
 
-// Of a batch whose cold experts are shared: one block deals the pairs out; and above, streaming is as fast.
-enum { PAIRS_MAX = 4096, TOKENS_MAX = 192 };
-_Static_assert((int)TOKENS_MAX <= (int)TC_QUEUED_TOKENS_MAX, "one call");
+// Of a batch whose cold experts are shared: one block deals the pairs out.
+enum { PAIRS_MAX = 4096 };
+_Static_assert((int)TC_PROMPT_BORDER_MOST <= (int)TC_QUEUED_TOKENS_MAX, "one call");
 _Static_assert((int)TC_GPU_FETCH_DISTINCT_MAX == (int)TC_SHARE_COLD_MAX, "one table");
 // Fetched ahead: to the end of the staging room, by turns, where a batch of so few pairs fetches nothing
 // else.
@@ -48,6 +48,7 @@ tc_status tc_cuda_link_open(tc_dev_cuda *c, tc_error *e)
     hot_experts *h = &c->hot;
     link_share *l = &h->link;
     int mapped = 0;
+    l->border = c->o.prompt_border ? c->o.prompt_border : TC_PROMPT_BORDER;
     l->at = tc_cuda_take(c, TC_MEM_SCRATCH, h->info->experts * sizeof *l->at);
     l->list = tc_cuda_take(c, TC_MEM_SCRATCH, sizeof *l->list);
     if (!l->at || !l->list) return tc_fail(e, TC_BUDGET, "cuda: no room for the table of fetched experts");
@@ -74,7 +75,7 @@ uint32_t tc_cuda_link_tokens_max(const tc_dev_cuda *c)
 {
     const uint32_t fit = PAIRS_MAX / c->o.top_k;
     if (!c->hot.link.known) return 0;
-    return fit < TOKENS_MAX ? fit : TOKENS_MAX;
+    return fit < c->hot.link.border ? fit : c->hot.link.border;
 }
 
 tc_gpu_fetch tc_cuda_link_of(tc_dev_cuda *c, uint32_t layer, uint32_t tokens)

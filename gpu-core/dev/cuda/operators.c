@@ -277,7 +277,7 @@ static void cuda_combine(tc_dev *dev, float *x, const int64_t *sum, const float 
                             .eps = dev->geometry.rms_eps};
     if (dim == c->o.hidden) args.residual = c->residual; // what the add before it kept
     if (c->pending) args.sum = c->pending_sum;
-    bool boxes = c->pending && c->boxes.count && !c->streaming;
+    bool boxes = c->pending && c->boxes.count && (!c->streaming || c->prompt.joins);
     if (c->aside_open) CHECK(c, cudaStreamWaitEvent(c->stream, c->aside_join, 0));
     c->aside_open = false;
     CHECK(c, tc_gpu_combine(c->stream, &c->tables, &args, boxes ? &c->boxes : NULL));
@@ -426,6 +426,9 @@ const tc_dev_queue_ops tc_cuda_queue_ops = {
     .wait = tc_cuda_wait,
     .experts_begin = tc_cuda_experts_begin,
     .experts = tc_cuda_experts,
+    .lent_tokens = tc_cuda_prompt_tokens,
+    .experts_deal = tc_cuda_prompt_deal,
+    .given = tc_cuda_prompt_given,
     .force_routes = cuda_force_routes,
     .aside = cuda_aside,
     .few = cuda_few,

@@ -74,6 +74,7 @@ static const char *good_value(const tc_setting *s)
     if (s->id == TC_OPT_FAULT) return "crash-after=3";
     if (s->id == TC_OPT_DEVICE_FAULT) return "head-after=3";
     if (s->id == TC_OPT_CPUS) return "0";
+    if (s->id == TC_OPT_PROMPT_BORDER) return "auto";
     if (s->kind == TC_SET_TEXT) return "text";
     if (s->kind == TC_SET_CHOICE) {
         snprintf(text, sizeof text, "%.*s", (int)strcspn(s->value, "|"), s->value);
@@ -234,12 +235,40 @@ static void command_lines(void **state)
     free(o);
 }
 
+// What is not in the table's kinds: a number or a word.
+static void prompt_borders(void **state)
+{
+    static const struct {
+        const char *option;
+        uint32_t tokens; // 0: it is measured; 1: refused
+    } cases[] = {{"--prompt-border=auto", 0}, {"--prompt-border=64", 64},   {"--prompt-border=256", 256},
+                 {"--prompt-border=63", 1},   {"--prompt-border=257", 1},   {"--prompt-border=64x", 1},
+                 {"--prompt-border=-64", 1},  {"--prompt-border=+64", 1},   {"--prompt-border=4294967360", 1},
+                 {"--prompt-border=aut", 1},  {"--prompt-border=autom", 1}, {"--prompt-border=1e2", 1}};
+    tc_core_options *o = calloc(1, sizeof *o);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tc_error e;
+        char *argv[] = {(char *)"p", (char *)"--model=m", (char *)"--engine=e", (char *)"--experts=x",
+                        (char *)cases[i].option};
+        const tc_status status = tc_core_options_read(5, argv, o, &e);
+        if ((status == TC_OK) != (cases[i].tokens != 1)) fail_msg("%s", cases[i].option);
+        if (status != TC_OK) continue;
+        assert_int_equal(o->prompt_border, cases[i].tokens);
+        assert_int_equal(o->prompt_border_auto, cases[i].tokens == 0);
+    }
+    char *none[] = {(char *)"p", (char *)"--model=m", (char *)"--engine=e", (char *)"--experts=x"};
+    assert_int_equal(tc_core_options_read(4, none, o, NULL), TC_OK);
+    assert_true(!o->prompt_border && !o->prompt_border_auto && !o->prompt_share); // as it always was
+    free(o);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(values),     cmocka_unit_test(every_program_reads_its_rows),
-        cmocka_unit_test(files),      cmocka_unit_test(file_limits),
-        cmocka_unit_test(precedence), cmocka_unit_test(command_lines),
+        cmocka_unit_test(values),         cmocka_unit_test(every_program_reads_its_rows),
+        cmocka_unit_test(files),          cmocka_unit_test(file_limits),
+        cmocka_unit_test(precedence),     cmocka_unit_test(command_lines),
+        cmocka_unit_test(prompt_borders),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
