@@ -71,6 +71,16 @@ static void need(tc_status status, const tc_error *e)
 
 // ---- workers ----
 
+// An answer to another call than was asked, under this one's number.
+static void lie(server *s, uint64_t seq, const tc_expert_call *call)
+{
+    size_t bytes;
+    char *memory = tc_shm_memory(s->worker, &bytes);
+    const tc_shm_reply_record record = {.seq = seq, .tokens = call->tokens + 1, .hidden = call->hidden};
+    memcpy(memory + TC_SHM_REPLY_AT, &record, sizeof record);
+    __atomic_store_n((uint64_t *)(void *)(memory + TC_SHM_REPLY_FLAG_AT), seq, __ATOMIC_RELEASE);
+}
+
 static void *serve(void *arg)
 {
     server *s = arg;
@@ -83,19 +93,14 @@ static void *serve(void *arg)
         if (status != TC_OK || tc_shm_take(s->worker, &seq, &call, &e) != TC_OK) continue;
         const answer mode = atomic_fetch_add(&s->calls, 1) < s->fault_at ? ANSWER : atomic_load(&s->mode);
         if (mode == STAY_SILENT) continue;
-        if (mode == LEAVE) {
-            tc_shm_abort(s->worker);
-            return NULL;
-        }
+        if (mode == LIE) lie(s, seq, &call);
+        if (mode == LEAVE) tc_shm_abort(s->worker);
+        if (mode == LIE || mode == LEAVE) return NULL;
         status = tc_expert_call_check(s->of->store, &call, &e);
         if (status == TC_OK) status = tc_ffn_run(s->ffn, &call, tc_shm_sum(s->worker), &e);
         if (mode == SAY_FAILED) status = TC_INTERNAL;
         (void)tc_shm_reply(s->worker, seq, status, 1 + atomic_load(&s->says_us) * call.pair_count, "asked to",
                            &e);
-        if (mode == LIE) { // an answer to another call, and the flag of this one
-            char *memory = tc_shm_memory(s->hub, &(size_t){0});
-            ((tc_shm_reply_record *)(void *)(memory + TC_SHM_REPLY_AT))->tokens++;
-        }
     }
 }
 
