@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures of expert placement, on the demo model with held-out prompts and on generated routes of 512 experts.
 
-  placement.py --build DIR [--what replay,cost,policies,prediction,conversations,grouping] [--device cpu|cuda] [--out DIR]
+  placement.py --build DIR [--what replay,cost,policies,prediction,conversations,returns,grouping] [--device cpu|cuda] [--out DIR]
 
 replay: hit rates of all policies by capacity, as tables and plots (thermocline replay). The rest runs servers on the demo model: what
-placement takes of a step, live hit rates and swap latency by policy, what looking ahead does to hits and speed, the first tokens of conversations that come back, expert reads
-with and without grouping."""
+placement takes of a step, live hit rates and swap latency by policy, what looking ahead does to hits and speed, the first tokens of conversations that come back (those they generate by replay, those they
+compute live), expert reads with and without grouping."""
 import argparse
 import concurrent.futures
+import json
 import os
 import statistics
 import subprocess
@@ -125,6 +126,48 @@ class Servers:
                     self.ask(server, text, 16, f"c{i}")
             subprocess.run([self.program, "replay", trace, "--policy", "decayed", "--slots", "4,8,16", "--returns", "16"], check=True)
 
+    def tokens(self, texts):
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        done = subprocess.run([self.program, "tokenize", self.h.DEMO], input=lines, text=True, capture_output=True, check=True)
+        return [len(json.loads(line)["ids"]) for line in done.stdout.splitlines()]
+
+    def cut(self, text, more, rest):
+        """text with as much of `more` behind it as makes rest tokens beyond whole blocks of 64."""
+        longer = [text + more[:i] for i in range(1, len(more))]
+        return next(t for t, n in zip(longer, self.tokens(longer)) if n % 64 == rest)
+
+    def returns(self):
+        """Conversations about a text each come back, with more of that text, behind their kept prompts after three others had their
+        turns: of the 16 tokens that the next turn computes, which are its prompt, how many pairs are hot. With answers of 100 tokens
+        before, and without."""
+        for answer in (100, 0):
+            for budget, share in ((1588000, 12.5), (3176000, 25), (6352000, 50)):
+                rates = [self.first_computed(budget, answer, warm) for warm in (False, True)]
+                print(f"returns, {share} % of the experts, {answer} tokens of answer: first 16 tokens computed {rates[0]:.1f} % cold, "
+                      f"{rates[1]:.1f} % warm", flush=True)
+
+    def first_computed(self, budget, answer, warm, count=48):
+        profile, texts = tempfile.mktemp(suffix=".profile", dir=self.h.CACHE), held_out(count, 1600)
+        hot = pairs = counted = 0
+        with self.h.Server(self.h.DEMO, 1, "--profile", profile, "--hot-budget", budget, "--hot-policy", "decayed") as server:
+            turns = []
+            for i, text in enumerate(texts):
+                said = text[:400] + (self.ask(server, text[:400], answer, f"c{i}")["text"] if answer else "")
+                turns.append(self.cut(said, text[400:800], 4))
+                self.ask(server, turns[i], 1, f"c{i}")
+            for i, turn in enumerate(turns):
+                for k in range(3):
+                    self.ask(server, texts[(i + 13 + 11 * k) % count][1300:1600], 100, f"o{i}-{k}")
+                said = 800 if answer else len(turn)  # where the text goes on
+                more = self.cut(turn, texts[i][said:said + 500], 16)
+                seen = self.ask(server, more, 1, f"c{i}" if warm else f"n{i}")  # its one token comes of the prompt's last
+                computed = seen["expert_cache_hits"] + seen["expert_cache_misses"]
+                if computed == 16 * 8 * 4:  # else a piece of text is a token of several words, and a block more is computed
+                    hot, pairs, counted = hot + seen["expert_cache_hits"], pairs + computed, counted + 1
+        if counted < count * 3 / 4:
+            raise AssertionError(f"only {counted} of {count} conversations computed 16 tokens")
+        return 100 * hot / pairs
+
     def grouping(self):
         for steps in (0, 200, 0, 200):
             with self.start("--sessions", 4, "--group-steps", steps) as server:
@@ -143,7 +186,7 @@ class Servers:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=Path, default=ROOT / "build")
-    parser.add_argument("--what", default="replay,cost,policies,prediction,conversations,grouping")
+    parser.add_argument("--what", default="replay,cost,policies,prediction,conversations,returns,grouping")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()

@@ -214,7 +214,7 @@ void tc_placement_begin(tc_placement *p, bool learn)
 {
     if (!p) return;
     p->step_learns = learn;
-    p->looks = p->fetches = false;
+    p->looks = p->fetches = p->reaches = false;
     if (!p->o.cache) return;
     uint64_t start_ns = tc_now_ns();
     tc_hot_cache_publish(p->o.cache);
@@ -322,7 +322,7 @@ void tc_placement_end(tc_placement *p, bool busy)
         p->sampling_left = p->sampling_left > p->tokens ? p->sampling_left - p->tokens : 0;
         if (!p->sampling_left) tc_placement_prime(p);
     }
-    p->looks = p->fetches = false;
+    p->looks = p->fetches = p->reaches = false;
     p->tokens = p->segments = 0;
     p->pairs = 0;
     save_now_and_then(p, start_ns / 1000);
@@ -345,12 +345,20 @@ static bool in_range(const tc_placement *p, const tc_expert_hint *hint)
     return hint->layer < p->o.layers && hint->expert < p->o.experts;
 }
 
-// Between steps, nothing used: what was announced is ordered now, and comes while the prompt is computed.
+static int by_layer(const void *a, const void *b)
+{
+    const tc_cache_fill *x = a, *y = b;
+    return x->layer < y->layer ? -1 : x->layer > y->layer;
+}
+
+// Between steps, nothing used: what was announced is ordered now, and comes while the prompt is computed;
+// what its layers need first, first.
 static void order_announced(tc_placement *p)
 {
     const tc_cache_input nothing = {.now_us = tc_now_us()};
     uint32_t fills = tc_hot_cache_step(p->o.cache, &nothing, p->fills);
     tc_placement_tell_changes(p);
+    qsort(p->fills, fills, sizeof *p->fills, by_layer);
     for (uint32_t i = 0; i < fills; i++) p->o.tier.fill(p->o.tier.arg, &p->fills[i]);
 }
 

@@ -29,11 +29,13 @@ void tc_placement_ahead_free(tc_placement *p)
 bool tc_placement_pass_begins(void *arg, uint32_t tokens)
 {
     tc_placement *p = arg;
-    p->looks = p->fetches = false;
+    p->looks = p->fetches = p->reaches = false;
+    const bool in_step = p->o.cache && p->o.tier.in_step && p->enabled && p->step_learns;
+    p->reaches = in_step && tc_hot_cache_filling_from(p->o.cache, 0);
     if (!p->expected || tokens > p->o.tokens_max) return false;
-    p->fetches = p->o.cache && p->o.tier.in_step && p->enabled && p->step_learns &&
-                 tokens <= TC_AHEAD_TOKENS_MAX &&
+    p->fetches = in_step && tokens <= TC_AHEAD_TOKENS_MAX &&
                  tc_hot_cache_get_options(p->o.cache)->policy == TC_POLICY_PREDICTIVE;
+    p->reaches |= p->fetches;
     p->looks = p->fetches || p->trace;
     if (p->looks) memset(p->expected, 0xff, (size_t)tokens * p->o.layers * p->o.top_k * sizeof *p->expected);
     return p->looks;
@@ -42,7 +44,7 @@ bool tc_placement_pass_begins(void *arg, uint32_t tokens)
 void tc_placement_routed(void *arg, uint32_t layer)
 {
     tc_placement *p = arg;
-    if (!p->fetches) return;
+    if (!p->reaches) return;
     uint64_t start_ns = tc_now_ns();
     tc_hot_cache_reach(p->o.cache, layer);
     tc_placement_tell_changes(p);

@@ -28,8 +28,9 @@ struct tc_placement {
     // looking ahead (placement_ahead.c): what layers to come are expected to choose in the pass under way
     int32_t *expected; // [tokens_max][layers][top_k], -1: nothing was said; NULL: nobody can look ahead
     tc_expert_use *ahead;
-    uint32_t *ahead_counts;                 // [experts]
-    bool step_learns, looks, fetches;       // in this pass
+    uint32_t *ahead_counts;           // [experts]
+    bool step_learns, looks, fetches; // in this pass
+    bool reaches; // in this pass: fills that are done come into the table when their layer is looked up
     uint64_t expected_pairs, expected_true; // (token, layer, choice) that something was expected of
     uint64_t ns, sheds;
     uint64_t pairs, reads_shared; // pairs of the step being noted; reads that segments of a step shared

@@ -180,7 +180,7 @@ tc_status tc_forward_mlp(tc_forward *f, const tc_layer_weights *layer, uint32_t 
         .pairs = f->pairs,
         .step = f->source->step,
     };
-    if (f->looks_ahead) f->watch.routed(f->watch.arg, layer_index);
+    if (f->watch.routed) f->watch.routed(f->watch.arg, layer_index);
     TC_TRY(f->source->ops->post(f->source, &call, e));
     if (f->looks_ahead) tc_forward_expect(f, layer_index + 1, n);
     if (desc->shared_width) {

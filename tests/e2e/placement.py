@@ -168,6 +168,31 @@ class Operators(unittest.TestCase):
 
 
 class Learned(unittest.TestCase):
+    def test_a_conversation_finds_its_experts_again(self):
+        """Already in the step that computes the next turn's prompt: what was announced comes while its layers are computed."""
+        text = (DEMO.parent / "heldout.txt").read_text()
+        texts, others = [text[i * 8000:] for i in range(8)], [text[i * 3000 + 2000:] for i in range(24)]
+
+        def returns(warm):
+            hot = pairs = 0
+            with Server(DEMO, 1, "--hot-budget", "3176000", *fresh()) as server:
+                def ask(prompt, tokens, conversation):
+                    return server.generate(prompt, max_tokens=tokens, temperature=0, ignore_eos=True,
+                                           expert_hints={"conversation_id": conversation})
+                for i, own in enumerate(texts):
+                    ask(own[:600], 1, f"c{i}")
+                for i, own in enumerate(texts):
+                    for k in range(3):
+                        ask(others[3 * i + k][:200], 80, f"o{i}-{k}")
+                    seen = ask(own[:640], 1, f"c{i}" if warm else f"n{i}")
+                    hot += seen["expert_cache_hits"]
+                    pairs += seen["expert_cache_hits"] + seen["expert_cache_misses"]
+            return hot / pairs
+
+        cold, warm = returns(False), returns(True)
+        print(f"          hot of what the returning turn computes: {cold:.3f} cold, {warm:.3f} warm")
+        self.assertGreater(warm, cold + 0.1)
+
     def test_outlives_the_process(self):
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
             profile = Path(folder) / "demo.profile"
