@@ -52,11 +52,9 @@ static bool has_flag(const char *flags, const char *flag)
 
 static void check_cpu(tc_doctor *d)
 {
-    static const char *const levels[][2] = {{"amx_int8", "amx"},
-                                            {"avx512_bf16", "avx512bf16"},
-                                            {"avx512_vnni", "avx512vnni"},
-                                            {"avx512bw", "avx512"},
-                                            {"avx2", "avx2"}};
+    static const char *const levels[][2] = {{"amx_int8", "amx"},          {"avx512_bf16", "avx512bf16"},
+                                            {"avx512vbmi", "avx512vbmi"}, {"avx512_vnni", "avx512vnni"},
+                                            {"avx512bw", "avx512"},       {"avx2", "avx2"}};
     char text[TEXT_BYTES];
     slurp(d, "/proc/cpuinfo", text);
     char *flags = strstr(text, "flags");

@@ -42,17 +42,8 @@ INLINE bool run_sum(const tc_matrix *w, uint32_t count, uint32_t panel0, uint32_
     return to.fine;
 }
 
-static bool fixed_sum_q4(const tc_matrix *w, uint32_t count, uint32_t p0, uint32_t p1, const tc_rows *x,
-                         const float *scale, uint32_t n, int64_t *const *acc)
-{
-    return run_sum(w, count, p0, p1, x, scale, n, TC_M_Q4, acc);
-}
-
-static bool fixed_sum_q8(const tc_matrix *w, uint32_t count, uint32_t p0, uint32_t p1, const tc_rows *x,
-                         const float *scale, uint32_t n, int64_t *const *acc)
-{
-    return run_sum(w, count, p0, p1, x, scale, n, TC_M_Q8, acc);
-}
+TC_KERNEL_SUM(q4, run_sum, TC_M_Q4)
+TC_KERNEL_SUM(q8, run_sum, TC_M_Q8)
 
 // Largest magnitude of 64 floats, as bits: whole numbers order as the floats do, and NaN is above all.
 INLINE uint32_t top_bits(const float *x)

@@ -127,7 +127,8 @@ typedef struct tc_bf16_part {
 
 extern const tc_bf16_part tc_bf16_avx512, tc_bf16_amx;
 extern const tc_fast_part tc_fast_scalar;
-extern const tc_fast_part tc_fast_avx2, tc_fast_avx512, tc_fast_avx512vnni, tc_fast_amx;
+extern const tc_fast_part tc_fast_avx2, tc_fast_avx512, tc_fast_avx512vnni, tc_fast_avx512vbmi, tc_fast_amx;
+extern uint8_t tc_nested_planes[4][256]; // tc_nested_levels byte by byte; filled before a table is handed out
 void tc_silu_mul_plain(const float *gate, const float *up, float *out, uint32_t n); // the vectors' bits
 
 // Scale of a span whose largest magnitude has these bits, and what to multiply by before rounding.
@@ -164,4 +165,12 @@ typedef struct tc_kernel_sink {
         tc_kernel_sink to = {.acc = acc, .scale = scale, .fine = true};                                      \
         run(w, p0, p1, x, n, type, &to);                                                                     \
         return to.fine;                                                                                      \
+    }
+
+// The kernel of several matrices of one type, over an ISA file's own run_sum.
+#define TC_KERNEL_SUM(name, run_sum, type)                                                                   \
+    static bool fixed_sum_##name(const tc_matrix *w, uint32_t count, uint32_t p0, uint32_t p1,               \
+                                 const tc_rows *x, const float *scale, uint32_t n, int64_t *const *acc)      \
+    {                                                                                                        \
+        return run_sum(w, count, p0, p1, x, scale, n, type, acc);                                            \
     }

@@ -7,6 +7,9 @@
 
 #include <immintrin.h>
 
+#ifndef CODES_AHEAD
+#define CODES_AHEAD 256
+#endif
 #define INLINE static inline __attribute__((always_inline))
 
 // The scales of one panel, span after span.
@@ -14,16 +17,23 @@ typedef struct tc_panel_scales {
     uint32_t panel;
     bool steady; // nested scales are the same in all spans
     __m512 nested, offset;
+    __m512 four[4]; // with VBMI: of the codes of four spans, looked up at once
 } tc_panel_scales;
 
+// Sixteen rows meet few nested scales: those that follow the first one are read at once and dealt out.
 INLINE __m512 tc_load_nested(const tc_quant_view *v, uint32_t panel, uint32_t span)
 {
     const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    uint32_t first =
-        v->phase + panel * TC_PANEL_ROWS * v->stride + span; // fits: a weight has below 2^32 blocks
+    const uint32_t first = v->phase + panel * TC_PANEL_ROWS * v->stride + span, // fits: a weight has below
+                                                                                // 2^32 blocks
+        at = first >> TC_NESTED_SHIFT;
     __m512i block = _mm512_add_epi32(_mm512_set1_epi32((int)first),
                                      _mm512_mullo_epi32(lane, _mm512_set1_epi32((int)v->stride)));
-    return _mm512_i32gather_ps(_mm512_srli_epi32(block, TC_NESTED_SHIFT), v->table->nested, 4);
+    block = _mm512_srli_epi32(block, TC_NESTED_SHIFT);
+    if (v->stride > 1u << TC_NESTED_SHIFT) return _mm512_i32gather_ps(block, v->table->nested, 4);
+    // What is read past the table is the codes behind it and never dealt out.
+    return _mm512_permutexvar_ps(_mm512_sub_epi32(block, _mm512_set1_epi32((int)at)),
+                                 _mm512_loadu_ps(v->table->nested + at));
 }
 
 INLINE tc_panel_scales tc_panel_scales_begin(const tc_quant_view *v, uint32_t panel)
@@ -36,14 +46,59 @@ INLINE tc_panel_scales tc_panel_scales_begin(const tc_quant_view *v, uint32_t pa
     return ps;
 }
 
+#ifdef __AVX512VBMI__
+// One byte of the numbers that 64 codes stand for; above: codes of the map's upper half.
+INLINE __m512i tc_nested_plane(int byte, __m512i codes, __mmask64 above)
+{
+    const uint8_t *plane = tc_nested_planes[byte];
+    __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(plane), codes, _mm512_load_si512(plane + 64));
+    __m512i high =
+        _mm512_permutex2var_epi8(_mm512_load_si512(plane + 128), codes, _mm512_load_si512(plane + 192));
+    return _mm512_mask_mov_epi8(low, above, high);
+}
+
+// What 64 codes, 16 rows of four spans, stand for: byte by byte. Codes are dealt out first so that putting
+// the bytes together leaves the rows of a span in one register, in order. A gather takes as long as four of
+// these.
+INLINE void tc_nested_four(const uint8_t *codes, __m512 ret[4])
+{
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i c = _mm512_permutexvar_epi32(order, _mm512_load_si512(codes));
+    const __mmask64 above = _mm512_movepi8_mask(c);
+    const __m512i b0 = tc_nested_plane(0, c, above), b1 = tc_nested_plane(1, c, above),
+                  b2 = tc_nested_plane(2, c, above), b3 = tc_nested_plane(3, c, above);
+    const __m512i low01 = _mm512_unpacklo_epi8(b0, b1), low23 = _mm512_unpacklo_epi8(b2, b3),
+                  high01 = _mm512_unpackhi_epi8(b0, b1), high23 = _mm512_unpackhi_epi8(b2, b3);
+    ret[0] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(low01, low23));
+    ret[1] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(low01, low23));
+    ret[2] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(high01, high23));
+    ret[3] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(high01, high23));
+}
+
+// Spans are asked for in order: codes of four lie in a line, which begins on a multiple of 64 bytes.
+INLINE __m512 tc_nested_codes(const tc_quant_view *v, tc_panel_scales *ps, uint32_t span)
+{
+    const size_t at = (size_t)ps->panel * v->spans + span;
+    if (span == 0 || at % 4 == 0) {
+        _mm_prefetch((const char *)v->codes + at / 4 * 64 + CODES_AHEAD, _MM_HINT_T0);
+        tc_nested_four(v->codes + at / 4 * 64, ps->four);
+    }
+    return ps->four[at % 4];
+}
+#else
+INLINE __m512 tc_nested_codes(const tc_quant_view *v, tc_panel_scales *ps, uint32_t span)
+{
+    __m128i codes = _mm_load_si128((const __m128i *)tc_span_codes(v, ps->panel, span));
+    return _mm512_i32gather_ps(_mm512_cvtepu8_epi32(codes), v->map, 4);
+}
+#endif
+
 // As tc_scales_of: the same two roundings.
 INLINE __m512 tc_panel_scales_at(const tc_quant_view *v, tc_panel_scales *ps, uint32_t span, uint32_t g)
 {
     if (!v->stride) return _mm512_load_ps(tc_span_scales(v, ps->panel, span) + (size_t)g * TC_PANEL_ROWS);
-    __m128i codes = _mm_load_si128((const __m128i *)tc_span_codes(v, ps->panel, span));
     if (!ps->steady) ps->nested = tc_load_nested(v, ps->panel, span);
-    __m512 map = _mm512_i32gather_ps(_mm512_cvtepu8_epi32(codes), v->map, 4);
-    return _mm512_add_ps(_mm512_mul_ps(map, ps->nested), ps->offset);
+    return _mm512_add_ps(_mm512_mul_ps(tc_nested_codes(v, ps, span), ps->nested), ps->offset);
 }
 
 // Sums of one panel of T tokens, beginning with `first`, to where they go.

@@ -48,12 +48,17 @@ static bool has_avx512vnni(void)
     return has_avx512() && __builtin_cpu_supports("avx512vnni");
 }
 
+static bool has_avx512vbmi(void)
+{
+    return has_avx512vnni() && __builtin_cpu_supports("avx512vbmi");
+}
+
 // Tiles are large: Linux keeps them from a process that has not asked for them.
 static bool has_amx(void)
 {
     enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18, TILE_BIT = 1 << 24, INT8_BIT = 1 << 25 };
     unsigned a, b, c, d;
-    if (!has_avx512vnni() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    if (!has_avx512vbmi() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
     return (d & TILE_BIT) && (d & INT8_BIT) && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
 
@@ -61,7 +66,7 @@ static bool has_avx512bf16(void)
 {
     enum { BF16_BIT = 1 << 5 };
     unsigned a, b, c, d;
-    return has_avx512vnni() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & BF16_BIT);
+    return has_avx512vbmi() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & BF16_BIT);
 }
 
 static const tc_bf16_part *bf16_of_avx512(void)
@@ -85,7 +90,8 @@ static const isa isas[] = {
     {"avx2", &tc_kernels_avx2, &tc_fast_avx2, has_avx2},
     {"avx512", &tc_kernels_avx512, &tc_fast_avx512, has_avx512},
     {"avx512vnni", &tc_kernels_avx512, &tc_fast_avx512vnni, has_avx512vnni},
-    {"avx512bf16", &tc_kernels_avx512, &tc_fast_avx512vnni, has_avx512bf16, bf16_of_avx512},
+    {"avx512vbmi", &tc_kernels_avx512, &tc_fast_avx512vbmi, has_avx512vbmi},
+    {"avx512bf16", &tc_kernels_avx512, &tc_fast_avx512vbmi, has_avx512bf16, bf16_of_avx512},
     {"amx", &tc_kernels_avx512, &tc_fast_amx, has_amx, bf16_of_amx},
 #endif
 };
@@ -95,9 +101,15 @@ enum { COUNT = sizeof isas / sizeof *isas };
 // [0] FLOAT, [1] FAST. An ISA's FAST is its FLOAT with the quantised types overwritten.
 static tc_kernels tables[COUNT][2];
 static pthread_once_t once = PTHREAD_ONCE_INIT;
+_Alignas(64) uint8_t tc_nested_planes[4][256];
 
 static void fill_tables(void)
 {
+    for (int code = 0; code < 256; code++) {
+        uint8_t bytes[4];
+        memcpy(bytes, &tc_nested_levels()[code], sizeof bytes);
+        for (int i = 0; i < 4; i++) tc_nested_planes[i][code] = bytes[i];
+    }
     for (int i = 0; i < COUNT; i++) {
         tc_kernels *fast = &tables[i][1];
         tables[i][0] = *fast = *isas[i].table;
@@ -140,5 +152,8 @@ tc_status tc_kernels_get(tc_precision precision, const char *name, const tc_kern
         }
         if (name) return tc_fail(e, TC_UNSUPPORTED, "isa %s: this CPU lacks it", name);
     }
-    return tc_fail(e, TC_ARGUMENT, "isa %s: not one of scalar avx2 avx512 avx512vnni avx512bf16 amx", name);
+    return tc_fail(e, TC_ARGUMENT,
+                   "isa %s: not one of scalar avx2 avx512 avx512vnni avx512vbmi"
+                   " avx512bf16 amx",
+                   name);
 }

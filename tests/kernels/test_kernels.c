@@ -643,12 +643,13 @@ static void bench_item(void *arg, uint32_t i, uint32_t member)
 enum { BENCH_COLS = 2048, BENCH_ROWS = 1 << 18, BENCH_TOKENS = 64 };
 
 // Random weights without a checkpoint behind them: any bytes are codes, any small nested scale is one.
-static void bench_matrix(tc_matrix_type type, uint32_t n, tc_matrix *m)
+// rows 0: as many as no cache holds.
+static void bench_matrix(tc_matrix_type type, uint32_t n, uint32_t rows, tc_matrix *m)
 {
     tc_matrix_form form = {type, 0, 0};
     if (type == TC_M_Q4) form = (tc_matrix_form){type, 64, BENCH_COLS / 64};
     if (type == TC_M_Q8) form.group = 64;
-    uint32_t rows = BENCH_ROWS / (type == TC_M_Q4 ? 1 : 4) / (n > 4 ? 16 : 1);
+    if (!rows) rows = BENCH_ROWS / (type == TC_M_Q4 ? 1 : 4) / (n > 4 ? 16 : 1);
     size_t bytes = tc_matrix_bytes(&form, rows, BENCH_COLS),
            tiles = tc_matrix_tiles_at(&form, rows, BENCH_COLS);
     uint8_t *data = tc_alloc(TC_MEM_OTHER, bytes + 8192, 1);
@@ -662,11 +663,11 @@ static void bench_matrix(tc_matrix_type type, uint32_t n, tc_matrix *m)
 }
 
 static void bench_one(const tc_kernels *k, const char *precision, tc_team *team, tc_matrix_type type,
-                      uint32_t n, double roof)
+                      uint32_t n, uint32_t some_rows, double roof)
 {
     static const char *const types[TC_M_TYPES] = {"q4", "q8", "bf16", "f16", "f32"};
     tc_matrix m;
-    bench_matrix(type, n, &m);
+    bench_matrix(type, n, some_rows, &m);
     float *x_memory = tc_alloc(TC_MEM_OTHER, (size_t)BENCH_TOKENS * BENCH_COLS, sizeof(float));
     float *y_memory = tc_alloc(TC_MEM_OTHER, (size_t)n * m.rows, sizeof(float));
     uint8_t *q8_memory = tc_alloc(TC_MEM_OTHER, BENCH_TOKENS, tc_rounded_bytes(BENCH_COLS));
@@ -684,7 +685,8 @@ static void bench_one(const tc_kernels *k, const char *precision, tc_team *team,
     bench_job job = {k, &m, &rows, y, n, tc_panels(m.rows)};
     size_t bytes = tc_matrix_bytes(&m.form, m.rows, m.cols);
     double best = 0;
-    for (int pass = 0; pass < 4; pass++) {
+    const int passes = some_rows ? 1000 : 4;
+    for (int pass = 0; pass < passes; pass++) {
         uint64_t start = tc_now_ns();
         tc_team_each(team, (job.panels + 7) / 8, bench_item, &job);
         double rate = (double)bytes / (double)(tc_now_ns() - start);
@@ -698,10 +700,15 @@ static void bench_one(const tc_kernels *k, const char *precision, tc_team *team,
     tc_free(q8_memory);
 }
 
-static int bench(uint32_t threads, const char *only)
+// --bench THREADS [PRECISION|all [ISA|all [ROWS]]]: few rows stay in a cache.
+static int bench(uint32_t threads, int argc, char **argv)
 {
-    static const char *const isas[] = {"avx2", "avx512", "avx512vnni", "avx512bf16", "amx"};
-    static const uint32_t tokens[] = {1, 4, 64, 8};
+    const char *only = argc > 0 && strcmp(argv[0], "all") != 0 ? argv[0] : NULL,
+               *only_isa = argc > 1 && strcmp(argv[1], "all") != 0 ? argv[1] : NULL;
+    const uint32_t rows = argc > 2 ? (uint32_t)atoi(argv[2]) : 0;
+    static const char *const isas[] = {"avx2", "avx512", "avx512vnni", "avx512vbmi", "avx512bf16", "amx"};
+    static const uint32_t tokens[] = {1, 2, 4, 8, 16, 32, 64};
+    const int counts = sizeof tokens / sizeof *tokens;
     const tc_team_options options = {.threads = threads, .spin_us = 100};
     tc_team *team;
     tc_error e;
@@ -712,16 +719,18 @@ static int bench(uint32_t threads, const char *only)
         return 1;
     }
     printf("%u threads, read bandwidth %.2f GB/s\n", threads, roof);
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < (int)(sizeof isas / sizeof *isas); i++)
         for (int precision = TC_FLOAT; precision <= TC_FAST; precision++) {
             const tc_kernels *k;
             const char *name = tc_precision_name((tc_precision)precision);
             if (only && strcmp(only, name) != 0) continue;
+            if (only_isa && strcmp(only_isa, isas[i]) != 0) continue;
             if (tc_kernels_get((tc_precision)precision, isas[i], &k, &e) != TC_OK) continue;
-            for (int t = 0; t < 3; t++) bench_one(k, name, team, TC_M_Q4, tokens[t], roof);
-            bench_one(k, name, team, TC_M_Q8, 1, roof);
+            for (int t = 0; t < counts; t++) bench_one(k, name, team, TC_M_Q4, tokens[t], rows, roof);
+            bench_one(k, name, team, TC_M_Q8, 1, rows, roof);
             if (precision == TC_FLOAT || k->round_bf16)
-                for (int t = 0; t < 4; t++) bench_one(k, name, team, TC_M_BF16, tokens[t], roof);
+                for (int t = 0; t < counts; t += 3)
+                    bench_one(k, name, team, TC_M_BF16, tokens[t], rows, roof);
         }
     tc_team_free(team);
     return 0;
@@ -746,13 +755,15 @@ static bool find_kernels(subject *s, const char *isa)
 int main(int argc, char **argv)
 {
     if (argc > 1 && strcmp(argv[1], "--bench") == 0)
-        return bench(argc > 2 ? (uint32_t)atoi(argv[2]) : 1, argc > 3 ? argv[3] : NULL);
+        return bench(argc > 2 ? (uint32_t)atoi(argv[2]) : 1, argc - 3, argv + 3);
     static const struct {
         const char *isa;
         tc_precision precision;
-    } all[] = {{"exact", TC_EXACT},     {"scalar", TC_FLOAT},    {"avx2", TC_FLOAT}, {"avx512", TC_FLOAT},
-               {"amx", TC_FLOAT},       {"scalar", TC_FAST},     {"avx2", TC_FAST},  {"avx512", TC_FAST},
-               {"avx512vnni", TC_FAST}, {"avx512bf16", TC_FAST}, {"amx", TC_FAST},   {NULL, TC_FAST}};
+    } all[] = {{"exact", TC_EXACT},     {"scalar", TC_FLOAT},    {"avx2", TC_FLOAT},
+               {"avx512", TC_FLOAT},    {"amx", TC_FLOAT},       {"scalar", TC_FAST},
+               {"avx2", TC_FAST},       {"avx512", TC_FAST},     {"avx512vnni", TC_FAST},
+               {"avx512vbmi", TC_FAST}, {"avx512bf16", TC_FAST}, {"amx", TC_FAST},
+               {NULL, TC_FAST}};
     int failed = 0;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         subject s = {.precision = all[i].precision};
