@@ -17,7 +17,8 @@ INLINE __m512i dot4(__m512i acc, __m512i u, const int8_t *q)
 enum {
     GROUP = TC_TILE_ROWS, // tokens of a tile
     TOKENS_FROM = 6,      // fewer are not worth a tile
-    SPANS_MAX = 128       // of a panel kept decoded: 128 KiB
+    SPANS_MAX = 128,      // of a panel kept decoded: 128 KiB
+    TILES_AHEAD = 4096    // bytes asked for
 };
 
 // Tiles: 0 to 3 sums (of a panel the high plane, then the low one; two panels), 4 and 5 activations, 6 and 7
@@ -47,7 +48,7 @@ INLINE void decode_panel(const tc_matrix *w, const tc_quant_view *v, uint32_t pa
         _mm512_store_ps(own->scales[which][s], tc_panel_scales_at(v, &ps, s, 0));
         for (int i = 0; i < 8 && is_q4; i++, tiles += 64) {
             __m512i pair = _mm512_load_si512(tiles);
-            _mm_prefetch((const char *)tiles + PREFETCH_BYTES, _MM_HINT_T0);
+            _mm_prefetch((const char *)tiles + TILES_AHEAD, _MM_HINT_T0);
             _mm512_store_si512(to + i * 128, _mm512_shuffle_epi8(codes, _mm512_and_si512(pair, low)));
             _mm512_store_si512(to + i * 128 + 64,
                                _mm512_shuffle_epi8(codes, _mm512_and_si512(_mm512_srli_epi16(pair, 4), low)));

@@ -6,7 +6,8 @@
 
 enum {
     TOKENS_MAX = 8,
-    PREFETCH_BYTES = 4096,
+    PREFETCH_BYTES =
+        8192, // asked for ahead, into the second cache: it waits for more lines at once than the first
     SCALE_COLS = 8192, // of a panel, whose scales are worked out together
     FEW_COLS = 512,    // the same for a run of tokens: beside its products
     SUM_UNITS = 32,    // narrow matrices that are added up together
@@ -111,7 +112,7 @@ INLINE void dot_panels(const dot_args *a, const int T, const bool is_q4, const u
         for (uint32_t c = a->c; c < a->end; c += group, tiles += bytes, scale++) {
             __m512i acc[TOKENS_MAX];
             for (uint32_t i = 0; i < bytes; i += 64)
-                _mm_prefetch((const char *)tiles + i + PREFETCH_BYTES, _MM_HINT_T0);
+                _mm_prefetch((const char *)tiles + i + PREFETCH_BYTES, _MM_HINT_T1);
             group_dot(tiles, x, c, group, T, is_q4, a->codes128, acc);
             for (int t = 0; t < T; t++) {
                 __m512 both = _mm512_mul_ps(*scale, _mm512_set1_ps(x[t].scale[c / TC_SPAN_COLS]));
@@ -188,7 +189,7 @@ static __attribute__((noinline)) __m512 one_panel(const tc_matrix *w, const tc_q
     for (uint32_t c = 0; c < w->cols; c += TC_SPAN_COLS, tiles += TC_SPAN_TILE_BYTES) {
         __m512i acc;
         for (uint32_t i = 0; i < TC_SPAN_TILE_BYTES; i += 64)
-            _mm_prefetch((const char *)tiles + i + PREFETCH_BYTES, _MM_HINT_T0);
+            _mm_prefetch((const char *)tiles + i + PREFETCH_BYTES, _MM_HINT_T1);
         group_dot(tiles, x, c, TC_SPAN_COLS, 1, true, codes128, &acc);
         const __m512 scale = tc_panel_scales_at(v, &ps, c / TC_SPAN_COLS, 0);
         sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc),
@@ -332,7 +333,7 @@ static __attribute__((noinline)) __m512i narrow_one(const tc_matrix *w, const tc
     for (int p = 0; p < FOUR; p++, tiles += TC_SPAN_TILE_BYTES, acc += TC_PANEL_ROWS) {
         __m512i whole;
         for (uint32_t i = 0; i < TC_SPAN_TILE_BYTES; i += 64)
-            _mm_prefetch((const char *)tiles + i + PREFETCH_BYTES, _MM_HINT_T0);
+            _mm_prefetch((const char *)tiles + i + PREFETCH_BYTES, _MM_HINT_T1);
         group_dot(tiles, x, 0, TC_SPAN_COLS, 1, true, codes128, &whole);
         __m512 part =
             _mm512_mul_ps(_mm512_cvtepi32_ps(whole), _mm512_mul_ps(scales[p], _mm512_set1_ps(*x->scale)));
