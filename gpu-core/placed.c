@@ -13,9 +13,9 @@ static void log_text(void *arg, bool warning, const char *text)
     tc_log(warning ? TC_LOG_WARN : TC_LOG_INFO, "%s", text);
 }
 
-static void order_fill(void *arg, const tc_cache_fill *fill)
+static void order_fill(void *arg, const tc_cache_fill *fills, uint32_t count, bool at_once)
 {
-    tc_source_hot_fill(arg, fill);
+    tc_source_hot_fill(arg, fills, count, at_once);
 }
 
 static void trim(void *arg, uint32_t slots)

@@ -74,14 +74,19 @@ uint64_t tc_gpu_tier_bytes(const tc_gpu_tier *t)
 // ---- orders ----
 
 // The cache has no more fills in flight than there is room for here: none is ever dropped.
-static void order(void *arg, const tc_cache_fill *fill)
+static void order_one(tc_gpu_tier *t, const tc_cache_fill *fill)
 {
-    tc_gpu_tier *t = arg;
     if (t->still) return;
     if (!t->waiting_count && t->ops->ready(t->dev) &&
         t->ops->fill(t->dev, fill->slot, fill->layer, fill->expert))
         return;
     if (t->waiting_count < FILLS_IN_FLIGHT) t->waiting[t->waiting_count++] = *fill;
+}
+
+static void order(void *arg, const tc_cache_fill *fills, uint32_t count, bool at_once)
+{
+    (void)at_once; // the link takes them as they come
+    for (uint32_t i = 0; i < count; i++) order_one(arg, &fills[i]);
 }
 
 static void changed(void *arg, const tc_table_change *changes, uint32_t count, bool all)
@@ -197,7 +202,7 @@ bool tc_gpu_tier_idle(tc_gpu_tier *t)
         const tc_cache_input none = {.now_us = tc_now_us()};
         uint32_t fills = tc_hot_cache_step(t->cache, &none, t->fills);
         tell_changes(t);
-        for (uint32_t i = 0; i < fills; i++) order(t, &t->fills[i]);
+        order(t, t->fills, fills, false);
         t->ops->drain(t->dev);
         tc_gpu_tier_poll(t);
         tc_hot_cache_publish(t->cache);

@@ -305,7 +305,7 @@ static void learn(tc_placement *p, uint64_t now_us, bool busy)
         .uses = p->uses, .count = n, .tokens = n ? p->tokens : 0, .now_us = now_us, .link_busy = busy};
     uint32_t fills = tc_hot_cache_step(p->o.cache, &in, p->fills);
     tc_placement_tell_changes(p);
-    for (uint32_t i = 0; i < fills; i++) p->o.tier.fill(p->o.tier.arg, &p->fills[i]);
+    if (fills) p->o.tier.fill(p->o.tier.arg, p->fills, fills, false);
 }
 
 void tc_placement_end(tc_placement *p, bool busy)
@@ -359,7 +359,7 @@ static void order_announced(tc_placement *p)
     uint32_t fills = tc_hot_cache_step(p->o.cache, &nothing, p->fills);
     tc_placement_tell_changes(p);
     qsort(p->fills, fills, sizeof *p->fills, by_layer);
-    for (uint32_t i = 0; i < fills; i++) p->o.tier.fill(p->o.tier.arg, &p->fills[i]);
+    if (fills) p->o.tier.fill(p->o.tier.arg, p->fills, fills, true);
 }
 
 void tc_placement_arrived(tc_placement *p, const tc_placement_request *r, const tc_expert_hint *hints,

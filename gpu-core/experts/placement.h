@@ -20,7 +20,9 @@ enum {
 // Who holds the hot experts. All calls come from the step's thread, between steps.
 typedef struct tc_hot_tier {
     void *arg;
-    void (*fill)(void *arg, const tc_cache_fill *fill); // ordered; tc_hot_cache_fill_done when it is there
+    // Ordered, those of a moment together; tc_hot_cache_fill_done of each when it is there. at_once: layers
+    // of the step under way wait for them.
+    void (*fill)(void *arg, const tc_cache_fill *fills, uint32_t count, bool at_once);
     // The table has changed (a device keeps a copy of it); NULL: it reads tc_hot_cache_table.
     void (*changed)(void *arg, const tc_table_change *changes, uint32_t count, bool all);
     bool in_step; // fills may be ordered, and the table may change, while a step runs, between its layers

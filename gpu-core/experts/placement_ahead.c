@@ -83,7 +83,7 @@ void tc_placement_expects(void *arg, uint32_t layer, uint32_t n, const uint32_t 
         uint32_t most = slots / TC_AHEAD_SHARE < TC_FILLS_MAX ? slots / TC_AHEAD_SHARE : TC_FILLS_MAX;
         uint32_t fills = tc_hot_cache_foresee(p->o.cache, p->ahead, count, most, start_ns / 1000, p->fills);
         tc_placement_tell_changes(p);
-        for (uint32_t i = 0; i < fills; i++) p->o.tier.fill(p->o.tier.arg, &p->fills[i]);
+        if (fills) p->o.tier.fill(p->o.tier.arg, p->fills, fills, true);
     }
     p->ns += tc_now_ns() - start_ns;
 }

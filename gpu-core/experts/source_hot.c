@@ -10,8 +10,9 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
-enum { PAGE_BYTES = 4096, SPEED_NS = 2000000 };
+enum { PAGE_BYTES = 4096, SPEED_NS = 2000000, LOOK_NS = 250000, LOOKS = 80 };
 
 typedef struct source_hot {
     tc_expert_source source;
@@ -33,7 +34,7 @@ typedef struct source_hot {
     // fills: a ring, written by the step's thread, read by the tier's
     tc_cache_fill *fills; // [slots]
     uint32_t head, count;
-    bool ends;
+    bool ends, waits, sleeps; // waits: for its next look, or to be woken; sleeps: it will not look by itself
     pthread_mutex_t lock;
     pthread_cond_t wake;
     pthread_t thread;
@@ -93,15 +94,36 @@ static void fill_slot(source_hot *h, const tc_cache_fill *fill)
     }
 }
 
+// To wake a thread costs the step ten times what its policy does. So the thread looks by itself, as long as
+// it has found something of late; what cannot wait for that wakes it.
+static void wait_for_orders(source_hot *h, uint32_t *looks)
+{
+    struct timespec until;
+    h->waits = true;
+    h->sleeps = !*looks;
+    if (h->sleeps) {
+        pthread_cond_wait(&h->wake, &h->lock);
+    } else {
+        --*looks;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_nsec += LOOK_NS;
+        if (until.tv_nsec >= 1000000000) until.tv_nsec -= 1000000000, until.tv_sec++;
+        pthread_cond_timedwait(&h->wake, &h->lock, &until);
+    }
+    h->waits = h->sleeps = false;
+}
+
 static void *fill_all(void *arg)
 {
     source_hot *h = arg;
+    uint32_t looks = 0;
     pthread_mutex_lock(&h->lock);
     while (!h->ends) {
         if (!h->count) {
-            pthread_cond_wait(&h->wake, &h->lock);
+            wait_for_orders(h, &looks);
             continue;
         }
+        looks = LOOKS;
         tc_cache_fill fill = h->fills[h->head];
         h->head = (h->head + 1) % h->slots;
         h->count--;
@@ -114,13 +136,16 @@ static void *fill_all(void *arg)
     return NULL;
 }
 
-void tc_source_hot_fill(tc_expert_source *source, const tc_cache_fill *fill)
+void tc_source_hot_fill(tc_expert_source *source, const tc_cache_fill *fills, uint32_t count, bool at_once)
 {
     source_hot *h = (source_hot *)source;
     pthread_mutex_lock(&h->lock);
-    h->fills[(h->head + h->count++) % h->slots] = *fill; // a slot is filled once at a time: there is room
-    pthread_cond_signal(&h->wake);
+    for (uint32_t i = 0; i < count; i++) // a slot is filled once at a time: there is room
+        h->fills[(h->head + h->count++) % h->slots] = fills[i];
+    const bool wake = at_once ? h->waits : h->sleeps;
+    if (wake) h->waits = h->sleeps = false; // once
     pthread_mutex_unlock(&h->lock);
+    if (wake) pthread_cond_signal(&h->wake);
 }
 
 double tc_source_hot_speed(tc_expert_source *source)
@@ -290,7 +315,11 @@ tc_status tc_source_hot_create(const tc_store *store, tc_team *team, uint32_t to
     h->slot_bytes = tc_source_hot_slot_bytes(store);
     h->tokens_max = tokens_max;
     pthread_mutex_init(&h->lock, NULL);
-    pthread_cond_init(&h->wake, NULL);
+    pthread_condattr_t by_clock;
+    pthread_condattr_init(&by_clock);
+    pthread_condattr_setclock(&by_clock, CLOCK_MONOTONIC);
+    pthread_cond_init(&h->wake, &by_clock);
+    pthread_condattr_destroy(&by_clock);
     tc_status status = take_memory(h, team, isa, e);
     if (status != TC_OK) {
         hot_free(&h->source); // cold stays the caller's on failure

@@ -15,8 +15,9 @@ uint64_t tc_source_hot_slot_bytes(const tc_store *store);
 tc_status tc_source_hot_create(const tc_store *store, tc_team *team, uint32_t tokens_max, const char *isa,
                                tc_hot_cache *cache, tc_expert_source *cold, tc_expert_source **ret,
                                tc_error *e);
-// Orders a fill; tc_hot_cache_fill_done follows from the tier's own thread.
-void tc_source_hot_fill(tc_expert_source *source, const tc_cache_fill *fill);
+// Orders fills; tc_hot_cache_fill_done of each follows from the tier's own thread, which is woken for them
+// (at_once) or, while orders keep coming, looks for them every quarter of a millisecond.
+void tc_source_hot_fill(tc_expert_source *source, const tc_cache_fill *fills, uint32_t count, bool at_once);
 // Bytes a microsecond that a fill reaches here: measured on slot 0, before anything is hot.
 double tc_source_hot_speed(tc_expert_source *source);
 // Gives back the memory of slots from `slots` on. None of them is being filled (tc_hot_cache_filling_from).

@@ -127,7 +127,7 @@ static uint32_t list_uses(const tc_expert_call *call, tc_expert_use *uses, uint3
 
 static void order(bench *b, uint32_t fills)
 {
-    for (uint32_t i = 0; i < fills; i++) tc_source_hot_fill(b->hot, &b->fills[i]);
+    if (fills) tc_source_hot_fill(b->hot, b->fills, fills, fills % 2);
 }
 
 // What was used goes to the cache; its fills to the tier.

@@ -57,11 +57,13 @@ static const tc_dev_ops fake = {
     .name = "fake", .slot_reset = slot_reset, .page_copy = copy, .slot_copy = copy, .pages_back = pages_back};
 
 // Copies are under way until they are waited for.
-static void fill(void *arg, const tc_cache_fill *order)
+static void fill(void *arg, const tc_cache_fill *fills, uint32_t count, bool at_once)
 {
     bench *b = arg;
-    assert_true(order->slot < b->held);
-    b->filling[b->filling_count++] = order->slot;
+    for (uint32_t i = 0; i < count; i++) {
+        assert_true(fills[i].slot < b->held);
+        b->filling[b->filling_count++] = fills[i].slot;
+    }
 }
 
 static void trim(void *arg, uint32_t slots)

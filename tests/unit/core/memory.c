@@ -33,12 +33,14 @@ static bool read_card(void *arg, uint64_t *ret_free_bytes, uint64_t *ret_total_b
     return !c->mute;
 }
 
-static void fill(void *arg, const tc_cache_fill *order)
+static void fill(void *arg, const tc_cache_fill *fills, uint32_t count, bool at_once)
 {
     card *c = arg;
-    assert_true(order->slot < c->held);
-    c->fills++;
-    tc_hot_cache_fill_done(c->cache, order->slot, 1);
+    for (uint32_t i = 0; i < count; i++) {
+        assert_true(fills[i].slot < c->held);
+        c->fills++;
+        tc_hot_cache_fill_done(c->cache, fills[i].slot, 1);
+    }
 }
 
 static void trim(void *arg, uint32_t slots)
