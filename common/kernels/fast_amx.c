@@ -5,13 +5,6 @@
 // added span by span in the same order.
 #include "common/kernels/impl_amx.h"
 
-INLINE __m512i dot4(__m512i acc, __m512i u, const int8_t *q)
-{
-    // Left to itself the compiler keeps what a product reads in a register of its own.
-    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(u), "m"(*(const int8_t(*)[4])q));
-    return acc;
-}
-
 #include "common/kernels/fast_avx512_body.c"
 
 enum {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: TC_FAST for AVX-512, compiled three times: fast_avx512.c without VNNI, fast_avx512vnni.c and
-// fast_amx.c with it. They define dot4(acc, u, q): acc[lane] += four products of unsigned bytes u and signed
-// bytes at q, the same for all lanes. Bits as in fast_plain.c.
+// Owns: TC_FAST for AVX-512, compiled for each set of instructions: fast_avx512.c without VNNI,
+// fast_avx512vnni.c with it, fast_avx512vbmi.c with VBMI, too, and fast_amx.c. Bits as in fast_plain.c.
 #include "common/kernels/impl_avx512.h"
 
 enum {
@@ -12,6 +11,19 @@ enum {
     FEW_COLS = 512,    // the same for a run of tokens: beside its products
     SUM_UNITS = 32,    // narrow matrices that are added up together
 };
+
+// acc[lane] += four products of unsigned bytes u and the signed bytes at q, the same for all lanes.
+INLINE __m512i dot4(__m512i acc, __m512i u, const int8_t *q)
+{
+#ifdef __AVX512VNNI__
+    // Left to itself the compiler keeps what a product reads in a register of its own.
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(u), "m"(*(const int8_t(*)[4])q));
+    return acc;
+#else
+    const __m512i four = _mm512_broadcastd_epi32(_mm_loadu_si32(q));
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(u, four), _mm512_set1_epi16(1)));
+#endif
+}
 
 // Bytes of a table of 16 (in each quarter of `table`) by the low and the high four bits of codes. VBMI reads
 // six bits of an index: the upper two choose among four tables that are alike.
@@ -431,3 +443,14 @@ static void round_row(const float *x, uint32_t cols, const tc_rounded_row *ret)
         }
     }
 }
+
+// The table of a file that has no kernels of its own.
+#define TC_FAST_AVX512(name)                                                                                 \
+    TC_KERNEL_PAIR(q4, run, TC_M_Q4)                                                                         \
+    TC_KERNEL_PAIR(q8, run, TC_M_Q8)                                                                         \
+    TC_KERNEL_SUM(q4, run_sum, TC_M_Q4)                                                                      \
+    TC_KERNEL_SUM(q8, run_sum, TC_M_Q8)                                                                      \
+    const tc_fast_part name = {.matmul = {matmul_q4, matmul_q8},                                             \
+                               .matmul_fixed = {fixed_q4, fixed_q8},                                         \
+                               .matmul_fixed_sum = {fixed_sum_q4, fixed_sum_q8},                             \
+                               .round = round_row};
