@@ -159,7 +159,8 @@ static uint32_t emit_escapes(tc_builder *b, const tc_byte_set *chars, uint32_t n
 
 static uint32_t emit_chars(tc_builder *b, const tc_tree *t, tc_spelling spelling, uint32_t next)
 {
-    if (t->range_count == 0) return TC_NODE_NEVER; // an empty class; a grammar of none but these has no ranges at all
+    if (t->range_count == 0)
+        return TC_NODE_NEVER; // an empty class; a grammar of none but these has no ranges at all
     if (spelling == TC_SPELL_PLAIN) return tc_emit_chars(b, b->ranges + t->first_range, t->range_count, next);
     tc_byte_set escaped = {0};
     tc_char_range *plain = calloc(3 * (size_t)t->range_count + 1, sizeof *plain);
