@@ -106,8 +106,8 @@ INLINE void two_columns(const char *data, tc_matrix_type type, uint32_t c, __m51
 // enough, and more is slower; several want each line, and farther ahead.
 INLINE void prefetch_dense(const char *at, const uint32_t bytes, const int T)
 {
-    for (uint32_t i = 0; i<bytes; i += T> 1 ? 64 : 128)
-        _mm_prefetch(at + i + (T > 1 ? PREFETCH_FAR_BYTES : PREFETCH_BYTES), _MM_HINT_T1);
+    const uint32_t step = T > 1 ? 64 : 128, ahead = T > 1 ? PREFETCH_FAR_BYTES : PREFETCH_BYTES;
+    for (uint32_t i = 0; i < bytes; i += step) _mm_prefetch(at + i + ahead, _MM_HINT_T1);
 }
 
 INLINE void panel_dense(const tc_matrix *w, uint32_t panel, const float *const *x, const int T,

@@ -102,6 +102,13 @@ INLINE void group_dot(const uint8_t *tiles, const tc_rounded_row *x, uint32_t c,
     }
 }
 
+// For what comes so much later.
+INLINE void ask_ahead(const uint8_t *tiles, const uint32_t bytes)
+{
+    for (uint32_t i = 0; i < bytes; i += 64)
+        _mm_prefetch((const char *)tiles + i + PREFETCH_BYTES, _MM_HINT_T1);
+}
+
 // A product's parts: columns [c, end) of some panels, whose tiles follow each other, with T tokens.
 typedef struct dot_args {
     uint32_t panels, c, end;
@@ -123,8 +130,7 @@ INLINE void dot_panels(const dot_args *a, const int T, const bool is_q4, const u
         for (int t = 0; t < T; t++) sum[t] = a->sum[p][t];
         for (uint32_t c = a->c; c < a->end; c += group, tiles += bytes, scale++) {
             __m512i acc[TOKENS_MAX];
-            for (uint32_t i = 0; i < bytes; i += 64)
-                _mm_prefetch((const char *)tiles + i + PREFETCH_BYTES, _MM_HINT_T1);
+            ask_ahead(tiles, bytes);
             group_dot(tiles, x, c, group, T, is_q4, a->codes128, acc);
             for (int t = 0; t < T; t++) {
                 __m512 both = _mm512_mul_ps(*scale, _mm512_set1_ps(x[t].scale[c / TC_SPAN_COLS]));
@@ -200,8 +206,7 @@ static __attribute__((noinline)) __m512 one_panel(const tc_matrix *w, const tc_q
     __m512 sum = _mm512_setzero_ps();
     for (uint32_t c = 0; c < w->cols; c += TC_SPAN_COLS, tiles += TC_SPAN_TILE_BYTES) {
         __m512i acc;
-        for (uint32_t i = 0; i < TC_SPAN_TILE_BYTES; i += 64)
-            _mm_prefetch((const char *)tiles + i + PREFETCH_BYTES, _MM_HINT_T1);
+        ask_ahead(tiles, TC_SPAN_TILE_BYTES);
         group_dot(tiles, x, c, TC_SPAN_COLS, 1, true, codes128, &acc);
         const __m512 scale = tc_panel_scales_at(v, &ps, c / TC_SPAN_COLS, 0);
         sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc),
@@ -344,8 +349,7 @@ static __attribute__((noinline)) __m512i narrow_one(const tc_matrix *w, const tc
     four_scales(v, panel, scales);
     for (int p = 0; p < FOUR; p++, tiles += TC_SPAN_TILE_BYTES, acc += TC_PANEL_ROWS) {
         __m512i whole;
-        for (uint32_t i = 0; i < TC_SPAN_TILE_BYTES; i += 64)
-            _mm_prefetch((const char *)tiles + i + PREFETCH_BYTES, _MM_HINT_T1);
+        ask_ahead(tiles, TC_SPAN_TILE_BYTES);
         group_dot(tiles, x, 0, TC_SPAN_COLS, 1, true, codes128, &whole);
         __m512 part =
             _mm512_mul_ps(_mm512_cvtepi32_ps(whole), _mm512_mul_ps(scales[p], _mm512_set1_ps(*x->scale)));
@@ -398,7 +402,7 @@ static bool run_sum(const tc_matrix *w, uint32_t count, uint32_t panel0, uint32_
 {
     tc_kernel_sink to = {.acc = acc, .scale = scale, .fine = true};
     if (is_narrow(w) && panel0 % FOUR == 0) panel0 = run_narrow(w, count, panel0, panel1, x, n, &to);
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count && panel0 < panel1; i++) {
         const tc_quant_view v = tc_quant_view_of(&w[i]);
         for (uint32_t p = panel0; p < panel1; p++) run_panel(&w[i], &v, p, &x[i], n, &to);
     }
@@ -408,11 +412,11 @@ static bool run_sum(const tc_matrix *w, uint32_t count, uint32_t panel0, uint32_
 static void run(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const tc_rows *x, uint32_t n,
                 const tc_matrix_type type, tc_kernel_sink *to)
 {
-    const tc_quant_view v = tc_quant_view_of(w);
     if (to->acc) {
         to->fine = run_sum(w, 1, panel0, panel1, x, to->scale, n, type, to->acc);
         return;
     }
+    const tc_quant_view v = tc_quant_view_of(w);
     for (uint32_t p = panel0; p < panel1; p++) run_panel(w, &v, p, x, n, to);
 }
 

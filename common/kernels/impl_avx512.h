@@ -7,9 +7,6 @@
 
 #include <immintrin.h>
 
-#ifndef CODES_AHEAD
-#define CODES_AHEAD 256
-#endif
 #define INLINE static inline __attribute__((always_inline))
 
 // The scales of one panel, span after span.
@@ -75,12 +72,14 @@ INLINE void tc_nested_four(const uint8_t *codes, __m512 ret[4])
     ret[3] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(high01, high23));
 }
 
+enum { TC_CODES_AHEAD_BYTES = 256 }; // of 16 spans, whose tiles are 8 KiB
+
 // Spans are asked for in order: codes of four lie in a line, which begins on a multiple of 64 bytes.
 INLINE __m512 tc_nested_codes(const tc_quant_view *v, tc_panel_scales *ps, uint32_t span)
 {
     const size_t at = (size_t)ps->panel * v->spans + span;
     if (span == 0 || at % 4 == 0) {
-        _mm_prefetch((const char *)v->codes + at / 4 * 64 + CODES_AHEAD, _MM_HINT_T0);
+        _mm_prefetch((const char *)v->codes + at / 4 * 64 + TC_CODES_AHEAD_BYTES, _MM_HINT_T0);
         tc_nested_four(v->codes + at / 4 * 64, ps->four);
     }
     return ps->four[at % 4];
