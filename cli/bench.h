@@ -4,6 +4,7 @@
 // bench_load.c, bench_kernels.c. Refuses: to be included outside these.
 #pragma once
 
+#include "cli/bench_roofline.h"
 #include "cli/footprint.h"
 #include "cli/run.h"
 #include "common/kernels/matrix_peak.h"
@@ -121,6 +122,16 @@ void tc_bench_settle(const tc_bench *b);
 // stream's KV and recurrent state. From what the core and the store say they hold.
 uint64_t tc_bench_step_bytes(const tc_bench *b, const tc_local *local, double reads, uint32_t streams,
                              uint64_t position);
+// The roofline of such a step in both bytes and products, at that read bandwidth: `runs` sequences of
+// `run_tokens` tokens, the first of each at `position`, `head_rows` of them meet the head. False: the device
+// is not the CPU, or peaks were not measured.
+typedef struct tc_bench_rounds {
+    double reads, runs, head_rows;
+    uint32_t run_tokens;
+    uint64_t position;
+} tc_bench_rounds;
+bool tc_bench_roof(const tc_bench *b, const tc_local *local, const tc_bench_rounds *rounds,
+                   double read_gb_per_s, tc_roof *ret);
 // KV of one position, in all layers, as the options say it is kept.
 uint64_t tc_bench_position_bytes(const tc_bench *b);
 // Experts of one token.
@@ -148,6 +159,9 @@ void tc_report_hits(tc_report *r, const tc_bench *b, const tc_window *w); // of 
 void tc_report_ahead(tc_report *r, const tc_local *local);
 void tc_report_device(tc_report *r, const tc_local *local); // its memory, if it has any
 void tc_report_peak(tc_report *r, const tc_machine *machine);
+// The parts of a step's roofline; the fraction of it that was reached is told beside it, and beside that of
+// the bytes.
+void tc_report_roof(tc_report *r, const tc_roof *roof);
 // Where tokens went, and whether that makes a valid figure (bench_routing.c); one that is not is counted in
 // b.
 void tc_bench_routing(tc_bench *b, tc_report *r, const tc_touched *touched);

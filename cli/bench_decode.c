@@ -90,11 +90,16 @@ static tc_status report(tc_bench *b, const measured *all, int i, tc_error *e)
 {
     const measured *m = &all[i];
     tc_report *r;
-    tc_samples of_core = {0}, fraction = {0};
+    tc_samples of_core = {0}, fraction = {0}, of_roof = {0};
+    const tc_bench_rounds rounds = {(double)tc_bench_token_reads(b), 1, 1, 1,
+                                    b->prompt_tokens + b->tokens / 2};
+    tc_roof roof;
     uint64_t bytes = token_bytes(b, &m->local);
     for (uint32_t s = 0; s < m->tokens_per_s.count; s++) {
-        double roof = tc_machine_read(&b->machine, s) * 1e9 / (double)bytes;
-        tc_samples_add(&fraction, m->tokens_per_s.value[s] / roof);
+        double at_bytes = tc_machine_read(&b->machine, s) * 1e9 / (double)bytes;
+        tc_samples_add(&fraction, m->tokens_per_s.value[s] / at_bytes);
+        if (tc_bench_roof(b, &m->local, &rounds, tc_machine_read(&b->machine, s), &roof))
+            tc_samples_add(&of_roof, m->tokens_per_s.value[s] * roof.us * 1e-6);
         if (i && all[0].on) tc_samples_add(&of_core, m->tokens_per_s.value[s] / all[0].tokens_per_s.value[s]);
     }
     TC_TRY(tc_report_open(b, configurations[i].name, &m->local, &r, e));
@@ -114,6 +119,10 @@ static tc_status report(tc_bench *b, const measured *all, int i, tc_error *e)
     tc_report_bytes(r, "token_expert_bytes", "  of which routed experts",
                     bytes - tc_bench_step_bytes(b, &m->local, 0, 1, b->prompt_tokens + b->tokens / 2));
     tc_report_samples(r, "roofline_fraction", "of the byte roofline", &fraction, "times");
+    if (of_roof.count) {
+        tc_report_samples(r, "rounds_roofline_fraction", "of that of bytes and products", &of_roof, "times");
+        tc_report_roof(r, &roof);
+    }
     if (of_core.count) tc_report_samples(r, "of_in_process", "of all in one process", &of_core, "times");
     tc_report_samples(r, "carrier_fraction", "waiting on the carrier", &m->carrier, "of the time");
     tc_bench_routing(b, r, &m->touched);
@@ -134,6 +143,7 @@ tc_status tc_bench_decode(tc_bench *b, tc_error *e)
     tc_status status = TC_OK;
     for (int i = 0; i < CONFIGURATIONS; i++)
         if (wanted(b, i)) TC_GOTO(bring_up(b, &all[i], i, e));
+    TC_GOTO(tc_measure_matrix_peak(b->machine.team, &b->machine.peak, e));
     TC_GOTO(measure(b, all, e));
     for (int i = 0; i < CONFIGURATIONS; i++)
         if (all[i].on) TC_GOTO(report(b, all, i, e));

@@ -45,12 +45,15 @@ static tc_status prompt_of(tc_bench *b, tc_local *local, uint32_t tokens, tc_err
 {
     char name[48];
     tc_report *r;
-    tc_samples rate = {0}, work = {0}, of_int8 = {0}, of_float = {0};
+    tc_samples rate = {0}, work = {0}, of_int8 = {0}, of_float = {0}, of_roof = {0};
+    tc_roof roof;
     tc_window w = {0};
     tc_touched touched;
     // Once to see where it is routed: not timed, for looking costs time.
     TC_TRY(tc_bench_prefill(b, local, LOOK_ID + tokens, tokens, &w, &touched, e));
+    b->machine.read_gb_per_s.count = 0;
     for (uint64_t i = 0; i < b->repetitions; i++) {
+        TC_TRY(tc_machine_measure_read(&b->machine, e));
         TC_TRY(tc_bench_prefill(b, local, (uint64_t)tokens * 1000 + i, tokens, &w, NULL, e));
         double gop_per_s = prompt_gop(b, tokens) / w.seconds;
         tc_samples_add(&rate, tokens / w.seconds);
@@ -58,6 +61,11 @@ static tc_status prompt_of(tc_bench *b, tc_local *local, uint32_t tokens, tc_err
         tc_samples_add(&of_float, gop_per_s / b->machine.peak.float_gop_per_s);
         if (b->machine.peak.int8_gop_per_s > 0)
             tc_samples_add(&of_int8, gop_per_s / b->machine.peak.int8_gop_per_s);
+        // As if in one step: what more steps read again is not due.
+        const tc_bench_rounds rounds = {(double)w.expert_reads / (double)(w.steps ? w.steps : 1), 1, 1,
+                                        tokens, 0};
+        if (tc_bench_roof(b, local, &rounds, b->machine.read_gb_per_s.value[i], &roof))
+            tc_samples_add(&of_roof, roof.us * 1e-6 / w.seconds);
     }
     snprintf(name, sizeof name, "%u tokens", tokens);
     TC_TRY(tc_report_open(b, name, local, &r, e));
@@ -67,6 +75,10 @@ static tc_status prompt_of(tc_bench *b, tc_local *local, uint32_t tokens, tc_err
     tc_report_samples(r, "gop_per_s", "work of the linears", &work, "GOP/s");
     if (of_int8.count) tc_report_samples(r, "int8_peak_fraction", "of the int8 peak", &of_int8, "times");
     tc_report_samples(r, "float_peak_fraction", "of the float peak", &of_float, "times");
+    if (of_roof.count) {
+        tc_report_samples(r, "rounds_roofline_fraction", "of bytes and products", &of_roof, "times");
+        tc_report_roof(r, &roof);
+    }
     tc_report_peak(r, &b->machine);
     tc_report_bytes(r, "experts_bytes", "all routed experts", local->info.experts_bytes);
     tc_report_number(r, "tokens_per_expert_read", "tokens an expert read serves",

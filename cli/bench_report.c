@@ -279,6 +279,47 @@ void tc_report_peak(tc_report *r, const tc_machine *machine)
     printf("\n");
 }
 
+static void roof_json(tc_report *r, const tc_roof *roof)
+{
+    yyjson_mut_val *o = put_object(r, "roofline"), *rounds = yyjson_mut_obj(r->doc);
+    put_real(r, o, "step_us", roof->us);
+    put_real(r, o, "bytes_alone_us", roof->bytes_us);
+    yyjson_mut_obj_add_val(r->doc, o, "rounds", rounds);
+    for (int i = 0; i < TC_ROOF_KINDS; i++) {
+        const tc_roof_round *x = &roof->round[i];
+        yyjson_mut_val *one = yyjson_mut_obj(r->doc);
+        put_real(r, one, "bytes", x->bytes);
+        put_real(r, one, "gop", x->gop);
+        yyjson_mut_obj_add_str(r->doc, one, "product", x->product);
+        put_real(r, one, "peak_gop_per_s", x->gop_per_s);
+        put_real(r, one, "bytes_us", x->bytes_us);
+        put_real(r, one, "products_us", x->products_us);
+        put_real(r, one, "roof_us", x->us);
+        yyjson_mut_obj_add_val(r->doc, rounds, tc_roof_keys[i], one);
+    }
+}
+
+void tc_report_roof(tc_report *r, const tc_roof *roof)
+{
+    if (r->json) {
+        roof_json(r, roof);
+        return;
+    }
+    printf("  %-*s %.0f us a step; its bytes alone %.0f\n", LABEL_COLUMNS, "roof of bytes and products",
+           roof->us, roof->bytes_us);
+    for (int i = 0; i < TC_ROOF_KINDS; i++) {
+        const tc_roof_round *x = &roof->round[i];
+        if (x->us <= 0) continue;
+        printf("    %-*s %.0f us: bytes %.0f", LABEL_COLUMNS - 2, tc_roof_keys[i], x->us, x->bytes_us);
+        if (x->gop > 0 && x->gop_per_s > 0)
+            printf(", products %.0f (%.3g GOP, %s at %.0f GOP/s)", x->products_us, x->gop, x->product,
+                   x->gop_per_s);
+        else if (x->gop > 0)
+            printf(", products not measured (%.3g GOP)", x->gop);
+        printf("\n");
+    }
+}
+
 void tc_report_close(tc_report *r)
 {
     if (!r) return;

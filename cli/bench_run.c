@@ -278,3 +278,31 @@ uint64_t tc_bench_step_bytes(const tc_bench *b, const tc_local *local, double re
     return dense + (uint64_t)(reads * expert) +
            streams * (f->state_bytes + tc_bench_position_bytes(b) * position);
 }
+
+bool tc_bench_roof(const tc_bench *b, const tc_local *local, const tc_bench_rounds *x, double read_gb_per_s,
+                   tc_roof *ret)
+{
+    if (strcmp(local->info.device, "cpu") != 0 || !b->machine.peak.count) return false;
+    const tc_roof_model model = {.desc = &b->desc,
+                                 .footprint = &b->footprint,
+                                 .isa = local->info.isa,
+                                 .precision = local->info.precision,
+                                 .head = b->o.head,
+                                 .peak = &b->machine.peak,
+                                 .read_gb_per_s = read_gb_per_s};
+    const double bare = (double)tc_bench_step_bytes(b, local, 0, 0, 0),
+                 experts = (double)tc_bench_step_bytes(b, local, x->reads, 0, 0) - bare;
+    // A run reads what was there, and once more what it adds.
+    const double cache = x->runs * (double)(b->footprint.state_bytes +
+                                            tc_bench_position_bytes(b) * (x->position + x->run_tokens - 1));
+    const tc_roof_step step = {.runs = x->runs,
+                               .head_rows = x->head_rows,
+                               .expert_reads = x->reads,
+                               .run_tokens = x->run_tokens,
+                               .position = x->position,
+                               .bytes = bare + experts + cache,
+                               .expert_bytes = experts,
+                               .cache_bytes = cache};
+    tc_roof_of(&model, &step, ret);
+    return true;
+}

@@ -9,7 +9,8 @@ enum { WARM_UP_ID = 1000000, WARM_UP_TOKENS = 8, STEPS_OF_USERS = 8, PROMPT_TOKE
 
 typedef struct measured {
     uint32_t users;
-    tc_samples tokens_per_s, fraction, of_one, reads;
+    tc_samples tokens_per_s, fraction, of_roof, of_one, reads;
+    tc_roof roof; // of the last repetition
     tc_window last;
     tc_touched touched;
 } measured;
@@ -25,6 +26,9 @@ static tc_status measure(tc_bench *b, tc_local *local, measured *m, uint64_t rep
            reads = (double)w.expert_reads / steps;
     double bytes = (double)tc_bench_step_bytes(b, local, reads, m->users, prompt + b->tokens / 2);
     double roof = m->users * tc_machine_read(&b->machine, (uint32_t)repetition) * 1e9 / bytes;
+    const tc_bench_rounds rounds = {reads, m->users, m->users, 1, prompt + b->tokens / 2};
+    if (tc_bench_roof(b, local, &rounds, tc_machine_read(&b->machine, (uint32_t)repetition), &m->roof))
+        tc_samples_add(&m->of_roof, m->roof.us * 1e-6 * rate / m->users);
     tc_samples_add(&m->tokens_per_s, rate);
     tc_samples_add(&m->reads, reads);
     tc_samples_add(&m->fraction, rate / roof);
@@ -46,6 +50,9 @@ static tc_status report(tc_bench *b, const tc_local *local, const measured *m, t
     tc_report_samples(r, "of_one_user", "of one user", &m->of_one, "times");
     tc_report_samples(r, "expert_reads_per_step", "experts read a step", &m->reads, "");
     tc_report_number(r, "token_by_token_reads", "  token by token", pairs, "");
+    tc_report_number(r, "experts_read_a_layer", "  a layer",
+                     b->footprint.moe_layers ? reads / b->footprint.moe_layers : 0, "");
+    tc_report_number(r, "tokens_per_expert_read", "  tokens an expert", reads > 0 ? pairs / reads : 0, "");
     tc_report_number(r, "reads_saved_fraction", "  saved", pairs > 0 ? 1 - reads / pairs : 0, "of the reads");
     tc_report_bytes(r, "step_bytes", "a step reads",
                     tc_bench_step_bytes(b, local, reads, m->users, PROMPT_TOKENS + b->tokens / 2));
@@ -53,6 +60,11 @@ static tc_status report(tc_bench *b, const tc_local *local, const measured *m, t
                     tc_bench_step_bytes(b, local, reads, 1, 0) - tc_bench_step_bytes(b, local, 0, 1, 0));
     tc_report_samples(r, "read_gb_per_s", "read bandwidth", &b->machine.read_gb_per_s, "GB/s");
     tc_report_samples(r, "roofline_fraction", "of this batch's byte roofline", &m->fraction, "times");
+    if (m->of_roof.count) {
+        tc_report_samples(r, "rounds_roofline_fraction", "of that of bytes and products", &m->of_roof,
+                          "times");
+        tc_report_roof(r, &m->roof);
+    }
     tc_report_hits(r, b, &m->last);
     tc_report_ahead(r, local);
     tc_bench_routing(b, r, &m->touched);
@@ -79,6 +91,7 @@ tc_status tc_bench_users(tc_bench *b, tc_error *e)
     TC_TRY(tc_local_open(&b->o, b->model, &local, e));
     tc_bench_settle(b);
     TC_GOTO(tc_bench_run(b, &local, &(tc_load){WARM_UP_ID, 1, prompt, WARM_UP_TOKENS}, &warm, NULL, e));
+    TC_GOTO(tc_measure_matrix_peak(b->machine.team, &b->machine.peak, e));
     for (uint64_t r = 0; r < b->repetitions; r++) {
         TC_GOTO(tc_machine_measure_read(&b->machine, e));
         for (uint32_t i = 0; i < count; i++)

@@ -92,6 +92,7 @@ static tc_status linear_bytes(const tc_checkpoint *c, tc_role role, uint32_t lay
         f->expert_bytes +=
             (uint64_t)tc_matrix_bytes(&form, unit_rows, unit_cols) * (desc->expert_width / unit);
         f->expert_type = types[form.type];
+        f->expert_matrix = form.type;
         f->expert_on_gpu &= form.type == TC_M_Q4 && form.group == TC_SPAN_COLS;
     }
     tc_weight_free(&weight);

@@ -35,6 +35,7 @@ typedef struct tc_footprint {
     uint64_t kv_position_bytes, state_bytes;
     uint64_t token_multiply_adds; // of a token's linears: attention, routers, its experts; no head
     uint64_t head_multiply_adds, expert_multiply_adds; // of the head; of one expert
+    tc_matrix_type expert_matrix;                      // of its gate
     const char *expert_type;                           // how packed experts are held: "nf4", "bf16", ...
 } tc_footprint;
 

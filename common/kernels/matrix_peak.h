@@ -5,18 +5,21 @@
 
 #include "common/base/team.h"
 
-enum { TC_PEAK_UNITS_MAX = 9 };
+enum { TC_PEAK_UNITS_MAX = 10 };
+
+typedef enum tc_peak_kind { TC_PEAK_FLOAT, TC_PEAK_INT8, TC_PEAK_INT16 } tc_peak_kind;
 
 typedef struct tc_peak_unit {
-    const char *name; // "avx2 maddubs", "amx int8", ...
-    bool int8;        // 8-bit integers into 32-bit sums; else floats
-    double gop_per_s; // 10^9 multiplications and additions; a multiply-add counts two
+    const char *name;  // "avx2 maddubs", "amx int8", ...
+    tc_peak_kind kind; // floats, or integers of that many bits into sums of 32
+    double gop_per_s;  // 10^9 multiplications and additions; a multiply-add counts two
 } tc_peak_unit;
 
 typedef struct tc_matrix_peak {
     uint32_t count; // the units this CPU has, of those we know
     tc_peak_unit unit[TC_PEAK_UNITS_MAX];
-    double int8_gop_per_s, float_gop_per_s; // the best of each kind; int8 is 0 where nothing beats floats
+    double int8_gop_per_s,
+        float_gop_per_s; // the best of these two kinds; int8 is 0 where nothing beats floats
 } tc_matrix_peak;
 
 // All members of the team multiply at once, a few hundredths of a second a unit; the best of some passes

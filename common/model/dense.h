@@ -4,12 +4,29 @@
 #pragma once
 
 #include "common/model/checkpoint.h"
+#include "common/model/matrix.h"
+
+// Rounds of matrices that a core's step has beside its head and its experts.
+typedef enum tc_dense_kind {
+    TC_DENSE_PROJECTIONS, // of attention and DeltaNet
+    TC_DENSE_ROUTER,
+    TC_DENSE_MLP, // shared experts and dense MLPs
+    TC_DENSE_KINDS
+} tc_dense_kind;
+
+// What a token meets in all layers together.
+typedef struct tc_dense_round {
+    uint64_t bytes;
+    uint64_t multiply_adds[TC_M_TYPES]; // by what the matrices are held as
+} tc_dense_round;
 
 typedef struct tc_dense_bytes {
     uint64_t embedding;
     uint64_t head; // as it is stored; 0 where embeddings are tied
     uint64_t rest;
-    bool head_is_4bit; // and stays, whatever is asked for
+    bool head_is_4bit;                    // and stays, whatever is asked for
+    tc_matrix_type head_type;             // as it is stored; with tied embeddings, theirs
+    tc_dense_round round[TC_DENSE_KINDS]; // parts of `rest`: matrices with their biases
 } tc_dense_bytes;
 
 typedef struct tc_dense_options {
@@ -23,3 +40,5 @@ tc_status tc_dense_bytes_of(const tc_checkpoint *checkpoint, const tc_dense_opti
 // Of the head when it is made `head`: "nf4", "int8", "bf16"; "keep" or NULL: as it is stored. With tied
 // embeddings 0 is only for keep.
 uint64_t tc_dense_head_bytes(const tc_model_desc *desc, const tc_dense_bytes *bytes, const char *head);
+// What that head's matrix is held as.
+tc_matrix_type tc_dense_head_type(const tc_model_desc *desc, const tc_dense_bytes *bytes, const char *head);

@@ -126,6 +126,22 @@ class Commands(unittest.TestCase):
         for name in ("help", "--help", "version", "--version"):
             self.assertIn("thermocline", self.ok(name).stdout)
 
+    def check_roofline(self, answer):
+        """The roof of bytes and products is the sum of its rounds, and never below that of the bytes, which stays."""
+        roof = answer["roofline"]
+        rounds = roof["rounds"]
+        for name, r in rounds.items():
+            self.assertEqual(r["roof_us"], max(r["bytes_us"], r["products_us"]), name)
+        for name in ("projections", "attention", "routers", "experts", "head"):
+            self.assertTrue(rounds[name]["gop"] > 0 and rounds[name]["peak_gop_per_s"] > 0 and rounds[name]["product"], name)
+        self.assertAlmostEqual(sum(r["roof_us"] for r in rounds.values()), roof["step_us"], places=3)
+        self.assertAlmostEqual(sum(r["bytes_us"] for r in rounds.values()), roof["bytes_alone_us"], places=3)
+        self.assertGreater(answer["rounds_roofline_fraction"]["min"], 0)
+        if "roofline_fraction" in answer:
+            self.assertGreaterEqual(answer["rounds_roofline_fraction"]["max"], answer["roofline_fraction"]["max"] * (1 - 1e-9))
+        else:
+            self.assertEqual(answer["bench"], "prompt")  # whose products are told against the peak
+
     def test_bench_prints_json(self):
         options = {"decode": ["--tokens", 8, "--repetitions", 2], "prompt": ["--prompt-tokens", 32, "--repetitions", 1],
                    "users": ["--users", 3, "--tokens", 6, "--repetitions", 1], "load": ["--workers", 1],
@@ -146,6 +162,9 @@ class Commands(unittest.TestCase):
                         self.assertIs(answer["valid"], True)
                         self.assertGreaterEqual(answer["experts_touched_a_layer"], answer["experts_touched_fewest"])
                         self.assertLessEqual(answer["experts_touched"], answer["experts_in_all"])
+                if what in ("decode", "prompt", "users"):
+                    for answer in answers:
+                        self.check_roofline(answer)
                 if what == "decode":
                     for answer in answers:
                         self.assertLessEqual(answer["token_ms_p50"]["max"], answer["token_ms_p95"]["max"])
