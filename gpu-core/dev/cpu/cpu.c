@@ -10,7 +10,7 @@
 
 static uint64_t rotary_floats(const tc_dev_geometry *g)
 {
-    return (uint64_t)tc_cpu_tokens_max(g) * g->rotary_dim + g->rotary_dim / 2 + 1;
+    return (uint64_t)tc_cpu_tokens_max(g) * g->rotary_dim + 1 + g->rotary_dim / 2 + 1;
 }
 
 // The input of a round of matmul, rounded.
@@ -21,7 +21,7 @@ static size_t rounded_bytes(const tc_dev_geometry *g)
 
 uint64_t tc_dev_scratch_bytes(const tc_dev_geometry *g, uint32_t threads)
 {
-    uint64_t delta = g->dn_layers ? threads * tc_cpu_delta_floats(g) : 0;
+    uint64_t delta = g->dn_layers ? threads * tc_cpu_delta_floats(g) : 1;
     return tc_cpu_attention_bytes(g, threads) + (delta + rotary_floats(g)) * sizeof(float) +
            tc_cpu_tokens_max(g) * (rounded_bytes(g) + sizeof(float *) + sizeof(tc_rounded_row));
 }
