@@ -63,6 +63,44 @@ static void test_mem(void **state)
     assert_int_equal(product, 42);
 }
 
+// Weights lie one behind another, which is what gives small matrices large pages.
+static void test_weights_lie_together(void **state)
+{
+    enum {
+        BLOCKS = 300,
+        BYTES = 600000,
+        WIDE_BYTES = 80 << 20
+    }; // several chunks, and one that is wider than them
+    static uint8_t *block[BLOCKS];
+    uint32_t neighbours = 0;
+    for (uint32_t i = 0; i < BLOCKS; i++) {
+        block[i] = tc_alloc(TC_MEM_WEIGHTS, BYTES + i, 1);
+        assert_non_null(block[i]);
+        assert_int_equal((uintptr_t)block[i] % TC_ALIGN_BYTES, 0);
+        if (i) neighbours += block[i] > block[i - 1] && block[i] < block[i - 1] + BYTES + i + 4096;
+        for (size_t k = 0; k < BYTES + i; k += 4096) assert_int_equal(block[i][k], 0);
+        assert_int_equal(block[i][BYTES + i - 1], 0);
+        memset(block[i], (int)i | 1, BYTES + i);
+    }
+    assert_true(neighbours >= BLOCKS - 4);
+    uint8_t *wide = tc_alloc(TC_MEM_WEIGHTS, WIDE_BYTES, 1);
+    assert_non_null(wide);
+    wide[0] = wide[WIDE_BYTES - 1] = 1;
+    for (uint32_t i = 0; i < BLOCKS; i++) {
+        assert_int_equal(block[i][0], i % 256 | 1); // nobody wrote over it
+        assert_int_equal(block[i][BYTES + i - 1], i % 256 | 1);
+    }
+    for (uint32_t i = 0; i < BLOCKS; i += 2) tc_free(block[i]);
+    for (uint32_t i = 1; i < BLOCKS; i += 2) assert_int_equal(block[i][BYTES / 2], i % 256 | 1);
+    for (uint32_t i = 1; i < BLOCKS; i += 2) tc_free(block[i]);
+    uint8_t *again = tc_alloc(TC_MEM_WEIGHTS, BYTES, 1); // zero, whatever lay there before
+    for (size_t k = 0; k < BYTES; k++) assert_int_equal(again[k], 0);
+    tc_free(again);
+    tc_free(wide);
+    assert_null(tc_alloc(TC_MEM_WEIGHTS, SIZE_MAX - 4096, 1));
+    assert_int_equal(tc_mem_bytes(TC_MEM_WEIGHTS), 0);
+}
+
 enum { ITEMS = 1000 };
 
 typedef struct work {
@@ -118,6 +156,7 @@ static void test_team(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_status), cmocka_unit_test(test_mem),
+                                       cmocka_unit_test(test_weights_lie_together),
                                        cmocka_unit_test(test_team)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
