@@ -38,7 +38,7 @@ struct tc_team {
     event start, done, barrier;
     _Alignas(TC_ALIGN_BYTES) _Atomic uint32_t running; // members that have not returned from the job
     _Alignas(TC_ALIGN_BYTES) _Atomic uint32_t arrived; // members at the barrier
-    _Alignas(TC_ALIGN_BYTES) _Atomic uint64_t next;    // next item of tc_team_each
+    _Alignas(TC_ALIGN_BYTES) _Atomic uint64_t next;    // next item of tc_team_each, tc_team_ranges
     _Alignas(TC_ALIGN_BYTES) uint32_t size;
     uint32_t spin_us;
     uint32_t started; // threads to join: members 1..started
@@ -220,6 +220,49 @@ void tc_team_each(tc_team *team, uint32_t items, tc_team_item *item, void *arg)
         item(arg, 0, 0);
     else
         tc_team_run(team, each_job, &a);
+}
+
+typedef struct ranges {
+    tc_team *team;
+    tc_team_range *range;
+    void *arg;
+    uint32_t total, least;
+} ranges;
+
+// Half of a member's share of what is left.
+static bool take_range(ranges *a, uint32_t *ret_begin, uint32_t *ret_end)
+{
+    uint64_t begin = atomic_load_explicit(&a->team->next, memory_order_relaxed);
+    uint32_t n;
+    do {
+        if (begin >= a->total) return false;
+        const uint32_t left = a->total - (uint32_t)begin;
+        n = left / (a->team->size * 2);
+        if (n < a->least) n = a->least;
+        if (n > left) n = left;
+    } while (!atomic_compare_exchange_weak_explicit(&a->team->next, &begin, begin + n, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    *ret_begin = (uint32_t)begin;
+    *ret_end = (uint32_t)begin + n;
+    return true;
+}
+
+static void ranges_job(void *arg, uint32_t index)
+{
+    ranges *a = arg;
+    uint32_t begin, end;
+    while (take_range(a, &begin, &end)) a->range(a->arg, begin, end, index);
+}
+
+void tc_team_ranges(tc_team *team, uint32_t total, uint32_t least, tc_team_range *range, void *arg)
+{
+    ranges a = {.team = team, .range = range, .arg = arg, .total = total, .least = least};
+    atomic_store_explicit(&team->next, 0, memory_order_relaxed);
+    if (total <= least) { // not worth waking anyone
+        if (total) range(arg, 0, total, 0);
+    } else {
+        tc_team_run(team, ranges_job, &a);
+    }
 }
 
 void tc_team_barrier(tc_team *team)

@@ -31,5 +31,10 @@ void tc_team_run(tc_team *team, tc_team_job *job, void *arg);
 typedef void tc_team_item(void *arg, uint32_t i, uint32_t member);
 void tc_team_each(tc_team *team, uint32_t items, tc_team_item *item, void *arg);
 
+// Runs range(arg, begin, end, member) over [0, total): ranges get shorter as less is left, down to `least`,
+// so that the members end together.
+typedef void tc_team_range(void *arg, uint32_t begin, uint32_t end, uint32_t member);
+void tc_team_ranges(tc_team *team, uint32_t total, uint32_t least, tc_team_range *range, void *arg);
+
 // Inside a job: waits until every member has arrived.
 void tc_team_barrier(tc_team *team);

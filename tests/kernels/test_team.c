@@ -76,6 +76,42 @@ static void each_gives_every_item_once(void **state)
     }
 }
 
+typedef struct spans {
+    counts c;
+    uint32_t least, longest, count;
+    bool ordered; // with one member
+} spans;
+
+static void count_range(void *arg, uint32_t begin, uint32_t end, uint32_t member)
+{
+    spans *s = arg;
+    for (uint32_t i = begin; i < end; i++) count_item(&s->c, i, member);
+    if (tc_team_size(s->c.team) > 1) return;
+    s->ordered &= s->count == 0 || end - begin <= s->longest;
+    s->longest = end - begin;
+    s->count++;
+}
+
+static void ranges_give_every_item_once_and_get_shorter(void **state)
+{
+    static const uint32_t totals[] = {0, 1, 2, 3, 64, 1000}, least[] = {1, 2, 7};
+    for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
+        tc_team *team = make_team(shapes[s].threads, shapes[s].spin_us);
+        for (size_t k = 0; k < sizeof totals / sizeof totals[0] * 3; k++) {
+            const uint32_t total = totals[k / 3];
+            spans r = {.c = {.team = team}, .least = least[k % 3], .ordered = true};
+            for (uint32_t round = 1; round <= 3; round++) {
+                r.count = 0;
+                tc_team_ranges(team, total, r.least, count_range, &r);
+            }
+            for (uint32_t i = 0; i < 1000; i++) assert_int_equal(r.c.items[i], i < total ? 3 : 0);
+            assert_true(r.ordered);
+            if (shapes[s].threads == 1 && total == 1000) assert_in_range(r.count, 2, 20);
+        }
+        tc_team_free(team);
+    }
+}
+
 // Between two barriers every member must see all the others in the same phase.
 static void phases(void *arg, uint32_t member)
 {
@@ -152,9 +188,12 @@ static void members_stay_on_their_cpus(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(run_reaches_every_member),   cmocka_unit_test(each_gives_every_item_once),
-        cmocka_unit_test(barrier_holds_everyone),     cmocka_unit_test(options_are_checked),
+        cmocka_unit_test(run_reaches_every_member),
+        cmocka_unit_test(each_gives_every_item_once),
+        cmocka_unit_test(barrier_holds_everyone),
+        cmocka_unit_test(options_are_checked),
         cmocka_unit_test(members_stay_on_their_cpus),
+        cmocka_unit_test(ranges_give_every_item_once_and_get_shorter),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

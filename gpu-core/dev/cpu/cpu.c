@@ -196,25 +196,19 @@ static void cpu_rmsnorm(tc_dev *dev, const float *x, const float *multiplier, ui
     tc_cpu_each(tc_cpu(dev), n, (uint64_t)n * dim * 4, norm_item, &job);
 }
 
-// A round of matmul: jobs on the same input, cut into items of a few panels each over all its jobs.
+// A round of matmul: jobs on the same input, whose panels are dealt out as if they were one matrix's.
 typedef struct matmul_round {
     const tc_dev_cpu *cpu;
     const tc_matmul_job *jobs;
     tc_rows x;
-    uint32_t n, panels_per_item;
-    uint32_t first_item[TC_MATMUL_JOBS_MAX + 1];
+    uint32_t n;
 } matmul_round;
 
-static void matmul_item(void *arg, uint32_t item, uint32_t member)
+enum { PANELS_LEAST = 2 }; // dealt out at once
+
+// Panels [p0, p1) of a job.
+static void matmul_panels(const matmul_round *round, const tc_matmul_job *job, uint32_t p0, uint32_t p1)
 {
-    (void)member;
-    const matmul_round *round = arg;
-    uint32_t j = 0;
-    while (item >= round->first_item[j + 1]) j++;
-    const tc_matmul_job *job = &round->jobs[j];
-    uint32_t p0 = (item - round->first_item[j]) * round->panels_per_item;
-    uint32_t p1 = p0 + round->panels_per_item, panels = tc_panels(job->w->rows);
-    if (p1 > panels) p1 = panels;
     float *y[TC_BATCH_TOKENS_MAX];
     for (uint32_t t = 0; t < round->n; t++) y[t] = job->y + (size_t)t * job->ldy;
     tc_matmul(round->cpu->kernels, job->w, p0, p1, &round->x, round->n, y);
@@ -222,6 +216,19 @@ static void matmul_item(void *arg, uint32_t item, uint32_t member)
     uint32_t r1 = p1 * TC_PANEL_ROWS < job->w->rows ? p1 * TC_PANEL_ROWS : job->w->rows;
     for (uint32_t t = 0; t < round->n; t++)
         for (uint32_t r = p0 * TC_PANEL_ROWS; r < r1; r++) y[t][r] += job->bias[r];
+}
+
+// Panels [begin, end) of the round.
+static void matmul_range(void *arg, uint32_t begin, uint32_t end, uint32_t member)
+{
+    (void)member;
+    const matmul_round *round = arg;
+    for (const tc_matmul_job *job = round->jobs; end > 0; job++) {
+        const uint32_t panels = tc_panels(job->w->rows);
+        if (begin < panels) matmul_panels(round, job, begin, end < panels ? end : panels);
+        begin = begin > panels ? begin - panels : 0;
+        end = end > panels ? end - panels : 0;
+    }
 }
 
 typedef struct round_job {
@@ -261,21 +268,17 @@ static tc_rows matmul_input(tc_dev_cpu *cpu, const tc_matmul_job *jobs, uint32_t
 static void matmul_same_input(tc_dev_cpu *cpu, const tc_matmul_job *jobs, uint32_t count, uint32_t n)
 {
     matmul_round round = {.cpu = cpu, .jobs = jobs, .n = n};
-    uint32_t panels = 0, size = tc_team_size(cpu->team);
+    uint32_t panels = 0;
     uint64_t work = 0;
     round.x = matmul_input(cpu, jobs, count, n);
     for (uint32_t j = 0; j < count; j++) {
         panels += tc_panels(jobs[j].w->rows);
         work += (uint64_t)jobs[j].w->rows * jobs[j].w->cols * n;
     }
-    // about eight items a member: a slow core does not stall the rest
-    round.panels_per_item = panels / (size * 8);
-    if (round.panels_per_item < 1) round.panels_per_item = 1;
-    for (uint32_t j = 0; j < count; j++)
-        round.first_item[j + 1] =
-            round.first_item[j] +
-            (tc_panels(jobs[j].w->rows) + round.panels_per_item - 1) / round.panels_per_item;
-    tc_cpu_each(cpu, round.first_item[count], work, matmul_item, &round);
+    if (work >= TEAM_FROM_MULTIPLY_ADDS)
+        tc_team_ranges(cpu->team, panels, PANELS_LEAST, matmul_range, &round);
+    else
+        matmul_range(&round, 0, panels, 0);
 }
 
 static void cpu_matmul(tc_dev *dev, const tc_matmul_job *jobs, uint32_t count, uint32_t n)
