@@ -5,6 +5,7 @@
 //   worker: IDLE --take--> UNDER WAY --reply-------> IDLE
 //   any --abort (by either)--> CLOSED
 #include "proto/shm.h"
+#include "common/base/clock.h"
 #include "common/base/mem.h"
 #include "proto/segment.h"
 
@@ -19,10 +20,10 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the segment's fields 
 _Static_assert(sizeof(tc_shm_header) <= TC_SHM_LINE_BYTES, "header");
 _Static_assert(sizeof(tc_shm_request_record) == 48, "request");
 _Static_assert(sizeof(tc_shm_reply_record) == 2 * TC_SHM_LINE_BYTES, "reply");
-_Static_assert(TC_SHM_REPLY_AT + sizeof(tc_shm_reply_record) <= TC_SHM_PAGE_BYTES, "control page");
+_Static_assert(TC_SHM_REPLY_AT + sizeof(tc_shm_reply_record) <= TC_SHM_LENT_AT, "control page");
 _Static_assert(sizeof(tc_expert_pair) == 12 && sizeof(float) == 4, "pairs");
 
-enum { TOKENS_AT_FIRST = 64 };
+enum { TOKENS_AT_FIRST = 64, LENT_LOOK_US = 1000 };
 
 typedef enum role { ROLE_HUB, ROLE_WORKER } role;
 
@@ -36,6 +37,7 @@ struct tc_shm {
     uint32_t tokens;      // of the call under way
     uint32_t taken;       // tokens for whose x and sum memory is taken here
     uint32_t interrupted; // worker: tc_shm_interrupt
+    uint32_t lent_seen;   // worker: what the word said when it began to wait
     tc_bell *bell;
     tc_expert_pair *pairs; // worker: private copy of the request's pairs
     tc_segment segment;    // zero when attached
@@ -68,6 +70,11 @@ static void copy_once(void *to, const void *from, size_t bytes)
 {
     memcpy(to, from, bytes);
     __asm__ volatile("" : : "r"(to) : "memory");
+}
+
+static uint32_t *lent_at(const tc_shm *shm)
+{
+    return (uint32_t *)(void *)(shm->memory + TC_SHM_LENT_AT);
 }
 
 bool tc_shm_aborted(const tc_shm *shm)
@@ -428,6 +435,7 @@ tc_status tc_shm_lend(tc_shm *shm, uint32_t tokens, uint64_t step, tc_error *e)
         return tc_fail(e, TC_BUSY, "call %llu is not answered yet", (unsigned long long)shm->under_way);
     TC_TRY(take_memory(shm, tokens, e));
     memcpy(shm->memory + TC_SHM_REQUEST_AT + offsetof(tc_shm_request_record, step), &step, sizeof step);
+    __atomic_store_n(lent_at(shm), 1, __ATOMIC_SEQ_CST);
     tc_shm_nudge(shm);
     return TC_OK;
 }
@@ -436,6 +444,7 @@ tc_status tc_shm_reclaim(tc_shm *shm, uint64_t last, tc_error *e)
 {
     if (shm->role != ROLE_HUB) return wrong_side(e);
     if (tc_shm_aborted(shm)) return closed(e);
+    __atomic_store_n(lent_at(shm), 0, __ATOMIC_SEQ_CST);
     uint64_t request = flag_load(shm, TC_SHM_REQUEST_FLAG_AT), reply = flag_load(shm, TC_SHM_REPLY_FLAG_AT);
     tc_shm_reply_record r;
     if (request > last || reply > request)
@@ -460,16 +469,43 @@ void tc_shm_interrupt(tc_shm *shm)
     tc_line_ring(request_line(shm));
 }
 
-static bool request_ready(void *arg)
+static bool request_came(const tc_shm *shm)
 {
-    const tc_shm *shm = arg;
     return flag_load(shm, TC_SHM_REQUEST_FLAG_AT) != shm->last || tc_shm_aborted(shm) ||
            __atomic_load_n(&shm->interrupted, __ATOMIC_RELAXED) != 0;
 }
 
+static uint32_t lent(const tc_shm *shm)
+{
+    return __atomic_load_n(lent_at(shm), __ATOMIC_SEQ_CST) != 0;
+}
+
+static bool request_ready(void *arg)
+{
+    const tc_shm *shm = arg;
+    return request_came(shm) || lent(shm) != shm->lent_seen;
+}
+
+// Lent: in turns so short that it looks by itself.
+static tc_status wait_for_request(tc_shm *shm, uint64_t spin_us, uint64_t timeout_us)
+{
+    const uint64_t begin_us = tc_now_us();
+    uint64_t left_us = timeout_us;
+    for (;;) {
+        shm->lent_seen = lent(shm);
+        const bool turn = shm->lent_seen && left_us > LENT_LOOK_US;
+        const tc_status status =
+            tc_line_wait(request_line(shm), request_ready, shm, spin_us, turn ? LENT_LOOK_US : left_us);
+        if (request_came(shm)) return TC_OK;
+        if (status != TC_OK && !turn) return status;
+        const uint64_t spent_us = tc_now_us() - begin_us;
+        left_us = spent_us < timeout_us ? timeout_us - spent_us : 0;
+    }
+}
+
 tc_status tc_shm_wait_request(tc_shm *shm, uint64_t spin_us, uint64_t timeout_us)
 {
-    TC_TRY(tc_line_wait(request_line(shm), request_ready, shm, spin_us, timeout_us));
+    TC_TRY(wait_for_request(shm, spin_us, timeout_us));
     if (tc_shm_aborted(shm)) return TC_CLOSED;
     return __atomic_exchange_n(&shm->interrupted, 0, __ATOMIC_SEQ_CST) ? TC_CANCELLED : TC_OK;
 }

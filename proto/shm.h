@@ -73,7 +73,7 @@ void tc_shm_nudge(tc_shm *shm);
 // ---- hub, for a device that posts by itself ----
 // Between lend and reclaim the segment is the device's: it writes x, pairs and records where the layout says,
 // and publishes numbers above the last; nothing else may be posted. Makes room for calls of `tokens`, wakes
-// the worker. TC_BUSY, TC_NOMEM, TC_CLOSED.
+// the worker, which looks by itself until the segment is reclaimed. TC_BUSY, TC_NOMEM, TC_CLOSED.
 tc_status tc_shm_lend(tc_shm *shm, uint32_t tokens, uint64_t step, tc_error *e);
 const tc_shm_header *tc_shm_layout(const tc_shm *shm);
 // `last`: the highest number the device may have used. TC_TIMEOUT: its last call is not answered; TC_PEER:

@@ -12,8 +12,9 @@
 // flag. One call is under way at a time; its payload belongs to the core until the request flag is stored, to
 // the worker until the reply flag is stored, then to the core again. Sequence numbers start above 0 and grow.
 //
-// A GPU that posts cannot wake a sleeping worker: the process that launches its work nudges the worker first
-// (tc_shm_nudge), which then spins.
+// A GPU that posts cannot wake a sleeping worker, and the process that launches its work may be held up in a
+// launch until the worker has answered. So a worker whose segment is lent does not sleep: it is told by a word
+// here and a nudge (tc_shm_lend).
 #pragma once
 
 #ifndef __cplusplus
@@ -23,7 +24,7 @@
 #endif
 
 enum {
-    TC_SHM_VERSION = 2,
+    TC_SHM_VERSION = 3,
     TC_SHM_LINE_BYTES = 128,
     TC_SHM_PAGE_BYTES = 4096,
     TC_SHM_REASON_BYTES = 224,
@@ -35,6 +36,7 @@ enum {
     TC_SHM_REQUEST_LINE_AT = 512, // tc_wait_line: where the worker sleeps
     TC_SHM_REQUEST_AT = 640,      // tc_shm_request_record
     TC_SHM_REPLY_AT = 768,        // tc_shm_reply_record
+    TC_SHM_LENT_AT = 1024,        // u32: not 0 while a device may post
     TC_SHM_X_AT = TC_SHM_PAGE_BYTES,
 };
 

@@ -909,6 +909,40 @@ static void interrupt_ends_one_wait(void **state)
     close_ends(&n);
 }
 
+// Whoever lent the segment may be held up until the device, which cannot ring, has its answer.
+static void a_lent_segment_is_looked_at_without_bell(void **state)
+{
+    for (int asleep = 0; asleep < 2; asleep++) {
+        tc_error e;
+        ends n = open_ends(&usual);
+        sleeper worker = {.shm = n.worker};
+        if (asleep) start_sleeper(&worker);
+        assert_int_equal(tc_shm_lend(n.hub, 1, 0, &e), TC_OK);
+        if (!asleep) start_sleeper(&worker);
+        usleep(20000); // it has long looked, and waits on
+        __atomic_store_n((uint64_t *)(void *)(n.memory + TC_SHM_REQUEST_FLAG_AT), 1, __ATOMIC_RELEASE);
+        join_sleeper(&worker, TC_OK);
+        close_ends(&n);
+    }
+}
+
+static void a_segment_is_lent_until_it_is_reclaimed(void **state)
+{
+    tc_error e;
+    ends n = open_ends(&usual);
+    const uint32_t *lent = (const uint32_t *)(const void *)(n.memory + TC_SHM_LENT_AT);
+    assert_int_equal(*lent, 0);
+    assert_int_equal(tc_shm_lend(n.hub, 1, 0, &e), TC_OK);
+    assert_int_equal(*lent, 1);
+    uint64_t start = tc_now_us();
+    assert_int_equal(tc_shm_wait_request(n.worker, 0, 5000), TC_TIMEOUT); // turns end in time
+    uint64_t spent = tc_now_us() - start;
+    assert_true(spent >= 5000 && spent < 5000000);
+    assert_int_equal(tc_shm_reclaim(n.hub, 1, &e), TC_OK);
+    assert_int_equal(*lent, 0);
+    close_ends(&n);
+}
+
 // A worker killed while it computes, and one killed while it sleeps: the hub's wait ends in time.
 static void a_killed_worker_is_a_timeout(void **state)
 {
@@ -978,6 +1012,8 @@ int main(void)
         cmocka_unit_test(one_bell_rings_for_all),
         cmocka_unit_test(abort_wakes_sleepers),
         cmocka_unit_test(interrupt_ends_one_wait),
+        cmocka_unit_test(a_lent_segment_is_looked_at_without_bell),
+        cmocka_unit_test(a_segment_is_lent_until_it_is_reclaimed),
         cmocka_unit_test(a_killed_worker_is_a_timeout),
         cmocka_unit_test(calls_allocate_nothing),
     };
