@@ -141,6 +141,7 @@ static void begin_wish(const tc_model_desc *desc, const tc_footprint *f, const t
                                    .workers = tc_run_workers(),
                                    .kv_budget_bytes = UINT64_MAX,
                                    .gpu = in->vram_bytes > 0,
+                                   .shares_prompts = true, // as a core does by default
                                    .cold_only = in->cold_only};
 }
 

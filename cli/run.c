@@ -219,6 +219,7 @@ static tc_status start_core(tc_supervisor *s, const tc_run_options *o, const cha
     put_text(&c, "--hot-policy", o->hot_policy);
     put_text(&c, "--hot-scope", o->hot_scope);
     put_text(&c, "--cold-experts", o->cold_experts);
+    put_text(&c, "--kv-pool", o->kv_pool);
     put_text(&c, "--prompt-share", o->prompt_share);
     put_text(&c, "--prompt-border", o->prompt_border);
     put_number(&c, "--hot-link-percent", o->hot_link_percent);

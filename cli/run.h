@@ -21,7 +21,7 @@ typedef struct tc_run_options {
     uint64_t connections, peer_connections;
     uint64_t drain_s;
     uint64_t workers, threads, worker_threads, context, sessions, kv_budget;
-    const char *hot_policy, *hot_scope, *cold_experts, *prompt_share, *prompt_border, *profile,
+    const char *hot_policy, *hot_scope, *cold_experts, *prompt_share, *prompt_border, *kv_pool, *profile,
         *trace_routing;
     uint64_t hot_budget, hot_link_percent, group_steps;
     uint64_t prefix_cache, queue_requests, queue_tokens, chunk_ms;
@@ -55,6 +55,7 @@ typedef struct tc_run_options {
         {.setting = TC_OPT_HOT_POLICY, .target = &(o).hot_policy},                                           \
         {.setting = TC_OPT_HOT_SCOPE, .target = &(o).hot_scope},                                             \
         {.setting = TC_OPT_COLD_EXPERTS, .target = &(o).cold_experts},                                       \
+        {.setting = TC_OPT_KV_POOL, .target = &(o).kv_pool},                                                 \
         {.setting = TC_OPT_PROMPT_SHARE, .target = &(o).prompt_share},                                       \
         {.setting = TC_OPT_PROMPT_BORDER, .target = &(o).prompt_border},                                     \
         {.setting = TC_OPT_HOT_LINK_PERCENT, .target = &(o).hot_link_percent},                               \

@@ -12,7 +12,6 @@
 #include "common/model/dense.h"
 #include "gpu-core/budget.h"
 #include "gpu-core/dev/cuda_library.h"
-#include "gpu-core/experts/border.h"
 #include "gpu-core/experts/gpu_tier.h"
 #include "gpu-core/memory.h"
 #include "gpu-core/options.h"
@@ -620,22 +619,6 @@ static void tell_manager(core *c)
     c->told_ready = true;
 }
 
-// Whether the border between two ways of a step was measured just now.
-static bool measure_border(core *c)
-{
-    const tc_border_options options = {
-        .ops = &c->cuda->hot,
-        .dev = c->dev,
-        .source = c->workers,
-        .store = c->store,
-        .slots = tc_hot_cache_get_options(tc_gpu_tier_cache(c->hot))->slots,
-    };
-    if (!c->o.prompt_border_auto || !c->workers || !tc_border_at_rest(&options, log_source, NULL))
-        return false;
-    c->o.prompt_border_auto = false;
-    return true;
-}
-
 // False: time to leave.
 static bool take_signal(core *c)
 {
@@ -705,7 +688,6 @@ static bool serve(core *c)
         trim_at_rest(c, idle, now_us);
         if (idle && tc_trace_on) tc_trace_flush();
         if (idle && c->hot && tc_gpu_tier_idle(c->hot)) idle = false;
-        if (idle && c->hot && measure_border(c)) idle = false;
         tc_notify_alive(now_us);
     }
     return true;

@@ -3,7 +3,7 @@
 #include "gpu-core/options.h"
 #include "common/base/config.h"
 #include "common/base/spin.h"
-#include "gpu-core/dev/prompt_border.h"
+#include "gpu-core/dev/prompt_way.h"
 #include "gpu-core/sched/sched.h"
 #include "proto/expert.h"
 
@@ -153,13 +153,12 @@ static tc_status prompt_border(const char *text, tc_core_options *o, tc_error *e
 {
     uint64_t tokens = 0;
     int end = 0;
-    o->prompt_border_auto = strcmp(text, "auto") == 0;
     o->prompt_border = 0;
-    if (o->prompt_border_auto) return TC_OK;
+    if (strcmp(text, "auto") == 0) return TC_OK;
     if (strlen(text) > 3 || *text < '0' || *text > '9' || sscanf(text, "%" SCNu64 "%n", &tokens, &end) != 1 ||
-        text[end] || tokens < TC_PROMPT_BORDER_LEAST || tokens > TC_PROMPT_BORDER_MOST)
+        text[end] || tokens < TC_PROMPT_LINK_LEAST || tokens > TC_PROMPT_LINK_MOST)
         return tc_fail(e, TC_ARGUMENT, "--prompt-border %.40s: not auto, nor in %d..%d", text,
-                       TC_PROMPT_BORDER_LEAST, TC_PROMPT_BORDER_MOST);
+                       TC_PROMPT_LINK_LEAST, TC_PROMPT_LINK_MOST);
     o->prompt_border = (uint32_t)tokens;
     return TC_OK;
 }
@@ -236,6 +235,7 @@ tc_status tc_core_options_read(int argc, char *const *argv, tc_core_options *ret
         .no_worker_us = 30000000,
         .device = TC_DEVICE_AUTO,
         .hot_experts = UINT32_MAX,
+        .prompt_share = true,
         .program = {.log_level = TC_LOG_INFO},
     };
     tc_status status = tc_settings_parse(TC_FOR_CORE, argc, argv, apply, &o, e);

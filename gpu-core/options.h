@@ -40,10 +40,9 @@ typedef struct tc_core_options {
     uint64_t cache_bytes;      // prefix cache; TC_CACHE_AUTO: a part of what is left, 0: none
     uint64_t hot_budget_bytes; // hot tier; 0: none
     double hot_link_share;
-    bool workers_only; // they compute all cold experts
-    bool prompt_share; // they compute a part of what long prompts need on a GPU
-    bool prompt_border_auto;
-    uint32_t prompt_border; // 0: as the device has it
+    bool workers_only;      // they compute all cold experts
+    bool prompt_share;      // they compute a part of what long prompts need on a GPU
+    uint32_t prompt_border; // 0: auto
     tc_cache_policy hot_policy;
     bool hot_policy_given;
     bool kv_grows; // the KV pool takes its memory as it needs it, on a device that can

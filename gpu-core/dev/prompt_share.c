@@ -44,9 +44,10 @@ void tc_prompt_learn(tc_prompt_rates *r, const tc_prompt_seen *s)
 
 // ---- choosing ----
 
-double tc_prompt_layer_us(const tc_prompt_rates *r, uint32_t streamed, double units, double join_us)
+double tc_prompt_layer_us(const tc_prompt_rates *r, const tc_prompt_layer *l, uint32_t streamed, double units)
 {
-    const double link = streamed * r->link_us + (units > 0 ? join_us : 0);
+    const double early = l->ahead * r->link_us, idle = r->lead_us > early ? r->lead_us - early : 0;
+    const double link = idle + streamed * r->link_us + (units > 0 ? l->join_us : 0);
     const double there = units > 0 ? r->lead_us + ASK_US + units * r->unit_us : r->lead_us;
     return link > there ? link : there;
 }
@@ -73,7 +74,7 @@ uint32_t tc_prompt_choose(const tc_prompt_rates *r, const tc_prompt_layer *l, ui
 {
     double units[TC_PROMPT_BOXES_MAX] = {0}, most = 0;
     const uint32_t candidates = sort_candidates(l, order), all = l->streamed + candidates;
-    const double alone = tc_prompt_layer_us(r, all, 0, 0);
+    const double alone = tc_prompt_layer_us(r, l, all, 0);
     uint32_t count = 0, limit = r->seen ? candidates : (all + UNSEEN_PART - 1) / UNSEEN_PART;
     memset(given, 0, l->experts);
     *ret_units = 0;
@@ -81,15 +82,15 @@ uint32_t tc_prompt_choose(const tc_prompt_rates *r, const tc_prompt_layer *l, ui
         const uint32_t e = order[i];
         const double own = units[l->box[e]] + WEIGHTS_UNITS + l->tokens[e], top = own > most ? own : most;
         // more only while the link would end after the workers, so that the last one brings both together
-        if (count && tc_prompt_layer_us(r, all - count - 1, top, l->join_us) >
-                         tc_prompt_layer_us(r, all - count, most, l->join_us))
+        if (count &&
+            tc_prompt_layer_us(r, l, all - count - 1, top) > tc_prompt_layer_us(r, l, all - count, most))
             continue;
         units[l->box[e]] = own;
         most = top;
         given[e] = 1;
         count++;
     }
-    if (count && r->seen && tc_prompt_layer_us(r, all - count, most, l->join_us) > alone * WORTHWHILE) {
+    if (count && r->seen && tc_prompt_layer_us(r, l, all - count, most) > alone * WORTHWHILE) {
         memset(given, 0, l->experts);
         return 0;
     }

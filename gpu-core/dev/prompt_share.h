@@ -5,7 +5,8 @@
 //
 // What a layer takes, link and workers working at once:
 //
-//   link     link_us * (experts that cross it) + join_us              join: the workers' sums cross it too
+//   link     max(lead_us, link_us * ahead) + link_us * (others that cross it) + join_us
+//                                                                     join: the workers' sums cross it too
 //   workers  lead_us + ASK_US + unit_us * (units of the box with most of them)
 //
 // A unit of work is a token of an expert; reading the expert's weights counts as WEIGHTS_UNITS more. The link
@@ -31,6 +32,7 @@ typedef struct tc_prompt_layer {
     const uint32_t *tokens; // [experts] that chose it
     const uint8_t *box; // [experts] whose worker may compute it; TC_PROMPT_NOBODY: it is hot, or on its way
     uint32_t streamed;  // experts that cross the link whatever is chosen here
+    uint32_t ahead;     // of them, those that do before the layer's routes are known
     double join_us;
 } tc_prompt_layer;
 
@@ -53,4 +55,5 @@ uint32_t tc_prompt_choose(const tc_prompt_rates *rates, const tc_prompt_layer *l
 uint32_t tc_prompt_choose_part(uint32_t percent, const tc_prompt_layer *layer, uint16_t *order,
                                uint8_t *given, double *ret_units);
 // What the layer takes with so many experts streamed in all and such a box.
-double tc_prompt_layer_us(const tc_prompt_rates *rates, uint32_t streamed, double units, double join_us);
+double tc_prompt_layer_us(const tc_prompt_rates *rates, const tc_prompt_layer *layer, uint32_t streamed,
+                          double units);

@@ -9,7 +9,7 @@
 #include "common/base/team.h"
 #include "common/model/store_pack.h"
 #include "gpu-core/dev/cuda_library.h"
-#include "gpu-core/dev/prompt_border.h"
+#include "gpu-core/dev/prompt_way.h"
 #include "gpu-core/experts/plan.h"
 #include "gpu-core/experts/source.h"
 #include "proto/shm.h"
@@ -54,8 +54,9 @@ typedef struct fixture {
     tc_ffn *ffn, *card_ffn;
     tc_dev *dev;
     server servers[WORKERS];
-    uint32_t count; // of servers
-    bool says_gone; // `stands` does, of one that nobody has asked yet
+    uint32_t count;  // of servers
+    uint32_t border; // as tc_cuda_options.prompt_border
+    bool says_gone;  // `stands` does, of one that nobody has asked yet
     uint64_t sequence, ids;
     float *x;
     uint32_t *expert[LAYERS], *counts;
@@ -191,6 +192,7 @@ static void open_device(fixture *f, int32_t share, int32_t link)
                                .vram_bytes = 4ull << 30,
                                .fetch_percent = link,
                                .prompt_percent = share,
+                               .prompt_border = f->border,
                                .call_deadline_us = DEADLINE_US};
     need(f->cuda->create(&o, &f->dev, &e), &e);
     need(f->cuda->hot.open(f->dev, f->store, 1000, &slots, &e), &e);
@@ -556,30 +558,16 @@ static void test_nobody(void **state)
     compare(f, 300, "nobody");
 }
 
-static void test_measures(void **state)
-{
-    fixture *f = *state;
-    double copy_us, product_us;
-    seed(f, 4);
-    reopen(f, 100, 0);
-    assert_true(f->cuda->hot.measure(f->dev, TC_PROMPT_BORDER, &copy_us, &product_us));
-    assert_true(copy_us > 0 && product_us > 0);
-    start_workers(f, 1, TC_SHARD_PARTITION); // and everything is as before
-    make_input(f, 300);
-    compare(f, 300, "after measuring");
-    stop_workers(f);
-}
-
 #ifndef FAKE_CARD
 // A batch below the border goes to the workers by the card's own hand, one above is shared by the host's.
 static void test_border(void **state)
 {
     fixture *f = *state;
     seed(f, 6);
-    reopen(f, 100, -1);
     start_workers(f, 1, TC_SHARD_PARTITION);
-    for (uint32_t border = 64; border <= TC_PROMPT_BORDER_MOST; border += 64) {
-        f->cuda->hot.border(f->dev, border);
+    for (uint32_t border = 64; border <= TC_PROMPT_LINK_MOST; border += 64) {
+        f->border = border;
+        reopen(f, 100, -1);
         for (uint32_t n = border; n <= border + 1; n++) {
             const uint64_t before = f->dev->queue->given(f->dev);
             make_input(f, n);
@@ -588,6 +576,24 @@ static void test_border(void **state)
             if (n <= border) assert_int_equal(f->dev->queue->given(f->dev), before);
         }
     }
+    assert_true(f->dev->queue->given(f->dev) > 0);
+    f->border = 0;
+    stop_workers(f);
+}
+
+// All ways, as times tell: whichever is taken, the bits are the same.
+static void test_ways(void **state)
+{
+    fixture *f = *state;
+    seed(f, 7);
+    reopen(f, -1, -1);
+    start_workers(f, 1, TC_SHARD_PARTITION);
+    for (uint32_t n = 96; n <= 400; n += 76)
+        for (int pass = 0; pass < 8; pass++) {
+            make_input(f, n);
+            compare(f, n, "as times tell");
+            reclaim(f, TC_OK);
+        }
     assert_true(f->dev->queue->given(f->dev) > 0);
     stop_workers(f);
 }
@@ -607,9 +613,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_prestate(test_same_bits, &f), cmocka_unit_test_prestate(test_learns, &f),
         cmocka_unit_test_prestate(test_faults, &f),    cmocka_unit_test_prestate(test_nobody, &f),
-        cmocka_unit_test_prestate(test_measures, &f),
 #ifndef FAKE_CARD
-        cmocka_unit_test_prestate(test_border, &f),
+        cmocka_unit_test_prestate(test_border, &f),    cmocka_unit_test_prestate(test_ways, &f),
 #endif
     };
     const int failed = cmocka_run_group_tests_name("cuda prompt", tests, NULL, NULL);

@@ -2,6 +2,7 @@
 """The verbs that need no gateway."""
 import json
 import os
+import re
 import tempfile
 import unittest
 from pathlib import Path
@@ -141,6 +142,14 @@ class Commands(unittest.TestCase):
             self.assertGreaterEqual(answer["rounds_roofline_fraction"]["max"], answer["roofline_fraction"]["max"] * (1 - 1e-9))
         else:
             self.assertEqual(answer["bench"], "prompt")  # whose products are told against the peak
+
+    def test_serve_takes_what_the_table_of_options_says(self):
+        table = (Path(__file__).parents[2] / "common/base/settings.def").read_text()
+        rows = re.findall(r'^X\(\w+, "([^"]+)", \w+, "[^"]*", [^"]*"[^"]*", ([^,]*), ([^,]*),', table, re.M)
+        names = [name for name, programs, flags in rows if "S" in programs.split(" | ") and "INTERNAL" not in flags]
+        self.assertGreater(len(names), 45)
+        told = self.ok("serve", "--help").stdout
+        self.assertEqual([name for name in names if f"  --{name} " not in told], [])
 
     def test_bench_prints_json(self):
         options = {"decode": ["--tokens", 8, "--repetitions", 2], "prompt": ["--prompt-tokens", 32, "--repetitions", 1],

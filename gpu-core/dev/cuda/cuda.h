@@ -31,7 +31,7 @@ typedef struct tc_cuda_options {
     // Of what streamed batches of up to TC_CALL_TOKENS_MAX tokens need, workers compute this part of what may
     // be given to them; 0: nothing, and then nothing is taken for it; -1: as rates tell
     int32_t prompt_percent;
-    uint32_t prompt_border; // tokens of a batch up to which cold experts are shared; 0: TC_PROMPT_BORDER
+    uint32_t prompt_border; // tokens of a batch up to which it goes the link's way; 0: as times tell
     bool kv_grows;          // memory behind the KV pool may come and go (tc_dev_ops.pages_back)
     void (*log)(void *arg, bool warning, const char *text);
     void *arg;
@@ -70,11 +70,6 @@ typedef struct tc_cuda_hot_ops {
     // do.
     void (*look_ahead)(tc_dev *dev, bool on);
     tc_ahead_stats (*ahead)(tc_dev *dev); // what that came to
-    // Of one expert: how long it takes over the link, and to be multiplied in a batch of so many tokens (0:
-    // that cannot be told here). Takes a few milliseconds, between batches only. False: not ready, or the
-    // device has failed.
-    bool (*measure)(tc_dev *dev, uint32_t tokens, double *ret_copy_us, double *ret_product_us);
-    void (*border)(tc_dev *dev, uint32_t tokens); // from the next batch on, as tc_cuda_options.prompt_border
 } tc_cuda_hot_ops;
 
 typedef struct tc_cuda_library {

@@ -175,7 +175,10 @@ tc_status tc_cuda_wait(tc_dev *dev, void (*turn)(void *arg), void *arg, uint32_t
     CHECK(c, cudaMemcpyAsync(c->result_host, c->tables.failed, TC_CUDA_RESULT_BYTES, cudaMemcpyDeviceToHost,
                              c->stream));
     wait_for_stream(c, turn, arg);
-    if (!*c->error && !c->result_host[0]) tc_cuda_link_learn(c, tc_cuda_result_sums(c));
+    if (!*c->error && !c->result_host[0]) {
+        tc_cuda_link_learn(c, tc_cuda_result_sums(c));
+        tc_cuda_way_learn(c);
+    }
     tc_cuda_prompt_done(c);
     c->direct = false;
     if (*c->error) return tc_fail(e, TC_INTERNAL, "cuda: %s", c->error);
@@ -254,7 +257,7 @@ static uint32_t list_wanted(const tc_cuda_options *o, tc_dev_cuda *c, wanted ret
     } all[TC_CUDA_BLOCKS] = {
         [TC_CUDA_MAP] = {(void **)&c->tables.map, TC_MEM_SCRATCH},
         [TC_CUDA_FAILED] = {(void **)&c->tables.failed, TC_MEM_SCRATCH},
-        [TC_CUDA_POSTED] = {(void **)&c->posted, TC_MEM_SCRATCH},
+        [TC_CUDA_POSTED] = {(void **)&c->joined, TC_MEM_SCRATCH},
         [TC_CUDA_BATCH] = {(void **)&c->batch_dev, TC_MEM_SCRATCH},
         [TC_CUDA_KV] = {NULL, TC_MEM_KV}, // kv.c
         [TC_CUDA_STATES] = {(void **)&c->states, TC_MEM_STATE},

@@ -4,9 +4,9 @@
 
 #include "gpu-core/dev/cuda/cuda.h"
 #include "gpu-core/dev/cuda/sizes.h"
-#include "gpu-core/dev/prompt_border.h"
 #include "gpu-core/dev/prompt_call.h"
 #include "gpu-core/dev/prompt_share.h"
+#include "gpu-core/dev/prompt_way.h"
 #include "gpu-core/dev/share.h"
 #include "gpu-core/experts/source.h"
 
@@ -38,7 +38,6 @@ enum { LINK_CLASSES = 9 };
 typedef struct link_share {
     const uint8_t **from, **from_dev;   // [layers][experts] in host memory
     bool on, known;                     // wanted, and the table is with the device
-    uint32_t border;                    // tokens of a batch up to which they are shared
     tc_share_rates rates[LINK_CLASSES]; // by log2 of a batch's tokens
     uint8_t quota[LINK_CLASSES][TC_SHARE_QUOTAS], *quota_dev;
     bool dirty;
@@ -144,7 +143,7 @@ typedef struct tc_dev_cuda {
     tc_gpu_tables tables;
     uint32_t *broken;  // beside tables.failed
     tc_gpu_sums *sums; // behind them
-    uint32_t *posted;
+    uint64_t *joined;  // as tc_gpu_mailboxes; the mailboxes' `posted` lie behind it
     // memory
     uint64_t budget, context, used[TC_MEM_TAGS], peak;
     pthread_mutex_t lock; // weights are loaded by several threads
@@ -187,6 +186,10 @@ typedef struct tc_dev_cuda {
     const uint32_t *next_expert; // what the last route expects of the layer behind it; NULL: nothing
     // experts
     bool direct, pending, streaming;
+    tc_prompt_ways ways;
+    tc_prompt_way way; // of this batch
+    bool timed_way;    // there was a choice
+    uint64_t way_begin_us;
     tc_gpu_mailboxes boxes;
     void *box_memory[TC_LENT_MAX];
     uint64_t box_id[TC_LENT_MAX];
@@ -285,13 +288,12 @@ void tc_cuda_prompt_layer(tc_dev_cuda *c, uint32_t layer, const tc_gpu_pairs_in 
 void tc_cuda_prompt_deal(tc_dev *dev, bool (*stands)(void *arg), void *arg); // tc_dev_queue_ops.experts_deal
 void tc_cuda_prompt_done(tc_dev_cuda *c);
 uint64_t tc_cuda_prompt_given(tc_dev *dev); // tc_dev_queue_ops.given
-bool tc_cuda_measure(tc_dev *dev, uint32_t tokens, double *ret_copy_us, double *ret_product_us);
-void tc_cuda_border(tc_dev *dev, uint32_t tokens);
 
 extern const tc_cuda_hot_ops tc_cuda_hot;
 uint64_t tc_cuda_slot_bytes(const tc_dev_cuda *c); // that have memory now
 void tc_cuda_hot_close(tc_dev_cuda *c);
 void tc_cuda_hot_flush(tc_dev_cuda *c); // the table's changes, before a batch
+void tc_cuda_way_learn(tc_dev_cuda *c);
 bool tc_cuda_experts_begin(tc_dev *dev, const tc_lent_mailbox *boxes, uint32_t count, uint64_t sequence);
 void tc_cuda_experts(tc_dev *dev, uint32_t layer, const float *x, uint32_t n, const uint32_t *expert,
                      const float *weight, int64_t *sum);

@@ -4,6 +4,7 @@
 // the link. Refuses: to choose what is hot.
 #include "gpu-core/dev/cuda/device.h"
 
+#include "common/base/clock.h"
 #include "common/base/mem.h"
 #include "common/model/matrix.h"
 
@@ -415,26 +416,53 @@ bool tc_cuda_attach(tc_dev_cuda *c, const tc_lent_mailbox *boxes, uint32_t count
     c->boxes.sequence = (const uint64_t *)c->batch_dev;
     c->boxes.deadline_ns = c->o.call_deadline_us * 1000;
     c->boxes.precision = TC_FAST;
-    c->boxes.posted = c->posted;
+    c->boxes.joined = c->joined;
+    c->boxes.posted = (uint32_t *)(c->joined + 1);
     c->boxes.sums = c->sums;
     return true;
+}
+
+// The ways open to this batch, a bit each; 0: the host computes its experts.
+static uint32_t ways_of(const tc_dev_cuda *c, uint32_t count)
+{
+    const uint32_t n = c->batch.tokens, shared_max = tc_cuda_link_tokens_max(c),
+                   link_max = count && shared_max ? shared_max : STREAM_FROM - 1;
+    const bool streams = tc_cuda_is_known(&c->hot),
+               shares = streams && c->prompt.there && count && n <= TC_CALL_TOKENS_MAX;
+    const uint32_t most = c->o.prompt_border ? c->o.prompt_border : TC_PROMPT_LINK_SURE;
+    const uint32_t link = n <= link_max && count ? 1u << TC_WAY_LINK : 0;
+    if (link && (!streams || n <= most)) return link;
+    if (!streams || (!link && n < STREAM_FROM)) return 0;
+    if (shares && c->o.prompt_percent > 0) return 1u << TC_WAY_SHARE; // whatever times tell
+    return 1u << TC_WAY_STREAM | (shares ? 1u << TC_WAY_SHARE : 0) | (c->o.prompt_border ? 0 : link);
 }
 
 bool tc_cuda_experts_begin(tc_dev *dev, const tc_lent_mailbox *boxes, uint32_t count, uint64_t sequence)
 {
     tc_dev_cuda *c = cuda_of(dev);
-    c->direct = false;
-    const uint32_t shared_max = tc_cuda_link_tokens_max(c),
-                   sent_max = count && shared_max ? shared_max : STREAM_FROM - 1;
-    c->streaming = c->batch.tokens > sent_max && tc_cuda_is_known(&c->hot);
-    if (c->streaming) {
-        tc_cuda_prompt_begin(c, boxes, count, sequence);
-        c->direct = true;
-        return true;
-    }
-    if (!count || c->batch.tokens > sent_max || !tc_cuda_attach(c, boxes, count, sequence)) return false;
-    c->direct = true;
-    return true;
+    const uint32_t ways = ways_of(c, count);
+    c->direct = c->streaming = false;
+    if (!ways) return false;
+    c->timed_way = (ways & (ways - 1)) != 0;
+    c->way = tc_prompt_way_choose(&c->ways, c->batch.tokens, ways);
+    c->way_begin_us = tc_now_us();
+    c->streaming = c->way != TC_WAY_LINK;
+    if (c->way == TC_WAY_SHARE) tc_cuda_prompt_begin(c, boxes, count, sequence);
+    if (c->way == TC_WAY_LINK && !tc_cuda_attach(c, boxes, count, sequence)) return false;
+    return c->direct = true;
+}
+
+// The batch is done, and went well.
+void tc_cuda_way_learn(tc_dev_cuda *c)
+{
+    char text[240];
+    if (!c->direct || !c->timed_way) return;
+    if (c->way == TC_WAY_SHARE && (!c->prompt.on || c->prompt.gave_up)) return;
+    c->timed_way = false;
+    if (tc_prompt_way_learn(&c->ways, c->batch.tokens, c->way, (double)(tc_now_us() - c->way_begin_us), text,
+                            sizeof text) &&
+        c->o.log)
+        c->o.log(c->o.arg, false, text);
 }
 
 staged_chunk tc_cuda_copy_chunk(tc_dev_cuda *c, uint32_t layer, const uint8_t *const *skip, uint32_t first,
@@ -601,6 +629,4 @@ const tc_cuda_hot_ops tc_cuda_hot = {.open = hot_open,
                                      .settle = hot_settle,
                                      .drain = hot_drain,
                                      .look_ahead = tc_cuda_look_ahead,
-                                     .ahead = tc_cuda_ahead_sums,
-                                     .measure = tc_cuda_measure,
-                                     .border = tc_cuda_border};
+                                     .ahead = tc_cuda_ahead_sums};

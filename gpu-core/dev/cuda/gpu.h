@@ -157,6 +157,7 @@ typedef struct tc_gpu_mailboxes {
     uint64_t deadline_ns;     // of one join
     uint32_t layer, precision;
     uint32_t *posted; // [mailboxes] whether this layer's post reached it
+    uint64_t *joined; // sequence number of the last layer whose mailboxes have all answered
     tc_gpu_sums *sums;
     const tc_gpu_fetch_list *list; // of this layer, or NULL
 } tc_gpu_mailboxes;

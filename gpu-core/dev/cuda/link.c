@@ -11,7 +11,7 @@
 
 // Of a batch whose cold experts are shared: one block deals the pairs out.
 enum { PAIRS_MAX = 4096 };
-_Static_assert((int)TC_PROMPT_BORDER_MOST <= (int)TC_QUEUED_TOKENS_MAX, "one call");
+_Static_assert((int)TC_PROMPT_LINK_MOST <= (int)TC_QUEUED_TOKENS_MAX, "one call");
 _Static_assert((int)TC_GPU_FETCH_DISTINCT_MAX == (int)TC_SHARE_COLD_MAX, "one table");
 // Fetched ahead: to the end of the staging room, by turns, where a batch of so few pairs fetches nothing
 // else.
@@ -48,7 +48,6 @@ tc_status tc_cuda_link_open(tc_dev_cuda *c, tc_error *e)
     hot_experts *h = &c->hot;
     link_share *l = &h->link;
     int mapped = 0;
-    l->border = c->o.prompt_border ? c->o.prompt_border : TC_PROMPT_BORDER;
     l->at = tc_cuda_take(c, TC_MEM_SCRATCH, h->info->experts * sizeof *l->at);
     l->list = tc_cuda_take(c, TC_MEM_SCRATCH, sizeof *l->list);
     if (!l->at || !l->list) return tc_fail(e, TC_BUDGET, "cuda: no room for the table of fetched experts");
@@ -75,7 +74,7 @@ uint32_t tc_cuda_link_tokens_max(const tc_dev_cuda *c)
 {
     const uint32_t fit = PAIRS_MAX / c->o.top_k;
     if (!c->hot.link.known) return 0;
-    return fit < c->hot.link.border ? fit : c->hot.link.border;
+    return fit < TC_PROMPT_LINK_MOST ? fit : TC_PROMPT_LINK_MOST;
 }
 
 tc_gpu_fetch tc_cuda_link_of(tc_dev_cuda *c, uint32_t layer, uint32_t tokens)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: the workers' share of a prompt that streams its cold experts, driven by the host, layer by layer; and
-// timing what the border between the two ways of a batch follows from. Refuses: which experts workers get
-// (dev/prompt_share.c), what a mailbox holds (dev/prompt_call.c), calls that workers do not answer: what they
+// Owns: the workers' share of a prompt that streams its cold experts, driven by the host, layer by layer.
+// Refuses: whether a batch goes this way (dev/prompt_way.c), which experts workers get (dev/prompt_share.c),
+// what a mailbox holds (dev/prompt_call.c), calls that workers do not answer: what they
 // were given is streamed after all, so a lost worker costs time and nothing else.
 //
 // A layer. c->stream computes, `out` and `copies` run beside it:
@@ -334,6 +334,7 @@ static bool describe(tc_dev_cuda *c, tc_prompt_layer *ret)
             if (e >= p->box[b].share.expert_begin && e < p->box[b].share.expert_end)
                 p->box_of[e] = (uint8_t)b;
         ret->streamed += p->box_of[e] == TC_PROMPT_NOBODY && (e < ahead || p->tokens[e]);
+        ret->ahead += e < ahead;
     }
     return true;
 }
@@ -513,105 +514,8 @@ void tc_cuda_prompt_deal(tc_dev *dev, bool (*stands)(void *arg), void *arg)
         p->experts_given += count_given(c);
         c->boxes.layer = p->layer;
         c->boxes.list = NULL;
-        CHECK(c, tc_gpu_tell_posted(c->stream, c->posted, p->posted));
+        CHECK(c, tc_gpu_tell_posted(c->stream, c->boxes.posted, p->posted));
     }
     CHECK(c, cudaEventRecord(p->lead[0], c->stream));
     p->timed = true;
-}
-
-// ---- measuring ----
-
-enum { MEASURED_CHUNKS = 2 };
-
-// Pairs of every expert of a few chunks with tokens by turns, of weight nothing.
-static bool tell_pairs(tc_dev_cuda *c, uint32_t experts, uint32_t tokens)
-{
-    hot_experts *h = &c->hot;
-    const uint32_t pairs = tokens * c->o.top_k * experts / h->info->experts;
-    uint32_t *begin = calloc((size_t)h->info->experts + 1 + pairs, sizeof *begin), *token;
-    if (!begin) return false;
-    token = begin + h->info->experts + 1;
-    for (uint32_t e = 0; e <= h->info->experts; e++)
-        begin[e] = e < experts ? (uint32_t)((uint64_t)pairs * e / experts) : pairs;
-    for (uint32_t i = 0; i < pairs; i++) token[i] = i % tokens;
-    tc_cuda_upload(&c->dev, h->pairs.begin, begin, (h->info->experts + 1) * sizeof *begin);
-    tc_cuda_upload(&c->dev, h->pairs.token, token, pairs * sizeof *token);
-    free(begin);
-    return CHECK(c, cudaMemsetAsync(h->pairs.weight, 0, pairs * sizeof(float), c->stream));
-}
-
-// On zeros, so that nothing can be out of range: tokens rows of them, and as many of sums, in what a pass
-// keeps of its rows.
-static double products_us(tc_dev_cuda *c, uint32_t layer, const staged_chunk *chunk, uint32_t count,
-                          uint32_t tokens, cudaEvent_t from, cudaEvent_t to)
-{
-    hot_experts *h = &c->hot;
-    const uint32_t hidden = h->info->hidden, spans = hidden / TC_SPAN_COLS;
-    float *x = c->residual;
-    tc_gpu_grouped g = {.layout = h->layout[layer],
-                        .pairs = h->pairs,
-                        .n = tokens,
-                        .x_rounded = c->x_rounded,
-                        .x_scale = c->x_scale,
-                        .h_rounded = h->h_rounded,
-                        .h_scale = h->h_scale,
-                        .sum = (int64_t *)(void *)(x + (size_t)tokens * hidden),
-                        .broken = c->broken,
-                        .blocks = c->multiprocessors};
-    if (3 * tokens > c->o.tokens_max) return 0;
-    if (!tell_pairs(c, count * chunk_experts(c), tokens)) return 0;
-    CHECK(c, cudaMemsetAsync(x, 0, (size_t)tokens * hidden * 3 * sizeof *x, c->stream));
-    CHECK(c, tc_gpu_round(c->stream, x, NULL, hidden, tokens, spans, c->x_rounded, c->x_scale));
-    CHECK(c, cudaEventRecord(from, c->stream));
-    for (uint32_t i = 0; i < count; i++) tc_cuda_run_chunk(c, &chunk[i], &g);
-    CHECK(c, cudaEventRecord(to, c->stream));
-    CHECK(c, cudaStreamSynchronize(c->stream));
-    return elapsed_us(from, to) / (count * chunk_experts(c));
-}
-
-static double copies_us(tc_dev_cuda *c, uint32_t layer, const uint8_t *const *skip, staged_chunk *chunk,
-                        uint32_t count, cudaEvent_t from, cudaEvent_t to)
-{
-    CHECK(c, cudaStreamSynchronize(c->hot.copies));
-    CHECK(c, cudaEventRecord(from, c->hot.copies));
-    for (uint32_t i = 0; i < count; i++) chunk[i] = copy_chunk(c, layer, skip, i);
-    CHECK(c, cudaEventRecord(to, c->hot.copies));
-    CHECK(c, cudaStreamSynchronize(c->hot.copies));
-    return elapsed_us(from, to) / (count * chunk_experts(c));
-}
-
-static uint32_t first_layer(const hot_experts *h)
-{
-    uint32_t layer = 0;
-    while (layer < h->info->layers && !tc_store_layer_has_experts(h->store, layer)) layer++;
-    return layer;
-}
-
-// Each twice: the first time may find a link or a clock asleep.
-bool tc_cuda_measure(tc_dev *dev, uint32_t tokens, double *ret_copy_us, double *ret_product_us)
-{
-    tc_dev_cuda *c = cuda_of(dev);
-    hot_experts *h = &c->hot;
-    staged_chunk chunk[MEASURED_CHUNKS] = {0};
-    cudaEvent_t from = NULL, to = NULL;
-    *ret_copy_us = *ret_product_us = 0;
-    if (!tc_cuda_is_known(h) || *c->error || !tokens) return false;
-    const uint32_t layer = first_layer(h), whole = h->info->experts / chunk_experts(c),
-                   count = whole < MEASURED_CHUNKS ? whole : MEASURED_CHUNKS;
-    const uint8_t **none = calloc(h->info->experts, sizeof *none);
-    if (none && count && layer < h->info->layers && CHECK(c, cudaEventCreate(&from)) &&
-        CHECK(c, cudaEventCreate(&to)))
-        for (int i = 0; i < 2; i++) {
-            *ret_copy_us = copies_us(c, layer, none, chunk, count, from, to);
-            *ret_product_us = products_us(c, layer, chunk, count, tokens, from, to);
-        }
-    if (from) cudaEventDestroy(from);
-    if (to) cudaEventDestroy(to);
-    free(none);
-    return *ret_copy_us > 0 && !*c->error;
-}
-
-void tc_cuda_border(tc_dev *dev, uint32_t tokens)
-{
-    cuda_of(dev)->hot.link.border = tokens;
 }

@@ -6,7 +6,7 @@
 
 #include "proto/shm_layout.h"
 
-enum { ROW_THREADS = 512 };
+enum { ROW_THREADS = 512, SUMS_AT_ONCE = 4 };
 
 static __device__ __forceinline__ float block_sum(float v)
 {
@@ -121,25 +121,67 @@ static __device__ void add_times(const tc_gpu_mailboxes &boxes, uint64_t begin)
     sums->compute_us += slowest;
 }
 
-// Whether every posted mailbox has answered. The whole block.
+// The first block's look at the mailboxes, for all.
+static __device__ bool look(const tc_gpu_tables &tables, const tc_gpu_mailboxes &boxes, uint64_t sequence,
+                            uint32_t n, uint32_t dim)
+{
+    const uint64_t begin = now_ns();
+    bool good = *(volatile uint32_t *)tables.failed == 0;
+    for (uint32_t b = 0; good && b < boxes.count; b++) {
+        uint32_t why =
+            boxes.posted[b] ? wait_for(boxes.box[b], sequence, begin + boxes.deadline_ns, n, dim) : 0;
+        if (why) atomicCAS(tables.failed, 0u, (boxes.layer + 1) | why << 16);
+        good = !why;
+    }
+    if (good)
+        asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(boxes.joined), "l"(sequence) : "memory");
+    if (good) add_times(boxes, begin);
+    return good;
+}
+
+// Whether the first block found all answers. It runs before this one does, and its wait has an end.
+static __device__ bool look_at_first(const tc_gpu_tables &tables, const tc_gpu_mailboxes &boxes,
+                                     uint64_t sequence)
+{
+    uint64_t joined;
+    for (;;) {
+        asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(joined) : "l"(boxes.joined) : "memory");
+        if (joined == sequence) return true;
+        if (*(volatile uint32_t *)tables.failed) return false;
+    }
+}
+
+// Whether every posted mailbox has answered. The whole block. One block a launch asks the host's memory: each
+// look there takes microseconds, and looks at one line go one after the other.
 static __device__ bool join(const tc_gpu_tables &tables, const tc_gpu_mailboxes &boxes, uint32_t n,
                             uint32_t dim)
 {
     __shared__ uint32_t fine;
     if (threadIdx.x == 0) {
-        uint64_t begin = now_ns(), sequence = *boxes.sequence + boxes.layer;
-        bool good = *(volatile uint32_t *)tables.failed == 0;
-        for (uint32_t b = 0; good && b < boxes.count; b++) {
-            uint32_t why =
-                boxes.posted[b] ? wait_for(boxes.box[b], sequence, begin + boxes.deadline_ns, n, dim) : 0;
-            if (why) atomicCAS(tables.failed, 0u, (boxes.layer + 1) | why << 16);
-            good = !why;
-        }
-        if (blockIdx.x == 0 && good) add_times(boxes, begin);
-        fine = good;
+        const uint64_t sequence = *boxes.sequence + boxes.layer;
+        fine = blockIdx.x ? look_at_first(tables, boxes, sequence) : look(tables, boxes, sequence, n, dim);
     }
     __syncthreads();
     return fine;
+}
+
+// Some at once: each read of the host's memory takes a microsecond, ten where the link is busy.
+static __device__ __forceinline__ void read_sums(long long sum[SUMS_AT_ONCE], const tc_gpu_row_args &a,
+                                                 const tc_gpu_mailboxes &boxes, size_t at, uint32_t begin)
+{
+#pragma unroll
+    for (uint32_t k = 0, i = begin; k < SUMS_AT_ONCE; k++, i += ROW_THREADS)
+        sum[k] = a.sum && i < a.dim ? a.sum[at + i] : 0;
+    for (uint32_t b = 0; b < boxes.count; b++) {
+        if (!boxes.posted[b]) continue;
+        const long long *more = (const long long *)(boxes.box[b].memory + boxes.box[b].sum_at) + at;
+        long long read[SUMS_AT_ONCE];
+#pragma unroll
+        for (uint32_t k = 0, i = begin; k < SUMS_AT_ONCE; k++, i += ROW_THREADS)
+            read[k] = i < a.dim ? __ldcv(more + i) : 0;
+#pragma unroll
+        for (uint32_t k = 0; k < SUMS_AT_ONCE; k++) sum[k] += read[k];
+    }
 }
 
 // A worker's sums may be changed by it while they are read: whatever is read is added, nothing more.
@@ -157,14 +199,16 @@ __global__ void __launch_bounds__(ROW_THREADS)
     const float gate =
         a.shared && a.gate ? 1.0f / (1.0f + expf(-a.gate[(size_t)blockIdx.x * a.ld_gate])) : 1.0f;
     const float *from = a.residual ? a.residual : a.x;
-    for (uint32_t i = threadIdx.x; i < a.dim; i += ROW_THREADS) {
-        long long sum = a.sum ? a.sum[at + i] : 0;
-        for (uint32_t b = 0; b < boxes.count; b++)
-            if (boxes.posted[b])
-                sum += __ldcv((const long long *)(boxes.box[b].memory + boxes.box[b].sum_at) + at + i);
-        float y = a.sum || boxes.count ? (float)((double)sum * (1.0 / 4294967296.0)) : 0.0f;
-        if (a.shared) y = fmaf(gate, a.shared[at + i], y);
-        a.x[at + i] = from[at + i] + y;
+    for (uint32_t begin = threadIdx.x; begin < a.dim; begin += SUMS_AT_ONCE * ROW_THREADS) {
+        long long sum[SUMS_AT_ONCE];
+        read_sums(sum, a, boxes, at, begin);
+#pragma unroll
+        for (uint32_t k = 0, i = begin; k < SUMS_AT_ONCE; k++, i += ROW_THREADS) {
+            if (i >= a.dim) break;
+            float y = a.sum || boxes.count ? (float)((double)sum[k] * (1.0 / 4294967296.0)) : 0.0f;
+            if (a.shared) y = fmaf(gate, a.shared[at + i], y);
+            a.x[at + i] = from[at + i] + y;
+        }
     }
     if (a.norm) norm_row(a.x + at, a.norm, a.dim, a.eps, a.normed + at);
 }

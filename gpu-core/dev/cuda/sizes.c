@@ -51,7 +51,7 @@ void tc_cuda_block_bytes(const tc_cuda_options *o, uint64_t ret[TC_CUDA_BLOCKS])
     const uint64_t all[TC_CUDA_BLOCKS] = {
         [TC_CUDA_MAP] = 256 * f,
         [TC_CUDA_FAILED] = TC_CUDA_RESULT_BYTES,
-        [TC_CUDA_POSTED] = 4 * TC_GPU_MAILBOXES_MAX,
+        [TC_CUDA_POSTED] = 8 + 4 * TC_GPU_MAILBOXES_MAX, // joined, then posted
         [TC_CUDA_BATCH] = tc_cuda_lay_out(o).bytes,
         [TC_CUDA_KV] = tc_cuda_kv_bytes(o),
         [TC_CUDA_STATES] = tc_dev_slot_bytes(g) * g->slots,

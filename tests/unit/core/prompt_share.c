@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows: the workers' share of a prompt on a simulated machine of a link and workers whose rates nobody tells
 // it: near the best split there is, soon, whatever is slow, hot or away, and never much worse than streaming
-// alone; a batch's border between the decode path and streaming; and a call written into a real mailbox, as
+// alone; and a call written into a real mailbox, as
 // its worker and its writer see it.
 #include "gpu-core/dev/prompt_share.h"
-#include "gpu-core/dev/prompt_border.h"
 #include "gpu-core/dev/prompt_call.h"
 #include "proto/shm.h"
 #include "tests/support/cmocka_all.h"
@@ -55,18 +54,20 @@ static void make_layer(const machine *m, layer *ret)
         }
         ret->tokens[low] += ret->tokens[low] < m->tokens;
     }
-    uint32_t ahead = 0;
+    uint32_t streamed = 0, ahead = 0;
     for (uint32_t e = 0; e < EXPERTS; e++) {
         const bool hot = e < m->hot, early = !hot && e < AHEAD;
         ahead += early;
+        streamed += early;
         ret->box[e] = hot || early || !m->boxes ? TC_PROMPT_NOBODY : (uint8_t)(e * m->boxes / EXPERTS);
-        if (!m->boxes && !hot && !early && ret->tokens[e]) ahead++; // streamed anyhow
+        if (!m->boxes && !hot && !early && ret->tokens[e]) streamed++;
     }
     ret->l = (tc_prompt_layer){.experts = EXPERTS,
                                .boxes = m->boxes,
                                .tokens = ret->tokens,
                                .box = ret->box,
-                               .streamed = ahead,
+                               .streamed = streamed,
+                               .ahead = ahead,
                                .join_us = m->join_us};
 }
 
@@ -88,7 +89,8 @@ static double layer_us(const machine *m, const layer *l, const uint8_t *given, d
     for (uint32_t b = 0; b < m->boxes; b++) compute = busy[b] > compute ? busy[b] : compute;
     compute *= 1 + m->noise * (draw() - 0.5);
     *ret_compute = compute;
-    const double link = streamed * m->link_us + (any ? m->join_us : 0);
+    const double early = l->l.ahead * m->link_us, idle = m->lead_us > early ? m->lead_us - early : 0,
+                 link = idle + streamed * m->link_us + (any ? m->join_us : 0);
     const double there = m->lead_us + (any ? 150 + compute : 0);
     return link > there ? link : there;
 }
@@ -279,63 +281,6 @@ static void test_not_worthwhile(void **state)
     assert_true(o.given == 0);
 }
 
-// ---- the border ----
-
-static const tc_border_shape shape = {.experts = 512, .cold = 418, .top_k = 10};
-
-static void test_border_rates(void **state)
-{
-    tc_border_rates r = {0};
-    const tc_border_call small = {100, 120, 30 + 100 * 8 + 120 * 7},
-                         large = {400, 1900, 30 + 400 * 8 + 1900 * 7};
-    tc_border_learn(&r, &small, &large);
-    assert_true(fabs(r.expert_us - 8) < 1e-6 && fabs(r.pair_us - 7) < 1e-6);
-    const tc_border_call odd = {100, 120, 5000}; // slower than the large one: noise; nothing is negative
-    tc_border_learn(&r, &odd, &large);
-    assert_true(r.expert_us >= 0 && r.pair_us >= 0);
-    tc_border_learn(&r, &large, &large);
-    assert_true(r.expert_us >= 0 && r.pair_us > 0 && isfinite(r.pair_us));
-    const tc_border_call nothing = {0};
-    tc_border_learn(&r, &nothing, &nothing);
-    assert_true(r.expert_us == 0 && r.pair_us == 0);
-}
-
-static void test_border(void **state)
-{
-    tc_border_rates r = {.copy_us = 31, .product_us = 1, .expert_us = 8, .pair_us = 7};
-    assert_int_equal(tc_border_choose(&r, &shape),
-                     TC_PROMPT_BORDER_MOST); // sharing beats streaming all along
-    r.pair_us = r.expert_us = 1000;          // the link alone reads slower than it copies
-    const uint32_t slow = tc_border_choose(&r, &shape);
-    assert_true(slow >= TC_PROMPT_BORDER_LEAST && slow < 120);
-    r.copy_us = 1; // a link as fast as memory: streaming at once
-    r.expert_us = 20;
-    r.pair_us = 40;
-    assert_true(tc_border_choose(&r, &shape) <= slow);
-    r = (tc_border_rates){.copy_us = 300, .expert_us = 8, .pair_us = 7}; // a slow one: never
-    assert_int_equal(tc_border_choose(&r, &shape), TC_PROMPT_BORDER_MOST);
-    r.expert_us = r.pair_us = 0.001; // the card's own part remains
-    assert_true(tc_border_shared_us(&r, &shape, 64) >= 100);
-    const tc_border_shape hot = {.experts = 512, .cold = 0, .top_k = 10};
-    const uint32_t any = tc_border_choose(&r, &hot); // nothing is streamed, nothing is shared
-    assert_true(any >= TC_PROMPT_BORDER_LEAST && any <= TC_PROMPT_BORDER_MOST);
-}
-
-// The border is where the two lines cross, against a plain search over a machine whose rates rise.
-static void test_border_crosses(void **state)
-{
-    uint32_t within = 0;
-    for (double us = 1; us < 400; us *= 1.1) {
-        const tc_border_rates r = {.copy_us = 20, .product_us = 1, .expert_us = us, .pair_us = us};
-        const uint32_t n = tc_border_choose(&r, &shape);
-        const double streamed = tc_border_streamed_us(&r, &shape);
-        if (n > TC_PROMPT_BORDER_LEAST) assert_true(tc_border_shared_us(&r, &shape, n) <= streamed);
-        if (n < TC_PROMPT_BORDER_MOST) assert_true(tc_border_shared_us(&r, &shape, n + 1) > streamed);
-        within += n > TC_PROMPT_BORDER_LEAST && n < TC_PROMPT_BORDER_MOST;
-    }
-    assert_true(within > 3);
-}
-
 // ---- a call ----
 
 enum { CALL_TOKENS = 2048, HIDDEN = 32, CALL_EXPERTS = 24, CALL_K = 3 };
@@ -491,10 +436,8 @@ int main(void)
         cmocka_unit_test(test_near_the_best),  cmocka_unit_test(test_gains),
         cmocka_unit_test(test_slow_link),      cmocka_unit_test(test_slow_workers),
         cmocka_unit_test(test_slowed),         cmocka_unit_test(test_nobody_and_nothing),
-        cmocka_unit_test(test_not_worthwhile), cmocka_unit_test(test_border_rates),
-        cmocka_unit_test(test_border),         cmocka_unit_test(test_border_crosses),
-        cmocka_unit_test(test_call),           cmocka_unit_test(test_nothing_to_ask),
-        cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_not_worthwhile), cmocka_unit_test(test_call),
+        cmocka_unit_test(test_nothing_to_ask), cmocka_unit_test(test_faults),
     };
     srand(1);
     return cmocka_run_group_tests_name("prompt share", tests, NULL, NULL);
