@@ -201,7 +201,7 @@ def commands(o):
         "shared": ("decode", [*decode, *cold]) if gpu else None,
         "dialled": ("decode", [*decode, *hits, *still]) if gpu else None,
         "ahead": ("decode", [*decode, *dial]) if gpu else None,
-        "prompts": ("prompt", ["--prompts", o.prompts, "--repetitions", o.repetitions]),
+        "prompts": ("prompt", ["--prompts", o.prompts, "--repetitions", 3 * o.repetitions]),
         "users": ("users", ["--users", o.users, "--tokens", min(o.tokens, 48), "--repetitions", o.repetitions, *dial]),
     }
 

@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 enum {
-    TC_PROMPT_LINK_SURE = 95,  // tokens of a batch: up to so many go the link's way, where there is one,
+    TC_PROMPT_LINK_SURE = 64,  // tokens of a batch: up to so many go the link's way, where there is one,
     TC_PROMPT_LINK_LEAST = 64, // as who configures it may say from here on,
     TC_PROMPT_LINK_MOST = 256, // and above this none (TC_QUEUED_TOKENS_MAX)
     TC_PROMPT_SIZES = 12,      // of batches, half an octave each, from 64 tokens on

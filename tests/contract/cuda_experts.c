@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TOKENS = 256, SHARED_MAX = 192, LAYER = 2, SKIPPED = 77 }; // SHARED_MAX: as gpu-core/dev/cuda/link.c
+enum { TOKENS = 256, SHARED_MAX = 192, LAYER = 2, SKIPPED = 77 };
 
 typedef enum answer { ANSWER, STAY_SILENT, SAY_FAILED, LEAVE } answer;
 
@@ -107,6 +107,7 @@ static void open_device(fixture *f, int32_t percent)
                                .tokens_max = TOKENS,
                                .vram_bytes = 4ull << 30,
                                .fetch_percent = percent,
+                               .prompt_border = SHARED_MAX,
                                .call_deadline_us = 300000};
     need(f->cuda->create(&o, &f->dev, &e), &e);
     need(f->cuda->hot.open(f->dev, f->store, 1000, &f->slots, &e), &e);

@@ -379,6 +379,7 @@ static bool attach(tc_dev_cuda *c, const tc_lent_mailbox *boxes, uint32_t count)
 {
     if (same_boxes(c, boxes, count)) return true;
     CHECK(c, cudaStreamSynchronize(c->stream));
+    CHECK(c, cudaMemsetAsync(c->joined, 0, sizeof *c->joined, c->stream)); // others may begin to count anew
     tc_cuda_drop_graphs(c);
     for (uint32_t i = 0; i < TC_LENT_MAX; i++) {
         if (c->box_memory[i]) cudaHostUnregister(c->box_memory[i]);
