@@ -4,13 +4,18 @@
 // with no barrier in between. Runs get shorter towards the end; where a run is an expert, a member meets few
 // tokens, and so few sums.
 //
-// Members are not equally fast, so the last units would end up to a unit apart. They are therefore shared:
-// their gate and up in parts, then their down projections in parts. A member that finds activations not ready
-// waits for parts that others are computing, which were dealt out before.
+// Members are not equally fast, so the last units would end up to a unit apart. Where there are few units for
+// each member they are therefore shared: their gate and up in parts, then their down projections in parts. A
+// member that finds activations not ready waits for parts that others are computing, which were dealt out
+// before.
 #include "common/base/spin.h"
 #include "common/kernels/ffn_impl.h"
 
 #include <string.h>
+
+// Units a member from which on waiting for the last one costs less than sharing it: each part begins with
+// memory that nobody has asked for yet.
+enum { UNITS_MANY = 16 };
 
 // What the member at work computes: one unit, alone or a part of it.
 typedef struct task {
@@ -27,7 +32,8 @@ void tc_ffn_fused_deal(tc_ffn *f)
 {
     const uint32_t units = f->group_count * (f->call->unit_end - f->call->unit_begin), members = f->members;
     if (f->x_wants_rounded && f->call->tokens == 1) tc_ffn_round_x(f, 0);
-    f->whole = members == 1 ? units : units < 2 * members ? 0 : (units / members - 1) * members;
+    const bool many = members == 1 || units >= UNITS_MANY * members;
+    f->whole = many ? units : units < 2 * members ? 0 : (units / members - 1) * members;
     f->shared = units - f->whole;
     f->run_count = 0;
     for (uint32_t at = 0, n; at < f->whole; at += n) {
