@@ -23,7 +23,8 @@ uint64_t tc_dev_scratch_bytes(const tc_dev_geometry *g, uint32_t threads)
 {
     uint64_t delta = g->dn_layers ? threads * tc_cpu_delta_floats(g) : 1;
     return tc_cpu_attention_bytes(g, threads) + (delta + rotary_floats(g)) * sizeof(float) +
-           tc_cpu_tokens_max(g) * (rounded_bytes(g) + sizeof(float *) + sizeof(tc_rounded_row));
+           tc_cpu_tokens_max(g) * (rounded_bytes(g) + sizeof(float *) + sizeof(tc_rounded_row)) +
+           threads * rounded_bytes(g);
 }
 
 // Anonymous zero pages: reserved here, resident only where they are written, large where the kernel has them
@@ -67,6 +68,7 @@ static void cpu_free(tc_dev *dev)
     tc_free(cpu->x_rows);
     tc_free(cpu->x_rounded);
     tc_free(cpu->rounded_memory);
+    tc_free(cpu->own_rounded);
     tc_free(cpu);
 }
 
@@ -202,67 +204,80 @@ typedef struct matmul_round {
     const tc_matmul_job *jobs;
     tc_rows x;
     uint32_t n;
+    bool integers, bf16; // how its input is to be rounded
+    // One row: each member rounds it for itself, which is sooner done than fetching it from whoever did.
+    bool own, have_own[TC_TEAM_THREADS_MAX];
 } matmul_round;
 
 enum { PANELS_LEAST = 2 }; // dealt out at once
 
 // Panels [p0, p1) of a job.
-static void matmul_panels(const matmul_round *round, const tc_matmul_job *job, uint32_t p0, uint32_t p1)
+static void matmul_panels(const matmul_round *round, const tc_matmul_job *job, const tc_rows *x, uint32_t p0,
+                          uint32_t p1)
 {
     float *y[TC_BATCH_TOKENS_MAX];
     for (uint32_t t = 0; t < round->n; t++) y[t] = job->y + (size_t)t * job->ldy;
-    tc_matmul(round->cpu->kernels, job->w, p0, p1, &round->x, round->n, y);
+    tc_matmul(round->cpu->kernels, job->w, p0, p1, x, round->n, y);
     if (!job->bias) return;
     uint32_t r1 = p1 * TC_PANEL_ROWS < job->w->rows ? p1 * TC_PANEL_ROWS : job->w->rows;
     for (uint32_t t = 0; t < round->n; t++)
         for (uint32_t r = p0 * TC_PANEL_ROWS; r < r1; r++) y[t][r] += job->bias[r];
 }
 
-// Panels [begin, end) of the round.
-static void matmul_range(void *arg, uint32_t begin, uint32_t end, uint32_t member)
+static void round_row(const matmul_round *round, uint32_t t, const tc_rounded_row *to)
+{
+    const tc_kernels *k = round->cpu->kernels;
+    const uint32_t cols = round->jobs->w->cols;
+    if (round->integers) k->round(round->cpu->x_rows[t], cols, to);
+    if (round->bf16) k->round_bf16(round->cpu->x_rows[t], cols, to);
+}
+
+static void round_item(void *arg, uint32_t t, uint32_t member)
 {
     (void)member;
     const matmul_round *round = arg;
+    round_row(round, t, &round->cpu->x_rounded[t]);
+}
+
+// Panels [begin, end) of the round.
+static void matmul_range(void *arg, uint32_t begin, uint32_t end, uint32_t member)
+{
+    matmul_round *round = arg;
+    tc_rows x = round->x;
+    tc_rounded_row own;
+    if (round->own) {
+        own = tc_rounded_at(round->cpu->own_rounded + member * rounded_bytes(&round->cpu->dev.geometry),
+                            round->jobs->w->cols);
+        if (!round->have_own[member]) round_row(round, 0, &own);
+        round->have_own[member] = true;
+        x.rounded = &own;
+    }
     for (const tc_matmul_job *job = round->jobs; end > 0; job++) {
         const uint32_t panels = tc_panels(job->w->rows);
-        if (begin < panels) matmul_panels(round, job, begin, end < panels ? end : panels);
+        if (begin < panels) matmul_panels(round, job, &x, begin, end < panels ? end : panels);
         begin = begin > panels ? begin - panels : 0;
         end = end > panels ? end - panels : 0;
     }
 }
 
-typedef struct round_job {
-    const tc_dev_cpu *cpu;
-    uint32_t cols;
-    bool integers, bf16;
-} round_job;
-
-static void round_item(void *arg, uint32_t t, uint32_t member)
-{
-    (void)member;
-    const round_job *job = arg;
-    const tc_kernels *k = job->cpu->kernels;
-    if (job->integers) k->round(job->cpu->x_rows[t], job->cols, &job->cpu->x_rounded[t]);
-    if (job->bf16) k->round_bf16(job->cpu->x_rows[t], job->cols, &job->cpu->x_rounded[t]);
-}
-
 // Rows of the round's input, rounded where one of its matrices wants them so.
-static tc_rows matmul_input(tc_dev_cpu *cpu, const tc_matmul_job *jobs, uint32_t count, uint32_t n)
+static void matmul_input(tc_dev_cpu *cpu, matmul_round *round, uint32_t count)
 {
-    uint32_t cols = jobs->w->cols;
-    round_job job = {cpu, cols, false, false};
+    const tc_matmul_job *jobs = round->jobs;
+    const uint32_t cols = jobs->w->cols, n = round->n;
     for (uint32_t j = 0; j < count; j++) {
-        job.integers |= tc_wants_rounded(cpu->kernels, jobs[j].w->form.type);
-        job.bf16 |= tc_wants_bf16(cpu->kernels, jobs[j].w);
+        round->integers |= tc_wants_rounded(cpu->kernels, jobs[j].w->form.type);
+        round->bf16 |= tc_wants_bf16(cpu->kernels, jobs[j].w);
     }
-    const tc_rows rows = {cpu->x_rows, cpu->x_rounded, job.bf16};
+    round->x = (tc_rows){cpu->x_rows, cpu->x_rounded, round->bf16};
     for (uint32_t t = 0; t < n; t++) cpu->x_rows[t] = jobs->x + (size_t)t * jobs->ldx;
-    if (!job.integers && !job.bf16) return rows;
+    if (!round->integers && !round->bf16) return;
     assert(cols <= cpu->dev.geometry.matmul_cols_max);
+    round->own = n == 1;
+    if (round->own) return;
     for (uint32_t t = 0; t < n; t++)
         cpu->x_rounded[t] = tc_rounded_at(cpu->rounded_memory + t * tc_rounded_bytes(cols), cols);
-    tc_cpu_each(cpu, n, (uint64_t)n * cols * 4, round_item, &job);
-    return rows;
+    tc_cpu_each(cpu, n, (uint64_t)n * cols * 4, round_item, round);
 }
 
 static void matmul_same_input(tc_dev_cpu *cpu, const tc_matmul_job *jobs, uint32_t count, uint32_t n)
@@ -270,7 +285,7 @@ static void matmul_same_input(tc_dev_cpu *cpu, const tc_matmul_job *jobs, uint32
     matmul_round round = {.cpu = cpu, .jobs = jobs, .n = n};
     uint32_t panels = 0;
     uint64_t work = 0;
-    round.x = matmul_input(cpu, jobs, count, n);
+    matmul_input(cpu, &round, count);
     for (uint32_t j = 0; j < count; j++) {
         panels += tc_panels(jobs[j].w->rows);
         work += (uint64_t)jobs[j].w->rows * jobs[j].w->cols * n;
@@ -471,8 +486,10 @@ tc_status tc_dev_cpu_create(const tc_dev_geometry *geometry, tc_team *team, cons
     cpu->x_rows = tc_alloc(TC_MEM_SCRATCH, tokens_max, sizeof *cpu->x_rows);
     cpu->x_rounded = tc_alloc(TC_MEM_SCRATCH, tokens_max, sizeof *cpu->x_rounded);
     cpu->rounded_memory = tc_alloc(TC_MEM_SCRATCH, tokens_max, rounded_bytes(g));
+    cpu->own_rounded = tc_alloc(TC_MEM_SCRATCH, members, rounded_bytes(g));
     if (!tc_cpu_attention_create(cpu) || !cpu->kv || !cpu->states || !cpu->delta_scratch ||
-        !cpu->inverse_frequency || !cpu->rotary || !cpu->x_rows || !cpu->x_rounded || !cpu->rounded_memory) {
+        !cpu->inverse_frequency || !cpu->rotary || !cpu->x_rows || !cpu->x_rounded || !cpu->rounded_memory ||
+        !cpu->own_rounded) {
         cpu_free(&cpu->dev);
         return tc_fail(e, TC_NOMEM, "out of memory: KV pool %zu bytes, states %zu bytes", cpu->kv_bytes,
                        cpu->states_bytes);

@@ -46,6 +46,7 @@ typedef struct tc_dev_cpu {
     const float **x_rows;
     tc_rounded_row *x_rounded;
     uint8_t *rounded_memory;
+    uint8_t *own_rounded; // [members] one row for each member
     tc_batch batch;
 } tc_dev_cpu;
 
