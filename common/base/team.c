@@ -229,7 +229,6 @@ typedef struct ranges {
     uint32_t total, least;
 } ranges;
 
-// Half of a member's share of what is left.
 static bool take_range(ranges *a, uint32_t *ret_begin, uint32_t *ret_end)
 {
     uint64_t begin = atomic_load_explicit(&a->team->next, memory_order_relaxed);
@@ -237,7 +236,7 @@ static bool take_range(ranges *a, uint32_t *ret_begin, uint32_t *ret_end)
     do {
         if (begin >= a->total) return false;
         const uint32_t left = a->total - (uint32_t)begin;
-        n = left / (a->team->size * 2);
+        n = tc_team_share(left, a->team->size);
         if (n < a->least) n = a->least;
         if (n > left) n = left;
     } while (!atomic_compare_exchange_weak_explicit(&a->team->next, &begin, begin + n, memory_order_relaxed,

@@ -31,8 +31,16 @@ void tc_team_run(tc_team *team, tc_team_job *job, void *arg);
 typedef void tc_team_item(void *arg, uint32_t i, uint32_t member);
 void tc_team_each(tc_team *team, uint32_t items, tc_team_item *item, void *arg);
 
-// Runs range(arg, begin, end, member) over [0, total): ranges get shorter as less is left, down to `least`,
-// so that the members end together.
+// How many of `left` items are dealt out to one of `members` at once: a part of its share that is smaller
+// where there are more who would wait for one that is slow. All for one member, three quarters for two, half
+// for many.
+static inline uint32_t tc_team_share(uint32_t left, uint32_t members)
+{
+    return (uint32_t)((uint64_t)left * (members + 1) / (2ull * members * members));
+}
+
+// Runs range(arg, begin, end, member) over [0, total): ranges are shares of what is left, at last `least`
+// items, so that the members end together.
 typedef void tc_team_range(void *arg, uint32_t begin, uint32_t end, uint32_t member);
 void tc_team_ranges(tc_team *team, uint32_t total, uint32_t least, tc_team_range *range, void *arg);
 

@@ -37,7 +37,7 @@ void tc_ffn_fused_deal(tc_ffn *f)
     f->shared = units - f->whole;
     f->run_count = 0;
     for (uint32_t at = 0, n; at < f->whole; at += n) {
-        n = (f->whole - at) / (members * 2);
+        n = tc_team_share(f->whole - at, members);
         if (n < 1) n = 1;
         f->run_begin[f->run_count++] = at;
     }

@@ -78,18 +78,14 @@ static void each_gives_every_item_once(void **state)
 
 typedef struct spans {
     counts c;
-    uint32_t least, longest, count;
-    bool ordered; // with one member
+    uint32_t length[1000]; // of the range that begins here
 } spans;
 
 static void count_range(void *arg, uint32_t begin, uint32_t end, uint32_t member)
 {
     spans *s = arg;
+    s->length[begin] = end - begin;
     for (uint32_t i = begin; i < end; i++) count_item(&s->c, i, member);
-    if (tc_team_size(s->c.team) > 1) return;
-    s->ordered &= s->count == 0 || end - begin <= s->longest;
-    s->longest = end - begin;
-    s->count++;
 }
 
 static void ranges_give_every_item_once_and_get_shorter(void **state)
@@ -98,18 +94,25 @@ static void ranges_give_every_item_once_and_get_shorter(void **state)
     for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
         tc_team *team = make_team(shapes[s].threads, shapes[s].spin_us);
         for (size_t k = 0; k < sizeof totals / sizeof totals[0] * 3; k++) {
-            const uint32_t total = totals[k / 3];
-            spans r = {.c = {.team = team}, .least = least[k % 3], .ordered = true};
+            const uint32_t total = totals[k / 3], shortest = least[k % 3];
+            spans r = {0};
             for (uint32_t round = 1; round <= 3; round++) {
-                r.count = 0;
-                tc_team_ranges(team, total, r.least, count_range, &r);
+                tc_team_ranges(team, total, shortest, count_range, &r);
+                for (uint32_t at = 0, before = total; at < total; at += before) {
+                    assert_in_range(r.length[at], 1, before);
+                    if (at + r.length[at] < total) assert_true(r.length[at] >= shortest);
+                    before = r.length[at];
+                }
             }
             for (uint32_t i = 0; i < 1000; i++) assert_int_equal(r.c.items[i], i < total ? 3 : 0);
-            assert_true(r.ordered);
-            if (shapes[s].threads == 1 && total == 1000) assert_in_range(r.count, 2, 20);
+            if (total == 1000) assert_int_equal(r.length[0], tc_team_share(1000, shapes[s].threads));
         }
         tc_team_free(team);
     }
+    assert_int_equal(tc_team_share(1000, 1), 1000);
+    assert_int_equal(tc_team_share(1000, 2), 375); // three quarters of 500
+    assert_int_equal(tc_team_share(100000, 100), 505);
+    assert_int_equal(tc_team_share(UINT32_MAX, 1), UINT32_MAX);
 }
 
 // Between two barriers every member must see all the others in the same phase.
