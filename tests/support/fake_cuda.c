@@ -37,7 +37,7 @@ struct CUevent_st {
 static struct {
     const tc_store *store;
     tc_ffn *ffn;
-    struct CUstream_st *streams[STREAMS_MAX];
+    struct CUstream_st *streams[STREAMS_MAX], *legacy; // legacy: stream NULL, which waits for no other
     uint64_t state;
     double now_us;
 } card;
@@ -110,9 +110,16 @@ static void drain(struct CUstream_st *s)
         if (!step()) die("streams wait for each other");
 }
 
+static struct CUstream_st *stream_of(cudaStream_t stream)
+{
+    if (!stream && !card.legacy) (void)cudaStreamCreateWithFlags(&card.legacy, cudaStreamNonBlocking);
+    return stream ? stream : card.legacy;
+}
+
 static operation *queue(tc_gpu_stream stream, void (*run)(void *), const void *args, size_t bytes, double us)
 {
     some();
+    stream = stream_of(stream);
     operation *o = calloc(1, sizeof *o + bytes);
     if (!o) die("out of memory");
     o->run = run;
@@ -163,7 +170,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
-    drain(stream);
+    drain(stream_of(stream));
     return cudaSuccess;
 }
 
@@ -171,7 +178,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 cudaError_t cudaStreamQuery(cudaStream_t stream)
 {
     for (uint32_t n = draw(3) ? draw(200) : 0; n && step(); n--) continue;
-    return stream->head ? cudaErrorNotReady : cudaSuccess;
+    return stream_of(stream)->head ? cudaErrorNotReady : cudaSuccess;
 }
 
 cudaError_t cudaDeviceSynchronize(void)
@@ -307,16 +314,32 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stre
     return queue_copy((copy_args){to, NULL, 0, 0, bytes, 1, value}, stream);
 }
 
+typedef struct staged_args {
+    copy_args copy;
+    char *bytes;
+} staged_args;
+
+static void run_staged(void *args)
+{
+    staged_args *a = args;
+    run_copy(&a->copy);
+    free(a->bytes);
+}
+
+// To the card: done with the host's memory when it returns, and no more than that.
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind)
 {
-    memcpy(to, from, bytes);
+    staged_args args = {.bytes = malloc(bytes)};
+    if (kind != cudaMemcpyHostToDevice || !args.bytes) die("this copy is not known");
+    memcpy(args.bytes, from, bytes);
+    args.copy = (copy_args){to, args.bytes, 0, 0, bytes, 1, 0};
+    queue(NULL, run_staged, &args, sizeof args, 1);
     return cudaSuccess;
 }
 
 cudaError_t cudaMemset(void *to, int value, size_t bytes)
 {
-    memset(to, value, bytes);
-    return cudaSuccess;
+    return cudaMemsetAsync(to, value, bytes, NULL);
 }
 
 cudaError_t cudaMalloc(void **ret, size_t bytes)

@@ -358,6 +358,7 @@ static tc_status fill_tables(tc_dev_cuda *c, tc_error *e)
     CHECK(c, cudaMemcpy(c->inverse_frequency, frequency, half * sizeof(float), cudaMemcpyHostToDevice));
     CHECK(c,
           cudaMemcpy((void *)c->tables.map, tc_nested_levels(), 256 * sizeof(float), cudaMemcpyHostToDevice));
+    (void)tc_cuda_settled(c);
     c->broken = c->tables.failed + 1;
     c->sums = (tc_gpu_sums *)(void *)(c->tables.failed + 2);
     size_t rows = (size_t)c->o.tokens_max * c->o.hidden * sizeof(float);

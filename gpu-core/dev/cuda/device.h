@@ -216,6 +216,7 @@ static inline const tc_gpu_sums *tc_cuda_result_sums(const tc_dev_cuda *c)
 bool tc_cuda_check(tc_dev_cuda *c, int code, const char *expression, const char *file, int line);
 #define CHECK(c, expression) tc_cuda_check(c, (int)(expression), #expression, __FILE__, __LINE__)
 
+bool tc_cuda_settled(tc_dev_cuda *c);
 // Device memory under the budget, beside a KV pool grown to its full size; NULL: it does not fit, or the card
 // refuses.
 void *tc_cuda_take(tc_dev_cuda *c, tc_mem_tag tag, size_t bytes);

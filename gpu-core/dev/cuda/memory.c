@@ -49,6 +49,14 @@ static void remember(tc_dev_cuda *c, block *b, void *memory, tc_mem_tag tag, siz
     if (!host) c->used[tag] += bytes;
 }
 
+// What the calls without a stream began is done. They return earlier, and our streams do not wait for theirs:
+// a block's zeros came after what an operator's stream had written to it (seen with two programs on one
+// card).
+bool tc_cuda_settled(tc_dev_cuda *c)
+{
+    return CHECK(c, cudaStreamSynchronize(NULL));
+}
+
 static void *take(tc_dev_cuda *c, tc_mem_tag tag, size_t bytes, bool spare)
 {
     void *memory = NULL;
@@ -57,7 +65,7 @@ static void *take(tc_dev_cuda *c, tc_mem_tag tag, size_t bytes, bool spare)
     pthread_mutex_lock(&c->lock);
     const uint64_t kept = RESERVE_BYTES + (spare ? 0 : tc_cuda_kv_owed_bytes(c));
     if (b && tc_cuda_used_bytes(c) + bytes + kept <= c->budget && cudaMalloc(&memory, bytes) == cudaSuccess &&
-        CHECK(c, cudaMemset(memory, 0, bytes))) {
+        CHECK(c, cudaMemset(memory, 0, bytes)) && tc_cuda_settled(c)) {
         remember(c, b, memory, tag, bytes, false);
     } else {
         free(b);
@@ -148,6 +156,7 @@ tc_status tc_cuda_matrix(tc_dev *dev, const tc_weight *weight, const tc_matrix_f
             (unsigned long long)(tc_cuda_used_bytes(c) >> 20), (unsigned long long)(c->budget >> 20));
     } else {
         cudaError_t code = cudaMemcpy(memory, data, bytes, cudaMemcpyHostToDevice);
+        if (code == cudaSuccess) code = cudaStreamSynchronize(NULL); // as tc_cuda_settled
         if (code != cudaSuccess) status = tc_fail(e, TC_INTERNAL, "cudaMemcpy: %s", cudaGetErrorString(code));
     }
     // kernels read the head of a nested table from the host's copy: its two numbers travel in the launch
