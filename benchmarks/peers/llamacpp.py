@@ -154,7 +154,7 @@ def parse_ours(text, figure):
 
 
 def ours(o, figure, model, *more):
-    command = [o.thermocline, "bench", figure, model, "--json", "--cache-dir", o.work / "cache", "--threads", o.threads,
+    command = [o.thermocline, "bench", figure, model, "--json", "--device", "cpu", "--cache-dir", o.work / "cache", "--threads", o.threads,
                "--workers", o.workers, "--worker-threads", o.worker_threads, *o.options, *more]
     return parse_ours(run(command, f"thermocline bench {figure}"), figure)
 
