@@ -442,7 +442,7 @@ bool tc_cuda_experts_begin(tc_dev *dev, const tc_lent_mailbox *boxes, uint32_t c
 {
     tc_dev_cuda *c = cuda_of(dev);
     const uint32_t ways = ways_of(c, count);
-    c->direct = c->streaming = false;
+    c->direct = c->streaming = c->prompt.on = false;
     if (!ways) return false;
     c->timed_way = (ways & (ways - 1)) != 0;
     c->way = tc_prompt_way_choose(&c->ways, c->batch.tokens, ways);
