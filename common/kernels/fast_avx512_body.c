@@ -5,8 +5,9 @@
 
 enum {
     TOKENS_MAX = 8,
-    PREFETCH_BYTES =
-        8192, // asked for ahead, into the second cache: it waits for more lines at once than the first
+    // Asked for ahead, into the second cache: it waits for more lines at once than the first. Where memory is
+    // slow less would be better, where it is fast anything below is much worse.
+    PREFETCH_BYTES = 6656,
     SCALE_COLS = 8192, // of a panel, whose scales are worked out together
     FEW_COLS = 512,    // the same for a run of tokens: beside its products
     SUM_UNITS = 32,    // narrow matrices that are added up together
