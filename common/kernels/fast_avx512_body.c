@@ -64,6 +64,7 @@ INLINE void tile_dot(const uint8_t *tile, const tc_rounded_row *x, uint32_t at, 
 {
     const int second = T <= 2; // of the two sums
     __m512i codes = _mm512_load_si512(tile);
+    __asm__("" : "+v"(codes)); // loaded once, not once for each half
     if (!is_q4) {
         __m512i u = _mm512_xor_si512(codes, _mm512_set1_epi8((char)0x80));
         dot4_planes(u, x, at, T, second && at % 8 ? 1 : 0, sum);
