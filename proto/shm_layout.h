@@ -13,8 +13,8 @@
 // the worker until the reply flag is stored, then to the core again. Sequence numbers start above 0 and grow.
 //
 // A GPU that posts cannot wake a sleeping worker, and the process that launches its work may be held up in a
-// launch until the worker has answered. So a worker whose segment is lent does not sleep: it is told by a word
-// here and a nudge (tc_shm_lend).
+// launch until the worker has answered. So a worker whose segment is lent does not sleep: it is told by a
+// word here and a nudge (tc_shm_lend).
 #pragma once
 
 #ifndef __cplusplus

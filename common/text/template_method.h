@@ -18,7 +18,8 @@ struct tc_targs;
     X(pop, "LD")                                                                                             \
     X(remove, "L")                                                                                           \
     X(reverse, "L")                                                                                          \
-    X(sort, "L") X(fromkeys, "d") X(get, "d") X(items, "d") X(keys, "d") X(popitem, "D") X(setdefault, "D")  \
+    X(sort, "L")                                                                                             \
+    X(fromkeys, "d") X(get, "d") X(items, "d") X(keys, "d") X(popitem, "D") X(setdefault, "D")               \
         X(update, "D") X(values, "d") X(capitalize, "s") X(casefold, "s") X(center, "s") X(endswith, "s")    \
             X(expandtabs, "s") X(find, "s") X(format, "s") X(format_map, "s") X(isalnum, "s")                \
                 X(isalpha, "s") X(isascii, "s") X(isdecimal, "s") X(isdigit, "s") X(isidentifier, "s")       \
