@@ -7,30 +7,22 @@
 struct tc_targs;
 
 // Types: s(tr), l(ist), t(uple), d(ict), g(lobal cycler), o (loop). Upper case: would change the object.
-#define TC_METHOD_MAP(X)                                                                                     \
-    X(append, "L")                                                                                           \
-    X(clear, "LD")                                                                                           \
-    X(copy, "ld")                                                                                            \
-    X(count, "slt")                                                                                          \
-    X(extend, "L")                                                                                           \
-    X(index, "slt")                                                                                          \
-    X(insert, "L")                                                                                           \
-    X(pop, "LD")                                                                                             \
-    X(remove, "L")                                                                                           \
-    X(reverse, "L")                                                                                          \
-    X(sort, "L")                                                                                             \
-    X(fromkeys, "d") X(get, "d") X(items, "d") X(keys, "d") X(popitem, "D") X(setdefault, "D")               \
-        X(update, "D") X(values, "d") X(capitalize, "s") X(casefold, "s") X(center, "s") X(endswith, "s")    \
-            X(expandtabs, "s") X(find, "s") X(format, "s") X(format_map, "s") X(isalnum, "s")                \
-                X(isalpha, "s") X(isascii, "s") X(isdecimal, "s") X(isdigit, "s") X(isidentifier, "s")       \
-                    X(islower, "s") X(isnumeric, "s") X(isprintable, "s") X(isspace, "s") X(istitle, "s")    \
-                        X(isupper, "s") X(join, "s") X(ljust, "s") X(lower, "s") X(lstrip, "s")              \
-                            X(partition, "s") X(removeprefix, "s") X(removesuffix, "s") X(replace, "s")      \
-                                X(rfind, "s") X(rindex, "s") X(rjust, "s") X(rpartition, "s") X(rsplit, "s") \
-                                    X(rstrip, "s") X(split, "s") X(splitlines, "s") X(startswith, "s")       \
-                                        X(strip, "s") X(swapcase, "s") X(title, "s") X(upper, "s")           \
-                                            X(zfill, "s") X(encode, "s") X(translate, "s") X(maketrans, "s") \
-                                                X(next, "g") X(reset, "g") X(cycle, "o") X(changed, "o")
+// Not formatted: it would become a staircase.
+// clang-format off
+#define TC_METHOD_MAP(X) \
+    X(append, "L") X(clear, "LD") X(copy, "ld") X(count, "slt") X(extend, "L") X(index, "slt") \
+    X(insert, "L") X(pop, "LD") X(remove, "L") X(reverse, "L") X(sort, "L") X(fromkeys, "d") X(get, "d") \
+    X(items, "d") X(keys, "d") X(popitem, "D") X(setdefault, "D") X(update, "D") X(values, "d") \
+    X(capitalize, "s") X(casefold, "s") X(center, "s") X(endswith, "s") X(expandtabs, "s") X(find, "s") \
+    X(format, "s") X(format_map, "s") X(isalnum, "s") X(isalpha, "s") X(isascii, "s") X(isdecimal, "s") \
+    X(isdigit, "s") X(isidentifier, "s") X(islower, "s") X(isnumeric, "s") X(isprintable, "s") \
+    X(isspace, "s") X(istitle, "s") X(isupper, "s") X(join, "s") X(ljust, "s") X(lower, "s") \
+    X(lstrip, "s") X(partition, "s") X(removeprefix, "s") X(removesuffix, "s") X(replace, "s") \
+    X(rfind, "s") X(rindex, "s") X(rjust, "s") X(rpartition, "s") X(rsplit, "s") X(rstrip, "s") \
+    X(split, "s") X(splitlines, "s") X(startswith, "s") X(strip, "s") X(swapcase, "s") X(title, "s") \
+    X(upper, "s") X(zfill, "s") X(encode, "s") X(translate, "s") X(maketrans, "s") X(next, "g") \
+    X(reset, "g") X(cycle, "o") X(changed, "o")
+// clang-format on
 
 enum {
     TC_METHOD_NONE = -1,
