@@ -41,16 +41,6 @@ enum {
     CHUNKED_FROM_BYTES = 1 << 16,
 };
 
-// Under the address sanitizer each block is malloc's, so that a step past its end is seen.
-#ifndef __has_feature // clang's
-#define __has_feature(what) 0
-#endif
-#if defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
-enum { CHUNKED = 0 };
-#else
-enum { CHUNKED = 1 };
-#endif
-
 static chunk *map_chunk(size_t bytes)
 {
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
@@ -120,7 +110,7 @@ void *tc_alloc(tc_mem_tag tag, size_t count, size_t size)
     if (__builtin_add_overflow(bytes, 3 * (size_t)TC_ALIGN_BYTES - 1, &total)) return NULL;
     total &= ~((size_t)TC_ALIGN_BYTES - 1);
     chunk *from = NULL;
-    const bool chunked = CHUNKED && tag == TC_MEM_WEIGHTS && bytes >= CHUNKED_FROM_BYTES;
+    const bool chunked = TC_WEIGHTS_TOGETHER && tag == TC_MEM_WEIGHTS && bytes >= CHUNKED_FROM_BYTES;
     void *raw = chunked ? take_of_chunk(total, &from) : take_of_malloc(total);
     if (!raw) return NULL;
     uintptr_t at = ((uintptr_t)raw + 2 * (uintptr_t)TC_ALIGN_BYTES - 1) & ~((uintptr_t)TC_ALIGN_BYTES - 1);

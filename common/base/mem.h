@@ -19,6 +19,17 @@ typedef enum tc_mem_tag {
     TC_MEM_TAGS
 } tc_mem_tag;
 
+// Whether blocks of weights lie one behind another. Not under the address sanitizer: there each is malloc's,
+// so that a step past its end is seen.
+#ifndef __has_feature // clang's
+#define __has_feature(what) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
+enum { TC_WEIGHTS_TOGETHER = 0 };
+#else
+enum { TC_WEIGHTS_TOGETHER = 1 };
+#endif
+
 // Zeroed block of count*size bytes, 64-byte aligned. NULL when out of memory, on overflow, or inside a guard
 // of this thread. count*size == 0 gives a valid block.
 void *tc_alloc(tc_mem_tag tag, size_t count, size_t size);
