@@ -164,7 +164,7 @@ def users(build, model, words, count=8, tokens=96):
 def sched(build, model, words, count=64, warm_s=5, windows=16):
     """While all of them run, the starts and ends left out, in windows of half a second: who else runs on these CPUs now and then takes
     one away in the middle of the scheduler's work, for milliseconds, and that is in the mean of few windows only."""
-    context = 1536 # enough for the seconds below, on a fast machine, too
+    context = 1536  # enough for the seconds below, on a fast machine, too
     with Server(build, model, "--context", context, "--sessions", count, *words) as server:
         for i in range(count):
             threading.Thread(target=lambda i=i: server.stream(ids(server, 16, 20 + i), context - 20), daemon=True).start()

@@ -131,8 +131,6 @@ static uint32_t class_of(uint32_t tokens)
 void tc_cuda_prompt_begin(tc_dev_cuda *c, const tc_lent_mailbox *boxes, uint32_t count, uint64_t sequence)
 {
     prompt_share *p = &c->prompt;
-    p->on = false;
-    if (!p->there || !count || c->batch.tokens > TC_CALL_TOKENS_MAX) return;
     if (!tc_cuda_attach(c, boxes, count, sequence)) return;
     memcpy(p->box, boxes, count * sizeof *boxes);
     p->boxes = count;
