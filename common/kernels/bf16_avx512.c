@@ -10,9 +10,20 @@ enum {
     PARTS = 2,
     PAIRS = 4,
     PAIR_BYTES = 64,
-    PREFETCH_BYTES = 4096,
-    PREFETCH_FAR_BYTES = 8192
+    // Asked for ahead: into the first cache, or where products take the longer part of the time farther and
+    // into the second.
+    FEW = 5,
+    FEW_BYTES = 4096,
+    MANY_BYTES = 7168
 };
+
+INLINE void ask_ahead(const char *data, const int T)
+{
+    if (T <= FEW)
+        _mm_prefetch(data + FEW_BYTES, _MM_HINT_T0);
+    else
+        _mm_prefetch(data + MANY_BYTES, _MM_HINT_T1);
+}
 
 // The rows of a call: rounded before it, or by it.
 typedef struct rows {
@@ -37,7 +48,7 @@ INLINE void panel_sums(const tc_matrix *w, uint32_t panel, const uint16_t *const
     for (; p + PAIRS <= pairs; p += PAIRS, data += PAIRS * PAIR_BYTES) {
 #pragma GCC unroll 4
         for (uint32_t j = 0; j < PAIRS; j++) {
-            _mm_prefetch(data + j * PAIR_BYTES + (T > 1 ? PREFETCH_FAR_BYTES : PREFETCH_BYTES), _MM_HINT_T1);
+            ask_ahead(data + j * PAIR_BYTES, T);
 #pragma GCC unroll 8
             for (int t = 0; t < T; t++)
                 s[t][j % PARTS] = dot_pair(s[t][j % PARTS], data + j * PAIR_BYTES, x[t] + 2 * (p + j));
@@ -61,23 +72,36 @@ INLINE void panel_tokens(const tc_matrix *w, uint32_t panel, const rows *x, uint
     tc_put(to, w, panel, first, T, sum);
 }
 
+// Functions of their own, one for each number of tokens: a panel is read once.
+typedef void panel_tokens_fn(const tc_matrix *w, uint32_t panel, const rows *x, uint32_t at, uint32_t first,
+                             tc_kernel_sink *to);
+#define PANEL_TOKENS(T)                                                                                      \
+    static __attribute__((noinline)) void panel_tokens_##T(                                                  \
+        const tc_matrix *w, uint32_t panel, const rows *x, uint32_t at, uint32_t first, tc_kernel_sink *to)  \
+    {                                                                                                        \
+        panel_tokens(w, panel, x, at, first, T, to);                                                         \
+    }
+PANEL_TOKENS(1)
+PANEL_TOKENS(2)
+PANEL_TOKENS(3)
+PANEL_TOKENS(4)
+PANEL_TOKENS(5)
+PANEL_TOKENS(6)
+PANEL_TOKENS(7)
+PANEL_TOKENS(8)
+
 // n tokens, the first of them token `first` of the call.
 INLINE void block(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const rows *x, uint32_t first,
                   uint32_t n, tc_kernel_sink *to)
 {
-    for (uint32_t p = panel0; p < panel1; p++) {
-        uint32_t t = 0;
-        for (; t + 8 <= n; t += 8) panel_tokens(w, p, x, t, first + t, 8, to);
-        if (t + 4 <= n) {
-            panel_tokens(w, p, x, t, first + t, 4, to);
-            t += 4;
+    static panel_tokens_fn *const of[TOKENS_MAX] = {panel_tokens_1, panel_tokens_2, panel_tokens_3,
+                                                    panel_tokens_4, panel_tokens_5, panel_tokens_6,
+                                                    panel_tokens_7, panel_tokens_8};
+    for (uint32_t p = panel0; p < panel1; p++)
+        for (uint32_t t = 0, some; t < n; t += some) {
+            some = n - t < TOKENS_MAX ? n - t : TOKENS_MAX;
+            of[some - 1](w, p, x, t, first + t, to);
         }
-        if (t + 2 <= n) {
-            panel_tokens(w, p, x, t, first + t, 2, to);
-            t += 2;
-        }
-        if (t < n) panel_tokens(w, p, x, t, first + t, 1, to);
-    }
 }
 
 // By itself: whoever brings rounded rows shall not pay for so large a frame.

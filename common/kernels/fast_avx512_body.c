@@ -8,9 +8,7 @@ enum {
     // Asked for ahead, into the second cache: it waits for more lines at once than the first. Where memory is
     // slow less would be better, where it is fast anything below is much worse.
     PREFETCH_BYTES = 6656,
-    SCALE_COLS = 8192, // of a panel, whose scales are worked out together
-    FEW_COLS = 512,    // the same for a run of tokens: beside its products
-    SUM_UNITS = 32,    // narrow matrices that are added up together
+    SUM_UNITS = 32, // narrow matrices that are added up together
 };
 
 // acc[lane] += four products of unsigned bytes u and the signed bytes at q, the same for all lanes.
@@ -48,52 +46,79 @@ typedef struct planes {
     __m512i high[2], low[2];
 } planes;
 
-INLINE void dot4_planes(__m512i u, const tc_rounded_row *x, uint32_t at, const int T, const int part,
-                        planes *sum)
+// Where a group's activations begin, in bytes from a row's. Rows lie as tc_rounded_at has them, so one
+// pointer a token and these are all that loops need: pointers to each part of eight rows would not find
+// registers, and what is fetched from elsewhere between products costs a fifth of their speed.
+typedef struct place {
+    size_t high, low, scale, bias;
+} place;
+
+INLINE place place_of(uint32_t cols, uint32_t c)
+{
+    const size_t scales = (size_t)cols * 2, biases = scales + cols / TC_SPAN_COLS * sizeof(float);
+    return (place){c, (size_t)cols + c, scales + c / TC_SPAN_COLS * sizeof(float),
+                   biases + c / 32 * sizeof(int32_t)};
+}
+
+INLINE void dot4_planes(__m512i u, const int8_t *const *row, size_t high, size_t low, const int T,
+                        const int part, planes *sum)
 {
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++) {
-        sum[t].high[part] = dot4(sum[t].high[part], u, x[t].high + at);
-        sum[t].low[part] = dot4(sum[t].low[part], u, x[t].low + at);
+        sum[t].high[part] = dot4(sum[t].high[part], u, row[t] + high);
+        sum[t].low[part] = dot4(sum[t].low[part], u, row[t] + low);
     }
 }
 
-// One tile: 8 columns of 4-bit weights, or 4 columns of 8-bit ones.
-INLINE void tile_dot(const uint8_t *tile, const tc_rounded_row *x, uint32_t at, const int T, const bool is_q4,
-                     __m512i codes128, planes *sum)
+// One tile: 8 columns of 4-bit weights, or 4 columns of 8-bit ones, the i-th of its group.
+INLINE void tile_dot(const uint8_t *tile, const int8_t *const *row, size_t high, size_t low, const int T,
+                     const bool is_q4, uint32_t i, __m512i codes128, planes *sum)
 {
     const int second = T <= 2; // of the two sums
     __m512i codes = _mm512_load_si512(tile);
     __asm__("" : "+v"(codes)); // loaded once, not once for each half
     if (!is_q4) {
         __m512i u = _mm512_xor_si512(codes, _mm512_set1_epi8((char)0x80));
-        dot4_planes(u, x, at, T, second && at % 8 ? 1 : 0, sum);
+        dot4_planes(u, row, high, low, T, second && i % 2 ? 1 : 0, sum);
         return;
     }
-    dot4_planes(look_up_low(codes128, codes), x, at, T, 0, sum);
-    dot4_planes(look_up_high(codes128, codes), x, at + 4, T, second, sum);
+    const __m512i even = look_up_low(codes128, codes), odd = look_up_high(codes128, codes);
+    dot4_planes(even, row, high, low, T, 0, sum);
+    dot4_planes(odd, row, high + 4, low + 4, T, second, sum);
 }
 
-// Columns [c, c + group).
-INLINE void group_dot(const uint8_t *tiles, const tc_rounded_row *x, uint32_t c, const uint32_t group,
+INLINE __m512i set_bias(const int8_t *at)
+{
+    int32_t bias;
+    memcpy(&bias, at, sizeof bias);
+    return _mm512_set1_epi32(bias);
+}
+
+INLINE void group_dot(const uint8_t *tiles, const int8_t *const *row, const place *at, const uint32_t group,
                       const int T, const bool is_q4, __m512i codes128, __m512i *acc)
 {
     const uint32_t step = is_q4 ? 8 : 4, count = group / step;
     planes sum[TOKENS_MAX];
+#pragma GCC unroll 8
     for (int t = 0; t < T; t++) {
-        int32_t bias = x[t].bias[c / 32] + (group == 64 ? x[t].bias[c / 32 + 1] : 0);
-        sum[t].low[0] = _mm512_set1_epi32(bias);
-        sum[t].high[0] = sum[t].high[1] = sum[t].low[1] = _mm512_setzero_si512();
+        const __m512i zero = _mm512_setzero_si512(), first = set_bias(row[t] + at->bias),
+                      rest = group == 64 ? set_bias(row[t] + at->bias + sizeof(int32_t)) : zero;
+        sum[t].high[0] = sum[t].high[1] = zero;
+        sum[t].low[0] = T <= 2 ? first : _mm512_add_epi32(first, rest);
+        sum[t].low[1] = rest;
     }
     if (T <= 2) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (uint32_t i = 0; i < count; i++)
-            tile_dot(tiles + i * 64, x, c + i * step, T, is_q4, codes128, sum);
+            tile_dot(tiles + i * 64, row, at->high + i * step, at->low + i * step, T, is_q4, i, codes128,
+                     sum);
     } else {
+        size_t high = at->high, low = at->low;
 #pragma GCC unroll 1
-        for (uint32_t i = 0; i < count; i++)
-            tile_dot(tiles + i * 64, x, c + i * step, T, is_q4, codes128, sum);
+        for (uint32_t i = 0; i < count; i++, tiles += 64, high += step, low += step)
+            tile_dot(tiles, row, high, low, T, is_q4, i, codes128, sum);
     }
+#pragma GCC unroll 8
     for (int t = 0; t < T; t++) {
         __m512i high = sum[t].high[0], low = sum[t].low[0];
         if (T <= 2) {
@@ -111,79 +136,19 @@ INLINE void ask_ahead(const uint8_t *tiles, const uint32_t bytes)
         _mm_prefetch((const char *)tiles + i + PREFETCH_BYTES, _MM_HINT_T1);
 }
 
-// A product's parts: columns [c, end) of some panels, whose tiles follow each other, with T tokens.
-typedef struct dot_args {
-    uint32_t panels, c, end;
-    __m512i codes128;          // Q4: the code book + 128, in each quarter
-    const uint8_t *tiles;      // of the first panel, from column c on
-    const __m512 *scales;      // [panels][groups of the columns]
-    const tc_rounded_row *x;   // [T]
-    __m512 (*sum)[TOKENS_MAX]; // [panels][T], added to
-} dot_args;
+// How a matrix is read.
+typedef enum dot_kind { Q4_NESTED, Q4_64, Q4_32, Q8_64, DOT_KINDS } dot_kind;
 
-INLINE void dot_panels(const dot_args *a, const int T, const bool is_q4, const uint32_t group)
+static dot_kind kind_of(const tc_matrix *w)
 {
-    const uint32_t bytes = group * (is_q4 ? 8 : 16);
-    const uint8_t *tiles = a->tiles;
-    const __m512 *scale = a->scales;
-    const tc_rounded_row *x = a->x;
-    for (uint32_t p = 0; p < a->panels; p++) {
-        __m512 sum[TOKENS_MAX];
-        for (int t = 0; t < T; t++) sum[t] = a->sum[p][t];
-        for (uint32_t c = a->c; c < a->end; c += group, tiles += bytes, scale++) {
-            __m512i acc[TOKENS_MAX];
-            ask_ahead(tiles, bytes);
-            group_dot(tiles, x, c, group, T, is_q4, a->codes128, acc);
-            for (int t = 0; t < T; t++) {
-                __m512 both = _mm512_mul_ps(*scale, _mm512_set1_ps(x[t].scale[c / TC_SPAN_COLS]));
-                sum[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[t]), both, sum[t]);
-            }
-        }
-        for (int t = 0; t < T; t++) a->sum[p][t] = sum[t];
-    }
+    if (w->form.type == TC_M_Q8) return Q8_64;
+    return w->form.nested_stride ? Q4_NESTED : w->form.group == 32 ? Q4_32 : Q4_64;
 }
 
-// Functions of their own: compiled into every loop that wants them they would take minutes.
-#define DOT_FN(kind, T, is_q4, group)                                                                        \
-    static __attribute__((noinline)) void dot_##kind##_##T(const dot_args *a)                                \
-    {                                                                                                        \
-        dot_panels(a, T, is_q4, group);                                                                      \
-    }
-#define DOT_FNS(kind, is_q4, group)                                                                          \
-    DOT_FN(kind, 1, is_q4, group)                                                                            \
-    DOT_FN(kind, 2, is_q4, group)                                                                            \
-    DOT_FN(kind, 4, is_q4, group)                                                                            \
-    DOT_FN(kind, 8, is_q4, group)
-DOT_FNS(q4, true, 64)
-DOT_FNS(q4_32, true, 32)
-DOT_FNS(q8, false, 64)
-
-// Tokens taken together next, of n.
-INLINE uint32_t tokens_of(uint32_t n)
-{
-    return n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
-}
-
-static void dot(const tc_matrix *w, uint32_t tokens, const dot_args *a)
-{
-    static void (*const all[3][4])(const dot_args *) = {{dot_q4_1, dot_q4_2, dot_q4_4, dot_q4_8},
-                                                        {dot_q4_32_1, dot_q4_32_2, dot_q4_32_4, dot_q4_32_8},
-                                                        {dot_q8_1, dot_q8_2, dot_q8_4, dot_q8_8}};
-    const int kind = w->form.type == TC_M_Q8 ? 2 : w->form.group == 32;
-    all[kind][__builtin_ctz(tokens)](a);
-}
-
-// What all products of a matrix share.
-INLINE dot_args dot_of(const tc_matrix *w)
+INLINE __m512i codes128_of(const tc_matrix *w)
 {
     const __m128i codes = _mm_xor_si128(_mm_loadu_si128((const __m128i *)w->fast), _mm_set1_epi8((char)0x80));
-    return (dot_args){.codes128 = _mm512_broadcast_i32x4(codes)};
-}
-
-INLINE const uint8_t *tiles_of(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, uint32_t c)
-{
-    return w->form.type == TC_M_Q4 ? tc_q4_tiles(v, panel) + (size_t)c * 8
-                                   : (const uint8_t *)tc_q8_tiles(v, panel) + (size_t)c * 16;
+    return _mm512_broadcast_i32x4(codes); // Q4: the code book + 128, in each quarter
 }
 
 INLINE __m512 step_of(const tc_matrix *w)
@@ -191,85 +156,161 @@ INLINE __m512 step_of(const tc_matrix *w)
     return _mm512_set1_ps(w->form.type == TC_M_Q4 ? w->fast_step : 1.0f);
 }
 
-static void scales_of(const tc_matrix *w, const tc_quant_view *v, tc_panel_scales *ps, uint32_t c,
-                      uint32_t end, __m512 *ret)
+INLINE const uint8_t *tiles_of(const tc_matrix *w, const tc_quant_view *v, uint32_t panel)
 {
-    for (; c < end; c += w->form.group)
-        *ret++ = tc_panel_scales_at(v, ps, c / TC_SPAN_COLS, c % TC_SPAN_COLS / w->form.group);
+    return w->form.type == TC_M_Q4 ? tc_q4_tiles(v, panel) : (const uint8_t *)tc_q8_tiles(v, panel);
 }
 
-// One panel of Q4, groups of 64, for one token: its scales are worked out on the way, beside the products.
-static __attribute__((noinline)) __m512 one_panel(const tc_matrix *w, const tc_quant_view *v, uint32_t panel,
-                                                  const tc_rounded_row *x)
+INLINE __m512 set_scale(const int8_t *at)
 {
-    const __m512i codes128 = dot_of(w).codes128;
-    const uint8_t *tiles = tc_q4_tiles(v, panel);
-    tc_panel_scales ps = tc_panel_scales_begin(v, panel);
-    __m512 sum = _mm512_setzero_ps();
-    for (uint32_t c = 0; c < w->cols; c += TC_SPAN_COLS, tiles += TC_SPAN_TILE_BYTES) {
-        __m512i acc;
-        ask_ahead(tiles, TC_SPAN_TILE_BYTES);
-        group_dot(tiles, x, c, TC_SPAN_COLS, 1, true, codes128, &acc);
-        const __m512 scale = tc_panel_scales_at(v, &ps, c / TC_SPAN_COLS, 0);
-        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc),
-                              _mm512_mul_ps(scale, _mm512_set1_ps(x->scale[c / TC_SPAN_COLS])), sum);
+    float scale;
+    memcpy(&scale, at, sizeof scale);
+    return _mm512_set1_ps(scale);
+}
+
+// Products of T rows with one panel. Nested scales are worked out four spans at a time between the products:
+// they want other units.
+INLINE void panel_dot(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const tc_rounded_row *x,
+                      const int T, const dot_kind kind, __m512 *ret)
+{
+    const bool is_q4 = kind != Q8_64;
+    const uint32_t group = kind == Q4_32 ? 32 : 64, spans = v->spans, bytes = group * (is_q4 ? 8 : 16);
+    const __m512i codes128 = codes128_of(w);
+    const __m512 step = step_of(w);
+    const uint8_t *tiles = tiles_of(w, v, panel);
+    const float *plain = v->scales + (size_t)panel * spans * v->groups * TC_PANEL_ROWS;
+    tc_panel_scales ps;
+    if (kind == Q4_NESTED) ps = tc_panel_scales_begin(v, panel);
+    place at = place_of(w->cols, 0);
+    const int8_t *row[TOKENS_MAX];
+    __m512 sum[TOKENS_MAX];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++) row[t] = x[t].high, sum[t] = _mm512_setzero_ps();
+    for (uint32_t s = 0, some = spans; s < spans; s += some) {
+        __m512 scales[4];
+        if (kind == Q4_NESTED) some = tc_panel_scales_next(v, &ps, s, scales);
+        for (uint32_t i = 0; i < some; i++) {
+#pragma GCC unroll 2
+            for (uint32_t g = 0; g < TC_SPAN_COLS / group; g++, tiles += bytes, plain += TC_PANEL_ROWS) {
+                __m512i acc[TOKENS_MAX];
+                ask_ahead(tiles, bytes);
+                group_dot(tiles, row, &at, group, T, is_q4, codes128, acc);
+                const __m512 scale = kind == Q4_NESTED ? scales[i] : _mm512_load_ps(plain);
+#pragma GCC unroll 8
+                for (int t = 0; t < T; t++)
+                    sum[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[t]),
+                                             _mm512_mul_ps(scale, set_scale(row[t] + at.scale)), sum[t]);
+                at.high += group, at.low += group, at.bias += group / 32 * sizeof(int32_t);
+            }
+            at.scale += sizeof(float);
+        }
     }
-    return _mm512_mul_ps(sum, step_of(w));
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++) ret[t] = _mm512_mul_ps(sum[t], step);
 }
 
-// One panel. Its scales are worked out once for all tokens, as long as it is not too wide.
+// Panels [panel, panel + 4) of a matrix of one span: down projections of an expert's unit.
+enum { FOUR = 4 }; // their codes of scales lie in one line
+
+// Where what T tokens get of them is added, in fixed point.
+typedef struct narrow_sink {
+    int64_t *to[TOKENS_MAX]; // of a token: 64 sums
+    float factor[TOKENS_MAX];
+    __m512i top; // the largest magnitudes, as bits
+} narrow_sink;
+
+// Adds 16 parts. `factor` is times 2^32.
+INLINE __m512i add_parts(__m512 part, __m512 step, __m512 factor, int64_t *to, __m512i top)
+{
+    const __m512 v = _mm512_mul_ps(_mm512_mul_ps(part, step), factor);
+    const __m512i low = _mm512_cvtps_epi64(_mm512_castps512_ps256(v)),
+                  high = _mm512_cvtps_epi64(_mm512_extractf32x8_ps(v, 1));
+    _mm512_storeu_si512(to, _mm512_add_epi64(_mm512_loadu_si512(to), low));
+    _mm512_storeu_si512(to + 8, _mm512_add_epi64(_mm512_loadu_si512(to + 8), high));
+    return _mm512_max_epu32(top, _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(INT32_MAX)));
+}
+
+INLINE void narrow_dot(const tc_matrix *w, const uint8_t *tiles, const __m512 *scales,
+                       const tc_rounded_row *x, const int T, const bool is_q4, narrow_sink *sink)
+{
+    const uint32_t bytes = is_q4 ? TC_SPAN_TILE_BYTES : TC_SPAN_TILE8_BYTES;
+    const __m512i codes128 = codes128_of(w);
+    const __m512 step = step_of(w);
+    const place at = place_of(TC_SPAN_COLS, 0);
+    const int8_t *row[TOKENS_MAX];
+    __m512i top = sink->top;
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++) row[t] = x[t].high;
+    for (uint32_t p = 0; p < FOUR; p++, tiles += bytes) {
+        __m512i acc[TOKENS_MAX];
+        ask_ahead(tiles, bytes);
+        group_dot(tiles, row, &at, TC_SPAN_COLS, T, is_q4, codes128, acc);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; t++) {
+            const __m512 both = _mm512_mul_ps(scales[p], set_scale(row[t] + at.scale));
+            top = add_parts(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[t]), both), step,
+                            _mm512_set1_ps(sink->factor[t]), sink->to[t] + p * TC_PANEL_ROWS, top);
+        }
+    }
+    sink->top = top;
+}
+
+// Functions of their own: compiled into every loop that wants them they would take minutes.
+typedef void panel_dot_fn(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const tc_rounded_row *x,
+                          __m512 *ret);
+typedef void narrow_dot_fn(const tc_matrix *w, const uint8_t *tiles, const __m512 *scales,
+                           const tc_rounded_row *x, narrow_sink *sink);
+#define PANEL_DOT(kind, T)                                                                                   \
+    static __attribute__((noinline)) void panel_dot_##kind##_##T(                                            \
+        const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const tc_rounded_row *x, __m512 *ret)    \
+    {                                                                                                        \
+        panel_dot(w, v, panel, x, T, kind, ret);                                                             \
+    }
+#define NARROW_DOT(kind, T)                                                                                  \
+    static __attribute__((noinline)) void narrow_dot_##kind##_##T(                                           \
+        const tc_matrix *w, const uint8_t *tiles, const __m512 *scales, const tc_rounded_row *x,             \
+        narrow_sink *sink)                                                                                   \
+    {                                                                                                        \
+        narrow_dot(w, tiles, scales, x, T, kind != Q8_64, sink);                                             \
+    }
+#define EACH_T(DO, kind)                                                                                     \
+    DO(kind, 1) DO(kind, 2) DO(kind, 3) DO(kind, 4) DO(kind, 5) DO(kind, 6) DO(kind, 7) DO(kind, 8)
+#define NAMES(of, kind)                                                                                      \
+    {                                                                                                        \
+        of##_##kind##_1, of##_##kind##_2, of##_##kind##_3, of##_##kind##_4, of##_##kind##_5,                 \
+            of##_##kind##_6, of##_##kind##_7, of##_##kind##_8                                                \
+    }
+EACH_T(PANEL_DOT, Q4_NESTED)
+EACH_T(PANEL_DOT, Q4_64)
+EACH_T(PANEL_DOT, Q4_32)
+EACH_T(PANEL_DOT, Q8_64)
+EACH_T(NARROW_DOT, Q4_64)
+EACH_T(NARROW_DOT, Q8_64)
+static panel_dot_fn *const panel_dots[DOT_KINDS][TOKENS_MAX] = {
+    NAMES(panel_dot, Q4_NESTED), NAMES(panel_dot, Q4_64), NAMES(panel_dot, Q4_32), NAMES(panel_dot, Q8_64)};
+static narrow_dot_fn *const narrow_dots[2][TOKENS_MAX] = {NAMES(narrow_dot, Q4_64), NAMES(narrow_dot, Q8_64)};
+
+// Tokens taken together next, of n.
+INLINE uint32_t tokens_of(uint32_t n)
+{
+    return n < TOKENS_MAX ? n : TOKENS_MAX;
+}
+
 INLINE void run_panel(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const tc_rows *x,
                       uint32_t n, tc_kernel_sink *to)
 {
-    __m512 scales[SCALE_COLS / 32], sum[1][TOKENS_MAX];
-    if (n == 1 && w->form.type == TC_M_Q4 && w->form.group == TC_SPAN_COLS) {
-        sum[0][0] = one_panel(w, v, panel, x->rounded);
-        tc_put(to, w, panel, 0, 1, sum[0]);
-        return;
-    }
-    const uint32_t block = n > TOKENS_MAX ? SCALE_COLS : FEW_COLS;
-    tc_panel_scales ps = tc_panel_scales_begin(v, panel);
-    dot_args a = dot_of(w);
-    a.panels = 1, a.scales = scales, a.sum = sum;
+    __m512 sum[TOKENS_MAX];
     for (uint32_t t = 0, some; t < n; t += some) {
         some = tokens_of(n - t);
-        a.x = x->rounded + t;
-        for (uint32_t i = 0; i < some; i++) sum[0][i] = _mm512_setzero_ps();
-        for (a.c = 0; a.c < w->cols; a.c = a.end) {
-            a.end = w->cols - a.c < block ? w->cols : a.c + block;
-            if (t == 0 || w->cols > block) scales_of(w, v, &ps, a.c, a.end, scales);
-            a.tiles = tiles_of(w, v, panel, a.c);
-            dot(w, some, &a);
-        }
-        for (uint32_t i = 0; i < some; i++) sum[0][i] = _mm512_mul_ps(sum[0][i], step_of(w));
-        tc_put(to, w, panel, t, (int)some, sum[0]);
+        panel_dots[kind_of(w)][some - 1](w, v, panel, x->rounded + t, sum);
+        tc_put(to, w, panel, t, (int)some, sum);
     }
 }
 
 // ---- narrow matrices: down projections of an expert's units ----
 //
-// What a token gets of four panels is added up in registers and the first cache, matrix after matrix, and
-// goes to its sum once.
-
-enum { FOUR = 4 }; // panels taken together: their codes of scales lie in one line
-
-// Adds parts in fixed point. scale: the tokens', times 2^32. Returns the largest magnitudes, as bits.
-INLINE __m512i sum_parts(__m512 part[FOUR][TOKENS_MAX], uint32_t tokens, __m512 step, const float *scale,
-                         __m512i totals[FOUR][TOKENS_MAX][2], __m512i top)
-{
-    const __m512i magnitude = _mm512_set1_epi32(INT32_MAX);
-    for (uint32_t t = 0; t < tokens; t++) {
-        const __m512 factor = _mm512_set1_ps(scale[t]);
-        for (int p = 0; p < FOUR; p++) {
-            const __m512 v = _mm512_mul_ps(_mm512_mul_ps(part[p][t], step), factor);
-            __m512i *to = totals[p][t];
-            top = _mm512_max_epu32(top, _mm512_and_si512(_mm512_castps_si512(v), magnitude));
-            to[0] = _mm512_add_epi64(to[0], _mm512_cvtps_epi64(_mm512_castps512_ps256(v)));
-            to[1] = _mm512_add_epi64(to[1], _mm512_cvtps_epi64(_mm512_extractf32x8_ps(v, 1)));
-        }
-    }
-    return top;
-}
+// What a token gets of four panels of several matrices is added up in the first cache and goes to its sum
+// once.
 
 // Scales of panels [panel, panel + 4).
 INLINE void four_scales(const tc_quant_view *v, uint32_t panel, __m512 ret[FOUR])
@@ -289,80 +330,48 @@ INLINE void four_scales(const tc_quant_view *v, uint32_t panel, __m512 ret[FOUR]
     }
 }
 
-typedef struct narrow_scratch {
-    tc_quant_view view[SUM_UNITS];
-    dot_args dots[SUM_UNITS];
-    __m512 scales[SUM_UNITS][FOUR], part[FOUR][TOKENS_MAX];
-    __m512i totals[FOUR][TOKENS_MAX][2];
-    float scale[TOKENS_MAX];
-} narrow_scratch;
-
-// Sums of tokens [t, t + some): loaded, or stored.
-INLINE void move_totals(narrow_scratch *s, const tc_kernel_sink *to, uint32_t panel, uint32_t t,
-                        uint32_t some, const bool load)
+// One matrix: every sum is met once.
+INLINE void narrow_one(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const tc_rows *x,
+                       uint32_t n, const tc_kernel_sink *to, narrow_sink *sink)
 {
-    for (uint32_t i = 0; i < some; i++) {
-        int64_t *acc = to->acc[t + i] + (size_t)panel * TC_PANEL_ROWS;
-        for (int p = 0; p < FOUR; p++, acc += TC_PANEL_ROWS)
-            for (int h = 0; h < 2; h++) {
-                if (load)
-                    s->totals[p][i][h] = _mm512_loadu_si512(acc + 8 * h);
-                else
-                    _mm512_storeu_si512(acc + 8 * h, s->totals[p][i][h]);
-            }
-    }
-}
-
-// Panels [panel, panel + 4), which have all their rows, of `count` <= SUM_UNITS matrices.
-static __m512i narrow_panels(const tc_matrix *w, uint32_t count, uint32_t panel, const tc_rows *x, uint32_t n,
-                             const tc_kernel_sink *to, narrow_scratch *s, __m512i top)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        four_scales(&s->view[i], panel, s->scales[i]);
-        s->dots[i].tiles = tiles_of(&w[i], &s->view[i], panel, 0);
-    }
-    for (uint32_t t = 0, some; t < n; t += some) {
-        some = tokens_of(n - t);
-        move_totals(s, to, panel, t, some, true);
-        for (uint32_t i = 0; i < some; i++)
-            s->scale[i] = to->scale[t + i] * TC_FIXED_ONE; // exact, and so is what it is multiplied by
-        for (uint32_t i = 0; i < count; i++) {
-            s->dots[i].x = x[i].rounded + t;
-            for (int p = 0; p < FOUR; p++)
-                for (uint32_t k = 0; k < some; k++) s->part[p][k] = _mm512_setzero_ps();
-            dot(&w[i], some, &s->dots[i]);
-            top = sum_parts(s->part, some, step_of(&w[i]), s->scale, s->totals, top);
-        }
-        move_totals(s, to, panel, t, some, false);
-    }
-    return top;
-}
-
-// The same of one matrix and one token, as experts come when one user waits.
-static __attribute__((noinline)) __m512i narrow_one(const tc_matrix *w, const tc_quant_view *v,
-                                                    uint32_t panel, const tc_rounded_row *x,
-                                                    const tc_kernel_sink *to, __m512i top)
-{
-    const __m512i codes128 = dot_of(w).codes128, magnitude = _mm512_set1_epi32(INT32_MAX);
-    const __m512 factor = _mm512_set1_ps(to->scale[0] * TC_FIXED_ONE), step = step_of(w);
-    const uint8_t *tiles = tiles_of(w, v, panel, 0);
-    int64_t *acc = to->acc[0] + (size_t)panel * TC_PANEL_ROWS;
     __m512 scales[FOUR];
     four_scales(v, panel, scales);
-    for (int p = 0; p < FOUR; p++, tiles += TC_SPAN_TILE_BYTES, acc += TC_PANEL_ROWS) {
-        __m512i whole;
-        ask_ahead(tiles, TC_SPAN_TILE_BYTES);
-        group_dot(tiles, x, 0, TC_SPAN_COLS, 1, true, codes128, &whole);
-        __m512 part =
-            _mm512_mul_ps(_mm512_cvtepi32_ps(whole), _mm512_mul_ps(scales[p], _mm512_set1_ps(*x->scale)));
-        part = _mm512_mul_ps(_mm512_mul_ps(part, step), factor);
-        top = _mm512_max_epu32(top, _mm512_and_si512(_mm512_castps_si512(part), magnitude));
-        _mm512_storeu_si512(
-            acc, _mm512_add_epi64(_mm512_loadu_si512(acc), _mm512_cvtps_epi64(_mm512_castps512_ps256(part))));
-        _mm512_storeu_si512(acc + 8, _mm512_add_epi64(_mm512_loadu_si512(acc + 8),
-                                                      _mm512_cvtps_epi64(_mm512_extractf32x8_ps(part, 1))));
+    for (uint32_t t = 0, some; t < n; t += some) {
+        some = tokens_of(n - t);
+        for (uint32_t i = 0; i < some; i++) {
+            sink->to[i] = to->acc[t + i] + (size_t)panel * TC_PANEL_ROWS;
+            sink->factor[i] = to->scale[t + i] * TC_FIXED_ONE; // exact, and so is what it is multiplied by
+        }
+        narrow_dots[w->form.type == TC_M_Q8][some - 1](w, tiles_of(w, v, panel), scales, x->rounded + t,
+                                                       sink);
     }
-    return top;
+}
+
+typedef struct narrow_scratch {
+    tc_quant_view view[SUM_UNITS];
+    __m512 scales[SUM_UNITS][FOUR];
+    int64_t totals[TOKENS_MAX][FOUR * TC_PANEL_ROWS];
+    narrow_sink sink;
+} narrow_scratch;
+
+// `count` <= SUM_UNITS matrices.
+static void narrow_some(const tc_matrix *w, uint32_t count, uint32_t panel, const tc_rows *x, uint32_t n,
+                        const tc_kernel_sink *to, narrow_scratch *s)
+{
+    for (uint32_t i = 0; i < count; i++) four_scales(&s->view[i], panel, s->scales[i]);
+    for (uint32_t t = 0, some; t < n; t += some) {
+        some = tokens_of(n - t);
+        for (uint32_t i = 0; i < some; i++) {
+            s->sink.to[i] = s->totals[i];
+            s->sink.factor[i] = to->scale[t + i] * TC_FIXED_ONE;
+            memcpy(s->totals[i], to->acc[t + i] + (size_t)panel * TC_PANEL_ROWS, sizeof s->totals[i]);
+        }
+        for (uint32_t i = 0; i < count; i++)
+            narrow_dots[w->form.type == TC_M_Q8][some - 1](&w[i], tiles_of(&w[i], &s->view[i], panel),
+                                                           s->scales[i], x[i].rounded + t, &s->sink);
+        for (uint32_t i = 0; i < some; i++)
+            memcpy(to->acc[t + i] + (size_t)panel * TC_PANEL_ROWS, s->totals[i], sizeof s->totals[i]);
+    }
 }
 
 static bool is_narrow(const tc_matrix *w)
@@ -375,33 +384,28 @@ static uint32_t run_narrow(const tc_matrix *w, uint32_t count, uint32_t panel0, 
                            const tc_rows *x, uint32_t n, tc_kernel_sink *to)
 {
     const float part_max = TC_FIXED_PART_MAX * TC_FIXED_ONE;
-    __m512i top = _mm512_setzero_si512();
     uint32_t most, p = panel0;
     narrow_scratch s;
+    s.sink.top = _mm512_setzero_si512();
     if (w->rows / TC_PANEL_ROWS < panel1) panel1 = w->rows / TC_PANEL_ROWS;
     for (uint32_t first = 0, some; first < count; first += some) {
         some = count - first < SUM_UNITS ? count - first : SUM_UNITS;
-        for (uint32_t i = 0; i < some; i++) {
-            s.view[i] = tc_quant_view_of(&w[first + i]);
-            s.dots[i] = dot_of(&w[first + i]);
-            s.dots[i].panels = FOUR, s.dots[i].end = TC_SPAN_COLS;
-            s.dots[i].scales = s.scales[i], s.dots[i].sum = s.part;
-        }
-        const bool one = some == 1 && n == 1 && w->form.type == TC_M_Q4;
-        p = panel0;
-        for (; p + FOUR <= panel1 && one; p += FOUR)
-            top = narrow_one(w + first, s.view, p, x[first].rounded, to, top);
-        for (; p + FOUR <= panel1; p += FOUR)
-            top = narrow_panels(w + first, some, p, x + first, n, to, &s, top);
+        for (uint32_t i = 0; i < some; i++) s.view[i] = tc_quant_view_of(&w[first + i]);
+        for (p = panel0; p + FOUR <= panel1; p += FOUR)
+            if (some == 1)
+                narrow_one(w + first, s.view, p, x + first, n, to, &s.sink);
+            else
+                narrow_some(w + first, some, p, x + first, n, to, &s);
     }
     memcpy(&most, &part_max, sizeof most);
-    to->fine &= _mm512_reduce_max_epu32(top) < most; // of magnitudes, NaN is the largest
+    to->fine &= _mm512_reduce_max_epu32(s.sink.top) < most; // of magnitudes, NaN is the largest
     return p;
 }
 
 static bool run_sum(const tc_matrix *w, uint32_t count, uint32_t panel0, uint32_t panel1, const tc_rows *x,
                     const float *scale, uint32_t n, const tc_matrix_type type, int64_t *const *acc)
 {
+    (void)type;
     tc_kernel_sink to = {.acc = acc, .scale = scale, .fine = true};
     if (is_narrow(w) && panel0 % FOUR == 0) panel0 = run_narrow(w, count, panel0, panel1, x, n, &to);
     for (uint32_t i = 0; i < count && panel0 < panel1; i++) {

@@ -100,6 +100,30 @@ INLINE __m512 tc_panel_scales_at(const tc_quant_view *v, tc_panel_scales *ps, ui
     return _mm512_add_ps(_mm512_mul_ps(tc_nested_codes(v, ps, span), ps->nested), ps->offset);
 }
 
+// Nested scales of the next spans of a panel, at most four: those whose codes lie in one line. Returns how
+// many.
+INLINE uint32_t tc_panel_scales_next(const tc_quant_view *v, tc_panel_scales *ps, uint32_t span,
+                                     __m512 ret[4])
+{
+    const size_t at = (size_t)ps->panel * v->spans + span;
+    const uint32_t first = at % 4, left = v->spans - span, some = 4 - first < left ? 4 - first : left;
+#ifdef __AVX512VBMI__
+    __m512 four[4];
+    _mm_prefetch((const char *)v->codes + at / 4 * 64 + TC_CODES_AHEAD_BYTES, _MM_HINT_T0);
+    tc_nested_four(v->codes + at / 4 * 64, four);
+#pragma GCC unroll 4
+    for (uint32_t i = 0; i < 4; i++) ret[i] = _mm512_add_ps(_mm512_mul_ps(four[i], ps->nested), ps->offset);
+    if (!first && some == 4 && ps->steady) return 4;
+    for (uint32_t i = 0; i < some; i++) {
+        if (!ps->steady) ps->nested = tc_load_nested(v, ps->panel, span + i);
+        ret[i] = _mm512_add_ps(_mm512_mul_ps(four[first + i], ps->nested), ps->offset);
+    }
+#else
+    for (uint32_t i = 0; i < some; i++) ret[i] = tc_panel_scales_at(v, ps, span + i, 0);
+#endif
+    return some;
+}
+
 // Sums of one panel of T tokens, beginning with `first`, to where they go.
 INLINE void tc_put(tc_kernel_sink *to, const tc_matrix *w, uint32_t panel, uint32_t first, const int T,
                    const __m512 *sum)

@@ -40,7 +40,8 @@ static inline int64_t tc_fixed_add(int64_t a, int64_t b)
 
 // One token's activations rounded for TC_FAST: q = 16 * high + low, in [-1015, 1015]. Two planes, so that
 // products with unsigned weight bytes never leave what pmaddubsw holds: 2 * 255 * 63 < 2^15. Whoever made the
-// memory owns it.
+// memory owns it. The parts lie as tc_rounded_at has them for the columns of the matrix: loops keep one
+// pointer a row.
 enum { TC_ROUNDED_MAX = 1015 };
 typedef struct tc_rounded_row {
     int8_t *high;  // [cols] in [-63, 63]

@@ -476,16 +476,19 @@ static void test_crowds(void **state)
             tc_matmul(s->k, &c.w[0], 0, tc_panels(sh->rows), &row, 1, &one);
             assert_memory_equal(together[t], alone, sh->rows * sizeof(float));
         }
-        if (tc_wants_rounded(s->k, sh->type)) { // rows at one distance, their scales elsewhere
-            static float moved[COLS_MAX / 64], other[CROWD_MAX][ROWS_MAX];
-            float *const at = c.rounded[0][7].scale;
-            memcpy(moved, at, sh->cols / 64 * sizeof *at);
-            memset(at, 0, sh->cols / 64 * sizeof *at);
-            c.rounded[0][7].scale = moved;
+        if (tc_wants_rounded(s->k, sh->type)) { // all rows at one distance from each other but one
+            static float other[CROWD_MAX][ROWS_MAX];
+            void *const moved = tc_alloc(TC_MEM_OTHER, 1, tc_rounded_bytes(sh->cols)), *const from =
+                                                                                           c.rounded[0][7]
+                                                                                               .high;
+            memcpy(moved, from, tc_rounded_bytes(sh->cols));
+            memset(from, 0, tc_rounded_bytes(sh->cols));
+            c.rounded[0][7] = tc_rounded_at(moved, sh->cols);
             for (uint32_t t = 0; t < CROWD_MAX; t++) y[t] = other[t];
             tc_matmul(s->k, &c.w[0], 0, tc_panels(sh->rows), &c.x[0], CROWD_MAX, y);
             for (uint32_t t = 0; t < CROWD_MAX; t++)
                 assert_memory_equal(together[t], other[t], sh->rows * sizeof(float));
+            tc_free(moved);
         }
         free_crowd(&c);
     }
