@@ -75,6 +75,7 @@ INLINE void tile_dot(const uint8_t *tile, const int8_t *const *row, size_t high,
                      const bool is_q4, uint32_t i, __m512i codes128, planes *sum)
 {
     const int second = T <= 2; // of the two sums
+    _mm_prefetch((const char *)tile + PREFETCH_BYTES, _MM_HINT_T1);
     __m512i codes = _mm512_load_si512(tile);
     __asm__("" : "+v"(codes)); // loaded once, not once for each half
     if (!is_q4) {
@@ -127,13 +128,6 @@ INLINE void group_dot(const uint8_t *tiles, const int8_t *const *row, const plac
         }
         acc[t] = _mm512_add_epi32(_mm512_slli_epi32(high, 4), low);
     }
-}
-
-// For what comes so much later.
-INLINE void ask_ahead(const uint8_t *tiles, const uint32_t bytes)
-{
-    for (uint32_t i = 0; i < bytes; i += 64)
-        _mm_prefetch((const char *)tiles + i + PREFETCH_BYTES, _MM_HINT_T1);
 }
 
 // How a matrix is read.
@@ -193,7 +187,6 @@ INLINE void panel_dot(const tc_matrix *w, const tc_quant_view *v, uint32_t panel
 #pragma GCC unroll 2
             for (uint32_t g = 0; g < TC_SPAN_COLS / group; g++, tiles += bytes, plain += TC_PANEL_ROWS) {
                 __m512i acc[TOKENS_MAX];
-                ask_ahead(tiles, bytes);
                 group_dot(tiles, row, &at, group, T, is_q4, codes128, acc);
                 const __m512 scale = kind == Q4_NESTED ? scales[i] : _mm512_load_ps(plain);
 #pragma GCC unroll 8
@@ -243,7 +236,6 @@ INLINE void narrow_dot(const tc_matrix *w, const uint8_t *tiles, const __m512 *s
     for (int t = 0; t < T; t++) row[t] = x[t].high;
     for (uint32_t p = 0; p < FOUR; p++, tiles += bytes) {
         __m512i acc[TOKENS_MAX];
-        ask_ahead(tiles, bytes);
         group_dot(tiles, row, &at, TC_SPAN_COLS, T, is_q4, codes128, acc);
 #pragma GCC unroll 8
         for (int t = 0; t < T; t++) {
