@@ -202,15 +202,38 @@ INLINE void panel_dot(const tc_matrix *w, const tc_quant_view *v, uint32_t panel
     for (int t = 0; t < T; t++) ret[t] = _mm512_mul_ps(sum[t], step);
 }
 
-// Panels [panel, panel + 4) of a matrix of one span: down projections of an expert's unit.
-enum { FOUR = 4 }; // their codes of scales lie in one line
+// ---- narrow matrices, of one span: down projections of an expert's units ----
 
-// Where what T tokens get of them is added, in fixed point.
+enum { FOUR = 4 }; // panels taken together: their codes of scales lie in one line
+
+// Where what T tokens get of the first panel is added, in fixed point.
 typedef struct narrow_sink {
-    int64_t *to[TOKENS_MAX]; // of a token: 64 sums
-    float factor[TOKENS_MAX];
-    __m512i top; // the largest magnitudes, as bits
+    int64_t *to[TOKENS_MAX];
+    float factor[TOKENS_MAX]; // times 2^32
+    __m512i top;              // the largest magnitudes, as bits
 } narrow_sink;
+
+// Scales of panels [panel, panel + 4).
+INLINE void four_scales(const tc_quant_view *v, uint32_t panel, const bool nested, __m512 ret[FOUR])
+{
+#ifdef __AVX512VBMI__
+    if (nested) {
+        const __m512 offset = _mm512_set1_ps(v->table->offset);
+        __m512 outer[FOUR];
+        tc_nested_four(v->codes + (size_t)panel * TC_PANEL_ROWS, ret);
+        tc_load_nested_four(v, panel, outer);
+#pragma GCC unroll 4
+        for (uint32_t i = 0; i < FOUR; i++) ret[i] = _mm512_add_ps(_mm512_mul_ps(ret[i], outer[i]), offset);
+        return;
+    }
+#else
+    (void)nested;
+#endif
+    for (uint32_t i = 0; i < FOUR; i++) {
+        tc_panel_scales ps = tc_panel_scales_begin(v, panel + i);
+        ret[i] = tc_panel_scales_at(v, &ps, 0, 0);
+    }
+}
 
 // Adds 16 parts. `factor` is times 2^32.
 INLINE __m512i add_parts(__m512 part, __m512 step, __m512 factor, int64_t *to, __m512i top)
@@ -223,25 +246,33 @@ INLINE __m512i add_parts(__m512 part, __m512 step, __m512 factor, int64_t *to, _
     return _mm512_max_epu32(top, _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(INT32_MAX)));
 }
 
-INLINE void narrow_dot(const tc_matrix *w, const uint8_t *tiles, const __m512 *scales,
-                       const tc_rounded_row *x, const int T, const bool is_q4, narrow_sink *sink)
+// Panels [panel, end), a multiple of four.
+INLINE void narrow_dot(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, uint32_t end,
+                       const tc_rounded_row *x, const int T, const dot_kind kind, narrow_sink *sink)
 {
+    const bool is_q4 = kind != Q8_64;
     const uint32_t bytes = is_q4 ? TC_SPAN_TILE_BYTES : TC_SPAN_TILE8_BYTES;
     const __m512i codes128 = codes128_of(w);
     const __m512 step = step_of(w);
     const place at = place_of(TC_SPAN_COLS, 0);
+    const uint8_t *tiles = tiles_of(w, v, panel);
     const int8_t *row[TOKENS_MAX];
+    size_t to = 0;
     __m512i top = sink->top;
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++) row[t] = x[t].high;
-    for (uint32_t p = 0; p < FOUR; p++, tiles += bytes) {
-        __m512i acc[TOKENS_MAX];
-        group_dot(tiles, row, &at, TC_SPAN_COLS, T, is_q4, codes128, acc);
+    for (; panel < end; panel += FOUR) {
+        __m512 scales[FOUR];
+        four_scales(v, panel, kind == Q4_NESTED, scales);
+        for (uint32_t p = 0; p < FOUR; p++, tiles += bytes, to += TC_PANEL_ROWS) {
+            __m512i acc[TOKENS_MAX];
+            group_dot(tiles, row, &at, TC_SPAN_COLS, T, is_q4, codes128, acc);
 #pragma GCC unroll 8
-        for (int t = 0; t < T; t++) {
-            const __m512 both = _mm512_mul_ps(scales[p], set_scale(row[t] + at.scale));
-            top = add_parts(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[t]), both), step,
-                            _mm512_set1_ps(sink->factor[t]), sink->to[t] + p * TC_PANEL_ROWS, top);
+            for (int t = 0; t < T; t++) {
+                const __m512 both = _mm512_mul_ps(scales[p], set_scale(row[t] + at.scale));
+                top = add_parts(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[t]), both), step,
+                                _mm512_set1_ps(sink->factor[t]), sink->to[t] + to, top);
+            }
         }
     }
     sink->top = top;
@@ -250,7 +281,7 @@ INLINE void narrow_dot(const tc_matrix *w, const uint8_t *tiles, const __m512 *s
 // Functions of their own: compiled into every loop that wants them they would take minutes.
 typedef void panel_dot_fn(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const tc_rounded_row *x,
                           __m512 *ret);
-typedef void narrow_dot_fn(const tc_matrix *w, const uint8_t *tiles, const __m512 *scales,
+typedef void narrow_dot_fn(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, uint32_t end,
                            const tc_rounded_row *x, narrow_sink *sink);
 #define PANEL_DOT(kind, T)                                                                                   \
     static __attribute__((noinline)) void panel_dot_##kind##_##T(                                            \
@@ -260,10 +291,10 @@ typedef void narrow_dot_fn(const tc_matrix *w, const uint8_t *tiles, const __m51
     }
 #define NARROW_DOT(kind, T)                                                                                  \
     static __attribute__((noinline)) void narrow_dot_##kind##_##T(                                           \
-        const tc_matrix *w, const uint8_t *tiles, const __m512 *scales, const tc_rounded_row *x,             \
+        const tc_matrix *w, const tc_quant_view *v, uint32_t panel, uint32_t end, const tc_rounded_row *x,   \
         narrow_sink *sink)                                                                                   \
     {                                                                                                        \
-        narrow_dot(w, tiles, scales, x, T, kind != Q8_64, sink);                                             \
+        narrow_dot(w, v, panel, end, x, T, kind, sink);                                                      \
     }
 #define EACH_T(DO, kind)                                                                                     \
     DO(kind, 1) DO(kind, 2) DO(kind, 3) DO(kind, 4) DO(kind, 5) DO(kind, 6) DO(kind, 7) DO(kind, 8)
@@ -276,11 +307,14 @@ EACH_T(PANEL_DOT, Q4_NESTED)
 EACH_T(PANEL_DOT, Q4_64)
 EACH_T(PANEL_DOT, Q4_32)
 EACH_T(PANEL_DOT, Q8_64)
+EACH_T(NARROW_DOT, Q4_NESTED)
 EACH_T(NARROW_DOT, Q4_64)
 EACH_T(NARROW_DOT, Q8_64)
 static panel_dot_fn *const panel_dots[DOT_KINDS][TOKENS_MAX] = {
     NAMES(panel_dot, Q4_NESTED), NAMES(panel_dot, Q4_64), NAMES(panel_dot, Q4_32), NAMES(panel_dot, Q8_64)};
-static narrow_dot_fn *const narrow_dots[2][TOKENS_MAX] = {NAMES(narrow_dot, Q4_64), NAMES(narrow_dot, Q8_64)};
+static narrow_dot_fn *const narrow_dots[DOT_KINDS][TOKENS_MAX] = {[Q4_NESTED] = NAMES(narrow_dot, Q4_NESTED),
+                                                                  [Q4_64] = NAMES(narrow_dot, Q4_64),
+                                                                  [Q8_64] = NAMES(narrow_dot, Q8_64)};
 
 // Tokens taken together next, of n.
 INLINE uint32_t tokens_of(uint32_t n)
@@ -299,58 +333,31 @@ INLINE void run_panel(const tc_matrix *w, const tc_quant_view *v, uint32_t panel
     }
 }
 
-// ---- narrow matrices: down projections of an expert's units ----
-//
-// What a token gets of four panels of several matrices is added up in the first cache and goes to its sum
-// once.
-
-// Scales of panels [panel, panel + 4).
-INLINE void four_scales(const tc_quant_view *v, uint32_t panel, __m512 ret[FOUR])
+// One narrow matrix: every sum is met once.
+INLINE void narrow_one(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, uint32_t end,
+                       const tc_rows *x, uint32_t n, const tc_kernel_sink *to, narrow_sink *sink)
 {
-#ifdef __AVX512VBMI__
-    if (v->stride) {
-        tc_nested_four(v->codes + (size_t)panel * TC_PANEL_ROWS, ret);
-        for (uint32_t i = 0; i < FOUR; i++)
-            ret[i] = _mm512_add_ps(_mm512_mul_ps(ret[i], tc_load_nested(v, panel + i, 0)),
-                                   _mm512_set1_ps(v->table->offset));
-        return;
-    }
-#endif
-    for (uint32_t i = 0; i < FOUR; i++) {
-        tc_panel_scales ps = tc_panel_scales_begin(v, panel + i);
-        ret[i] = tc_panel_scales_at(v, &ps, 0, 0);
-    }
-}
-
-// One matrix: every sum is met once.
-INLINE void narrow_one(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const tc_rows *x,
-                       uint32_t n, const tc_kernel_sink *to, narrow_sink *sink)
-{
-    __m512 scales[FOUR];
-    four_scales(v, panel, scales);
     for (uint32_t t = 0, some; t < n; t += some) {
         some = tokens_of(n - t);
         for (uint32_t i = 0; i < some; i++) {
             sink->to[i] = to->acc[t + i] + (size_t)panel * TC_PANEL_ROWS;
             sink->factor[i] = to->scale[t + i] * TC_FIXED_ONE; // exact, and so is what it is multiplied by
         }
-        narrow_dots[w->form.type == TC_M_Q8][some - 1](w, tiles_of(w, v, panel), scales, x->rounded + t,
-                                                       sink);
+        narrow_dots[kind_of(w)][some - 1](w, v, panel, end, x->rounded + t, sink);
     }
 }
 
 typedef struct narrow_scratch {
     tc_quant_view view[SUM_UNITS];
-    __m512 scales[SUM_UNITS][FOUR];
     int64_t totals[TOKENS_MAX][FOUR * TC_PANEL_ROWS];
     narrow_sink sink;
 } narrow_scratch;
 
-// `count` <= SUM_UNITS matrices.
+// Four panels of `count` <= SUM_UNITS matrices: what a token gets of all of them is added up in the first
+// cache and goes to its sum once.
 static void narrow_some(const tc_matrix *w, uint32_t count, uint32_t panel, const tc_rows *x, uint32_t n,
                         const tc_kernel_sink *to, narrow_scratch *s)
 {
-    for (uint32_t i = 0; i < count; i++) four_scales(&s->view[i], panel, s->scales[i]);
     for (uint32_t t = 0, some; t < n; t += some) {
         some = tokens_of(n - t);
         for (uint32_t i = 0; i < some; i++) {
@@ -359,8 +366,8 @@ static void narrow_some(const tc_matrix *w, uint32_t count, uint32_t panel, cons
             memcpy(s->totals[i], to->acc[t + i] + (size_t)panel * TC_PANEL_ROWS, sizeof s->totals[i]);
         }
         for (uint32_t i = 0; i < count; i++)
-            narrow_dots[w->form.type == TC_M_Q8][some - 1](&w[i], tiles_of(&w[i], &s->view[i], panel),
-                                                           s->scales[i], x[i].rounded + t, &s->sink);
+            narrow_dots[kind_of(w)][some - 1](&w[i], &s->view[i], panel, panel + FOUR, x[i].rounded + t,
+                                              &s->sink);
         for (uint32_t i = 0; i < some; i++)
             memcpy(to->acc[t + i] + (size_t)panel * TC_PANEL_ROWS, s->totals[i], sizeof s->totals[i]);
     }
@@ -376,22 +383,24 @@ static uint32_t run_narrow(const tc_matrix *w, uint32_t count, uint32_t panel0, 
                            const tc_rows *x, uint32_t n, tc_kernel_sink *to)
 {
     const float part_max = TC_FIXED_PART_MAX * TC_FIXED_ONE;
-    uint32_t most, p = panel0;
+    uint32_t most;
     narrow_scratch s;
     s.sink.top = _mm512_setzero_si512();
     if (w->rows / TC_PANEL_ROWS < panel1) panel1 = w->rows / TC_PANEL_ROWS;
+    if (panel1 <= panel0) return panel0;
+    const uint32_t end = panel0 + (panel1 - panel0) / FOUR * FOUR,
+                   at_once = n > TOKENS_MAX ? FOUR : end - panel0;
     for (uint32_t first = 0, some; first < count; first += some) {
         some = count - first < SUM_UNITS ? count - first : SUM_UNITS;
         for (uint32_t i = 0; i < some; i++) s.view[i] = tc_quant_view_of(&w[first + i]);
-        for (p = panel0; p + FOUR <= panel1; p += FOUR)
-            if (some == 1)
-                narrow_one(w + first, s.view, p, x + first, n, to, &s.sink);
-            else
-                narrow_some(w + first, some, p, x + first, n, to, &s);
+        for (uint32_t p = panel0; p < end && some > 1; p += FOUR)
+            narrow_some(w + first, some, p, x + first, n, to, &s);
+        for (uint32_t p = panel0; p < end && some == 1; p += at_once)
+            narrow_one(w + first, s.view, p, p + at_once, x + first, n, to, &s.sink);
     }
     memcpy(&most, &part_max, sizeof most);
     to->fine &= _mm512_reduce_max_epu32(s.sink.top) < most; // of magnitudes, NaN is the largest
-    return p;
+    return end;
 }
 
 static bool run_sum(const tc_matrix *w, uint32_t count, uint32_t panel0, uint32_t panel1, const tc_rows *x,

@@ -33,6 +33,26 @@ INLINE __m512 tc_load_nested(const tc_quant_view *v, uint32_t panel, uint32_t sp
                                  _mm512_loadu_ps(v->table->nested + at));
 }
 
+// The same of panels [panel, panel + 4) of a matrix of one span.
+INLINE void tc_load_nested_four(const tc_quant_view *v, uint32_t panel, __m512 ret[4])
+{
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const uint32_t first = v->phase + panel * TC_PANEL_ROWS * v->stride, at = first >> TC_NESTED_SHIFT,
+                   from = first & ((1u << TC_NESTED_SHIFT) - 1),
+                   last = from + (4 * TC_PANEL_ROWS - 1) * v->stride;
+    const __m512i step = _mm512_set1_epi32((int)(TC_PANEL_ROWS * v->stride));
+    __m512i block = _mm512_add_epi32(_mm512_set1_epi32((int)from),
+                                     _mm512_mullo_epi32(lane, _mm512_set1_epi32((int)v->stride)));
+    if (last >> TC_NESTED_SHIFT >= 16) { // more than a register holds
+        for (uint32_t i = 0; i < 4; i++) ret[i] = tc_load_nested(v, panel + i, 0);
+        return;
+    }
+    const __m512 nested = _mm512_loadu_ps(v->table->nested + at);
+#pragma GCC unroll 4
+    for (uint32_t i = 0; i < 4; i++, block = _mm512_add_epi32(block, step))
+        ret[i] = _mm512_permutexvar_ps(_mm512_srli_epi32(block, TC_NESTED_SHIFT), nested);
+}
+
 INLINE tc_panel_scales tc_panel_scales_begin(const tc_quant_view *v, uint32_t panel)
 {
     tc_panel_scales ps = {.panel = panel};
