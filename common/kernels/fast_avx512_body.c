@@ -130,6 +130,15 @@ INLINE void group_dot(const uint8_t *tiles, const int8_t *const *row, const plac
     }
 }
 
+// At the beginning of a run of panels: what nobody has asked for. Where the matrix before it lay right ahead,
+// that is as much as the scales take, which lie between the tiles of both.
+INLINE void ask_first(const tc_matrix *w, const uint8_t *tiles)
+{
+    const size_t ahead = (size_t)(tiles - (const uint8_t *)w->data);
+    for (size_t i = ahead < PREFETCH_BYTES ? PREFETCH_BYTES - ahead : 0; i < PREFETCH_BYTES; i += 64)
+        _mm_prefetch((const char *)tiles + i, _MM_HINT_T1);
+}
+
 // How a matrix is read.
 typedef enum dot_kind { Q4_NESTED, Q4_64, Q4_32, Q8_64, DOT_KINDS } dot_kind;
 
@@ -395,6 +404,7 @@ static uint32_t run_narrow(const tc_matrix *w, uint32_t count, uint32_t panel0, 
         for (uint32_t i = 0; i < some; i++) s.view[i] = tc_quant_view_of(&w[first + i]);
         for (uint32_t p = panel0; p < end && some > 1; p += FOUR)
             narrow_some(w + first, some, p, x + first, n, to, &s);
+        if (some == 1) ask_first(&w[first], tiles_of(&w[first], s.view, panel0));
         for (uint32_t p = panel0; p < end && some == 1; p += at_once)
             narrow_one(w + first, s.view, p, p + at_once, x + first, n, to, &s.sink);
     }
@@ -424,6 +434,7 @@ static void run(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const tc_r
         return;
     }
     const tc_quant_view v = tc_quant_view_of(w);
+    ask_first(w, tiles_of(w, &v, panel0));
     for (uint32_t p = panel0; p < panel1; p++) run_panel(w, &v, p, x, n, to);
 }
 
