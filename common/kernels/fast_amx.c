@@ -154,6 +154,7 @@ INLINE void all_tiles(const tc_matrix *w, const tc_quant_view *v, uint32_t panel
 {
     scratch own;
     uint32_t p = panel0;
+    if (is_q4) tc_ask_first(w, tc_q4_tiles(v, panel0), TILES_AHEAD);
     for (; p + 2 <= panel1; p += 2) panels_tiles(w, v, p, true, x, n, is_q4, stride, &own, to);
     if (p < panel1) panels_tiles(w, v, p, false, x, n, is_q4, stride, &own, to);
     _tile_release();

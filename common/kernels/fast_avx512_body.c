@@ -5,8 +5,8 @@
 
 enum {
     TOKENS_MAX = 8,
-    // Asked for ahead, into the second cache: it waits for more lines at once than the first. Where memory is
-    // slow less would be better, where it is fast anything below is much worse.
+    // Asked for ahead, a line a tile, into the second cache: it waits for more lines at once than the first.
+    // Less than this leaves memory idle where it is fast.
     PREFETCH_BYTES = 6656,
     SUM_UNITS = 32, // narrow matrices that are added up together
 };
@@ -53,11 +53,10 @@ typedef struct place {
     size_t high, low, scale, bias;
 } place;
 
-INLINE place place_of(uint32_t cols, uint32_t c)
+INLINE place place_of(uint32_t cols)
 {
-    const size_t scales = (size_t)cols * 2, biases = scales + cols / TC_SPAN_COLS * sizeof(float);
-    return (place){c, (size_t)cols + c, scales + c / TC_SPAN_COLS * sizeof(float),
-                   biases + c / 32 * sizeof(int32_t)};
+    const size_t scales = (size_t)cols * 2;
+    return (place){0, cols, scales, scales + cols / TC_SPAN_COLS * sizeof(float)};
 }
 
 INLINE void dot4_planes(__m512i u, const int8_t *const *row, size_t high, size_t low, const int T,
@@ -130,15 +129,6 @@ INLINE void group_dot(const uint8_t *tiles, const int8_t *const *row, const plac
     }
 }
 
-// At the beginning of a run of panels: what nobody has asked for. Where the matrix before it lay right ahead,
-// that is as much as the scales take, which lie between the tiles of both.
-INLINE void ask_first(const tc_matrix *w, const uint8_t *tiles)
-{
-    const size_t ahead = (size_t)(tiles - (const uint8_t *)w->data);
-    for (size_t i = ahead < PREFETCH_BYTES ? PREFETCH_BYTES - ahead : 0; i < PREFETCH_BYTES; i += 64)
-        _mm_prefetch((const char *)tiles + i, _MM_HINT_T1);
-}
-
 // How a matrix is read.
 typedef enum dot_kind { Q4_NESTED, Q4_64, Q4_32, Q8_64, DOT_KINDS } dot_kind;
 
@@ -184,7 +174,7 @@ INLINE void panel_dot(const tc_matrix *w, const tc_quant_view *v, uint32_t panel
     const float *plain = v->scales + (size_t)panel * spans * v->groups * TC_PANEL_ROWS;
     tc_panel_scales ps;
     if (kind == Q4_NESTED) ps = tc_panel_scales_begin(v, panel);
-    place at = place_of(w->cols, 0);
+    place at = place_of(w->cols);
     const int8_t *row[TOKENS_MAX];
     __m512 sum[TOKENS_MAX];
 #pragma GCC unroll 8
@@ -263,7 +253,7 @@ INLINE void narrow_dot(const tc_matrix *w, const tc_quant_view *v, uint32_t pane
     const uint32_t bytes = is_q4 ? TC_SPAN_TILE_BYTES : TC_SPAN_TILE8_BYTES;
     const __m512i codes128 = codes128_of(w);
     const __m512 step = step_of(w);
-    const place at = place_of(TC_SPAN_COLS, 0);
+    const place at = place_of(TC_SPAN_COLS);
     const uint8_t *tiles = tiles_of(w, v, panel);
     const int8_t *row[TOKENS_MAX];
     size_t to = 0;
@@ -404,7 +394,7 @@ static uint32_t run_narrow(const tc_matrix *w, uint32_t count, uint32_t panel0, 
         for (uint32_t i = 0; i < some; i++) s.view[i] = tc_quant_view_of(&w[first + i]);
         for (uint32_t p = panel0; p < end && some > 1; p += FOUR)
             narrow_some(w + first, some, p, x + first, n, to, &s);
-        if (some == 1) ask_first(&w[first], tiles_of(&w[first], s.view, panel0));
+        if (some == 1) tc_ask_first(&w[first], tiles_of(&w[first], s.view, panel0), PREFETCH_BYTES);
         for (uint32_t p = panel0; p < end && some == 1; p += at_once)
             narrow_one(w + first, s.view, p, p + at_once, x + first, n, to, &s.sink);
     }
@@ -434,7 +424,7 @@ static void run(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const tc_r
         return;
     }
     const tc_quant_view v = tc_quant_view_of(w);
-    ask_first(w, tiles_of(w, &v, panel0));
+    tc_ask_first(w, tiles_of(w, &v, panel0), PREFETCH_BYTES);
     for (uint32_t p = panel0; p < panel1; p++) run_panel(w, &v, p, x, n, to);
 }
 

@@ -284,6 +284,48 @@ static void test_fast(void **state)
     }
 }
 
+// Down projections of one unit of a wide expert: nested scales of its rows lie far apart, in few blocks of
+// scales or in more than a register holds. Sums have the bits of the plain kernel.
+static void test_narrow_parts(void **state)
+{
+    enum { TOKENS = 3, ROWS = 134 };
+    static const uint32_t strides[] = {1, 3, 12, 60, 61, 64, 65, 67, 257, 300};
+    const subject *s = *state;
+    const tc_kernels *plain;
+    tc_error e;
+    if (s->precision != TC_FAST) return;
+    assert_int_equal(tc_kernels_get(TC_FAST, "scalar", &plain, &e), TC_OK);
+    for (size_t i = 0; i < sizeof strides / sizeof *strides; i++) {
+        const uint32_t wide = strides[i] * TC_SPAN_COLS;
+        tc_weight weight;
+        tc_matrix m;
+        make_weight(&(shape){TC_M_Q4, ROWS, wide, 64, true}, &weight);
+        const tc_matrix_form form = tc_matrix_form_for(&weight, wide - TC_SPAN_COLS, TC_SPAN_COLS);
+        assert_int_equal(form.nested_stride, strides[i]);
+        void *data = tc_alloc(TC_MEM_OTHER, tc_matrix_bytes(&form, ROWS, TC_SPAN_COLS) + 8192, 1);
+        tc_matrix_pack(&weight, 0, ROWS, wide - TC_SPAN_COLS, TC_SPAN_COLS, &form, data, &m);
+        tc_rounded_row rounded[TOKENS];
+        float x[TC_SPAN_COLS], scale[TOKENS];
+        uint8_t *memory = tc_alloc(TC_MEM_OTHER, TOKENS, tc_rounded_bytes(TC_SPAN_COLS));
+        int64_t own[TOKENS][ROWS] = {0}, theirs[TOKENS][ROWS] = {0}, *acc[TOKENS], *other[TOKENS];
+        for (uint32_t t = 0; t < TOKENS; t++) {
+            for (uint32_t c = 0; c < TC_SPAN_COLS; c++) x[c] = noise();
+            rounded[t] = tc_rounded_at(memory + t * tc_rounded_bytes(TC_SPAN_COLS), TC_SPAN_COLS);
+            s->k->round(x, TC_SPAN_COLS, &rounded[t]);
+            scale[t] = noise();
+            acc[t] = own[t];
+            other[t] = theirs[t];
+        }
+        const tc_rows rows = {.rounded = rounded};
+        assert_true(s->k->matmul_fixed[TC_M_Q4](&m, 0, tc_panels(ROWS), &rows, scale, TOKENS, acc));
+        assert_true(plain->matmul_fixed[TC_M_Q4](&m, 0, tc_panels(ROWS), &rows, scale, TOKENS, other));
+        assert_memory_equal(own, theirs, sizeof own);
+        tc_free(memory);
+        tc_free(data);
+        tc_weight_free(&weight);
+    }
+}
+
 // What is not finite stays so: a rounded infinity would be a wrong answer.
 static void test_fast_keeps_what_is_not_finite(void **state)
 {
@@ -783,6 +825,7 @@ int main(int argc, char **argv)
             cmocka_unit_test_prestate(test_wide_bf16, &s),
             cmocka_unit_test_prestate(test_vectors, &s),
             cmocka_unit_test_prestate(test_fast, &s),
+            cmocka_unit_test_prestate(test_narrow_parts, &s),
             cmocka_unit_test_prestate(test_fast_keeps_what_is_not_finite, &s),
             cmocka_unit_test_prestate(test_fast_silu, &s),
         };
