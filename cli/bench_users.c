@@ -22,19 +22,26 @@ static tc_status measure(tc_bench *b, tc_local *local, measured *m, uint64_t rep
     uint32_t prompt = b->prompt_tokens ? (uint32_t)b->prompt_tokens : PROMPT_TOKENS;
     const tc_load load = {1 + repetition * TC_BENCH_USERS_MAX, m->users, prompt, (uint32_t)b->tokens};
     TC_TRY(tc_bench_run(b, local, &load, &w, &m->touched, e));
-    double steps = w.steps ? (double)w.steps : 1, rate = (double)w.tokens / w.seconds,
-           reads = (double)w.expert_reads / steps;
-    double bytes = (double)tc_bench_step_bytes(b, local, reads, m->users, prompt + b->tokens / 2);
-    double roof = m->users * tc_machine_read(&b->machine, (uint32_t)repetition) * 1e9 / bytes;
-    const tc_bench_rounds rounds = {reads, m->users, m->users, 1, prompt + b->tokens / 2};
-    if (tc_bench_roof(b, local, &rounds, tc_machine_read(&b->machine, (uint32_t)repetition), &m->roof))
-        tc_samples_add(&m->of_roof, m->roof.us * 1e-6 * rate / m->users);
+    double steps = w.steps ? (double)w.steps : 1, rate = (double)w.tokens / w.seconds;
     tc_samples_add(&m->tokens_per_s, rate);
-    tc_samples_add(&m->reads, reads);
-    tc_samples_add(&m->fraction, rate / roof);
+    tc_samples_add(&m->reads, (double)w.expert_reads / steps);
     tc_samples_add(&m->of_one, one > 0 ? rate / one : 1);
     m->last = w;
     return TC_OK;
+}
+
+// Against the roofs of the memory that was there: when the reading after the last repetition is known, too.
+static void against_roofs(tc_bench *b, const tc_local *local, measured *m)
+{
+    const uint64_t position = (b->prompt_tokens ? b->prompt_tokens : PROMPT_TOKENS) + b->tokens / 2;
+    for (uint32_t r = 0; r < m->tokens_per_s.count; r++) {
+        const double read = tc_machine_read(&b->machine, r), reads = m->reads.value[r],
+                     bytes = (double)tc_bench_step_bytes(b, local, reads, m->users, position);
+        const tc_bench_rounds rounds = {reads, m->users, m->users, 1, position};
+        tc_samples_add(&m->fraction, m->tokens_per_s.value[r] * bytes / (m->users * read * 1e9));
+        if (tc_bench_roof(b, local, &rounds, read, &m->roof))
+            tc_samples_add(&m->of_roof, m->roof.us * 1e-6 * m->tokens_per_s.value[r] / m->users);
+    }
 }
 
 static tc_status report(tc_bench *b, const tc_local *local, const measured *m, tc_error *e)
@@ -98,6 +105,7 @@ tc_status tc_bench_users(tc_bench *b, tc_error *e)
             TC_GOTO(measure(b, &local, &all[i], r, i ? all[0].tokens_per_s.value[r] : 0, e));
     }
     TC_GOTO(tc_machine_measure_read(&b->machine, e));
+    for (uint32_t i = 0; i < count; i++) against_roofs(b, &local, &all[i]);
     for (uint32_t i = 0; i < count; i++) TC_GOTO(report(b, &local, &all[i], e));
 out:
     tc_local_close(&local);
