@@ -46,10 +46,10 @@ INLINE void panel_sums(const tc_matrix *w, uint32_t panel, const uint16_t *const
     uint32_t p = 0;
     for (int t = 0; t < T; t++) s[t][0] = s[t][1] = _mm512_setzero_ps();
     for (; p + PAIRS <= pairs; p += PAIRS, data += PAIRS * PAIR_BYTES) {
-#pragma GCC unroll 4
+        UNROLL(4)
         for (uint32_t j = 0; j < PAIRS; j++) {
             ask_ahead(data + j * PAIR_BYTES, T);
-#pragma GCC unroll 8
+            UNROLL(8)
             for (int t = 0; t < T; t++)
                 s[t][j % PARTS] = dot_pair(s[t][j % PARTS], data + j * PAIR_BYTES, x[t] + 2 * (p + j));
         }

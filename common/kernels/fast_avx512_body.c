@@ -62,7 +62,7 @@ INLINE place place_of(uint32_t cols)
 INLINE void dot4_planes(__m512i u, const int8_t *const *row, size_t high, size_t low, const int T,
                         const int part, planes *sum)
 {
-#pragma GCC unroll 8
+    UNROLL(8)
     for (int t = 0; t < T; t++) {
         sum[t].high[part] = dot4(sum[t].high[part], u, row[t] + high);
         sum[t].low[part] = dot4(sum[t].low[part], u, row[t] + low);
@@ -99,7 +99,7 @@ INLINE void group_dot(const uint8_t *tiles, const int8_t *const *row, const plac
 {
     const uint32_t step = is_q4 ? 8 : 4, count = group / step;
     planes sum[TOKENS_MAX];
-#pragma GCC unroll 8
+    UNROLL(8)
     for (int t = 0; t < T; t++) {
         const __m512i zero = _mm512_setzero_si512(), first = set_bias(row[t] + at->bias),
                       rest = group == 64 ? set_bias(row[t] + at->bias + sizeof(int32_t)) : zero;
@@ -108,17 +108,17 @@ INLINE void group_dot(const uint8_t *tiles, const int8_t *const *row, const plac
         sum[t].low[1] = rest;
     }
     if (T <= 2) {
-#pragma GCC unroll 16
+        UNROLL(16)
         for (uint32_t i = 0; i < count; i++)
             tile_dot(tiles + i * 64, row, at->high + i * step, at->low + i * step, T, is_q4, i, codes128,
                      sum);
     } else {
         size_t high = at->high, low = at->low;
-#pragma GCC unroll 1
+        ROLLED
         for (uint32_t i = 0; i < count; i++, tiles += 64, high += step, low += step)
             tile_dot(tiles, row, high, low, T, is_q4, i, codes128, sum);
     }
-#pragma GCC unroll 8
+    UNROLL(8)
     for (int t = 0; t < T; t++) {
         __m512i high = sum[t].high[0], low = sum[t].low[0];
         if (T <= 2) {
@@ -177,18 +177,18 @@ INLINE void panel_dot(const tc_matrix *w, const tc_quant_view *v, uint32_t panel
     place at = place_of(w->cols);
     const int8_t *row[TOKENS_MAX];
     __m512 sum[TOKENS_MAX];
-#pragma GCC unroll 8
+    UNROLL(8)
     for (int t = 0; t < T; t++) row[t] = x[t].high, sum[t] = _mm512_setzero_ps();
     for (uint32_t s = 0, some = spans; s < spans; s += some) {
         __m512 scales[4];
         if (kind == Q4_NESTED) some = tc_panel_scales_next(v, &ps, s, scales);
         for (uint32_t i = 0; i < some; i++) {
-#pragma GCC unroll 2
+            UNROLL(2)
             for (uint32_t g = 0; g < TC_SPAN_COLS / group; g++, tiles += bytes, plain += TC_PANEL_ROWS) {
                 __m512i acc[TOKENS_MAX];
                 group_dot(tiles, row, &at, group, T, is_q4, codes128, acc);
                 const __m512 scale = kind == Q4_NESTED ? scales[i] : _mm512_load_ps(plain);
-#pragma GCC unroll 8
+                UNROLL(8)
                 for (int t = 0; t < T; t++)
                     sum[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[t]),
                                              _mm512_mul_ps(scale, set_scale(row[t] + at.scale)), sum[t]);
@@ -197,7 +197,7 @@ INLINE void panel_dot(const tc_matrix *w, const tc_quant_view *v, uint32_t panel
             at.scale += sizeof(float);
         }
     }
-#pragma GCC unroll 8
+    UNROLL(8)
     for (int t = 0; t < T; t++) ret[t] = _mm512_mul_ps(sum[t], step);
 }
 
@@ -221,7 +221,7 @@ INLINE void four_scales(const tc_quant_view *v, uint32_t panel, const bool neste
         __m512 outer[FOUR];
         tc_nested_four(v->codes + (size_t)panel * TC_PANEL_ROWS, ret);
         tc_load_nested_four(v, panel, outer);
-#pragma GCC unroll 4
+        UNROLL(4)
         for (uint32_t i = 0; i < FOUR; i++) ret[i] = _mm512_add_ps(_mm512_mul_ps(ret[i], outer[i]), offset);
         return;
     }
@@ -258,7 +258,7 @@ INLINE void narrow_dot(const tc_matrix *w, const tc_quant_view *v, uint32_t pane
     const int8_t *row[TOKENS_MAX];
     size_t to = 0;
     __m512i top = sink->top;
-#pragma GCC unroll 8
+    UNROLL(8)
     for (int t = 0; t < T; t++) row[t] = x[t].high;
     for (; panel < end; panel += FOUR) {
         __m512 scales[FOUR];
@@ -266,7 +266,7 @@ INLINE void narrow_dot(const tc_matrix *w, const tc_quant_view *v, uint32_t pane
         for (uint32_t p = 0; p < FOUR; p++, tiles += bytes, to += TC_PANEL_ROWS) {
             __m512i acc[TOKENS_MAX];
             group_dot(tiles, row, &at, TC_SPAN_COLS, T, is_q4, codes128, acc);
-#pragma GCC unroll 8
+            UNROLL(8)
             for (int t = 0; t < T; t++) {
                 const __m512 both = _mm512_mul_ps(scales[p], set_scale(row[t] + at.scale));
                 top = add_parts(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[t]), both), step,

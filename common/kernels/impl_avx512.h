@@ -9,6 +9,17 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+// Loops over tokens are unrolled wholly, so that their arrays become registers: a third of the speed
+// otherwise. Each compiler has its own word for it, and passes over the other's.
+#ifdef __clang__
+#define UNROLL(n) _Pragma("clang loop unroll(full)")
+#define ROLLED _Pragma("clang loop unroll(disable)")
+#else
+#define PRAGMA(text) _Pragma(#text)
+#define UNROLL(n) PRAGMA(GCC unroll n)
+#define ROLLED PRAGMA(GCC unroll 1)
+#endif
+
 // The scales of one panel, span after span.
 typedef struct tc_panel_scales {
     uint32_t panel;
@@ -48,7 +59,7 @@ INLINE void tc_load_nested_four(const tc_quant_view *v, uint32_t panel, __m512 r
         return;
     }
     const __m512 nested = _mm512_loadu_ps(v->table->nested + at);
-#pragma GCC unroll 4
+    UNROLL(4)
     for (uint32_t i = 0; i < 4; i++, block = _mm512_add_epi32(block, step))
         ret[i] = _mm512_permutexvar_ps(_mm512_srli_epi32(block, TC_NESTED_SHIFT), nested);
 }
@@ -131,7 +142,7 @@ INLINE uint32_t tc_panel_scales_next(const tc_quant_view *v, tc_panel_scales *ps
     __m512 four[4];
     _mm_prefetch((const char *)v->codes + at / 4 * 64 + TC_CODES_AHEAD_BYTES, _MM_HINT_T0);
     tc_nested_four(v->codes + at / 4 * 64, four);
-#pragma GCC unroll 4
+    UNROLL(4)
     for (uint32_t i = 0; i < 4; i++) ret[i] = _mm512_add_ps(_mm512_mul_ps(four[i], ps->nested), ps->offset);
     if (!first && some == 4 && ps->steady) return 4;
     for (uint32_t i = 0; i < some; i++) {
