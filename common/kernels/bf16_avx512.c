@@ -6,7 +6,6 @@
 #include "common/kernels/impl_bf16.h"
 
 enum {
-    TOKENS_MAX = 8,
     PARTS = 2,
     PAIRS = 4,
     PAIR_BYTES = 64,
@@ -42,7 +41,7 @@ INLINE void panel_sums(const tc_matrix *w, uint32_t panel, const uint16_t *const
 {
     const char *data = tc_panel_data(w, panel);
     const uint32_t pairs = (w->cols + 1) / 2;
-    __m512 s[TOKENS_MAX][PARTS];
+    __m512 s[TC_TOKENS_AT_ONCE][PARTS];
     uint32_t p = 0;
     for (int t = 0; t < T; t++) s[t][0] = s[t][1] = _mm512_setzero_ps();
     for (; p + PAIRS <= pairs; p += PAIRS, data += PAIRS * PAIR_BYTES) {
@@ -63,8 +62,8 @@ INLINE void panel_sums(const tc_matrix *w, uint32_t panel, const uint16_t *const
 INLINE void panel_tokens(const tc_matrix *w, uint32_t panel, const rows *x, uint32_t at, uint32_t first,
                          const int T, tc_kernel_sink *to)
 {
-    const uint16_t *row[TOKENS_MAX];
-    __m512 sum[TOKENS_MAX];
+    const uint16_t *row[TC_TOKENS_AT_ONCE];
+    __m512 sum[TC_TOKENS_AT_ONCE];
     for (uint32_t t = 0; t < (uint32_t)T; t++)
         row[t] =
             x->rounded ? (const uint16_t *)x->rounded[at + t].wide : x->own + (size_t)(at + t) * x->stride;
@@ -75,32 +74,23 @@ INLINE void panel_tokens(const tc_matrix *w, uint32_t panel, const rows *x, uint
 // Functions of their own, one for each number of tokens: a panel is read once.
 typedef void panel_tokens_fn(const tc_matrix *w, uint32_t panel, const rows *x, uint32_t at, uint32_t first,
                              tc_kernel_sink *to);
-#define PANEL_TOKENS(T)                                                                                      \
-    static __attribute__((noinline)) void panel_tokens_##T(                                                  \
+#define PANEL_TOKENS(kind, T)                                                                                \
+    static __attribute__((noinline)) void panel_tokens_##kind##_##T(                                         \
         const tc_matrix *w, uint32_t panel, const rows *x, uint32_t at, uint32_t first, tc_kernel_sink *to)  \
     {                                                                                                        \
         panel_tokens(w, panel, x, at, first, T, to);                                                         \
     }
-PANEL_TOKENS(1)
-PANEL_TOKENS(2)
-PANEL_TOKENS(3)
-PANEL_TOKENS(4)
-PANEL_TOKENS(5)
-PANEL_TOKENS(6)
-PANEL_TOKENS(7)
-PANEL_TOKENS(8)
+EACH_T(PANEL_TOKENS, bf16)
+static panel_tokens_fn *const panel_tokens_of[TC_TOKENS_AT_ONCE] = NAMES(panel_tokens, bf16);
 
 // n tokens, the first of them token `first` of the call.
 INLINE void block(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const rows *x, uint32_t first,
                   uint32_t n, tc_kernel_sink *to)
 {
-    static panel_tokens_fn *const of[TOKENS_MAX] = {panel_tokens_1, panel_tokens_2, panel_tokens_3,
-                                                    panel_tokens_4, panel_tokens_5, panel_tokens_6,
-                                                    panel_tokens_7, panel_tokens_8};
     for (uint32_t p = panel0; p < panel1; p++)
         for (uint32_t t = 0, some; t < n; t += some) {
-            some = n - t < TOKENS_MAX ? n - t : TOKENS_MAX;
-            of[some - 1](w, p, x, t, first + t, to);
+            some = tc_tokens_of(n - t);
+            panel_tokens_of[some - 1](w, p, x, t, first + t, to);
         }
 }
 

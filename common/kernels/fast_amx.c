@@ -36,9 +36,12 @@ INLINE void decode_panel(const tc_matrix *w, const tc_quant_view *v, uint32_t pa
     const __m512i low = _mm512_set1_epi8(15);
     tc_panel_scales ps = tc_panel_scales_begin(v, panel);
     const uint8_t *tiles = tc_q4_tiles(v, panel);
-    for (uint32_t s = 0; s < v->spans; s++) {
+    for (uint32_t s = 0, known = 0; s < v->spans; s++) {
         int8_t *to = own->weights[which][s];
-        _mm512_store_ps(own->scales[which][s], tc_panel_scales_at(v, &ps, s, 0));
+        if (!v->stride)
+            _mm512_store_ps(own->scales[which][s], tc_panel_scales_at(v, &ps, s, 0));
+        else if (s == known)
+            known += tc_panel_scales_next(v, &ps, s, (__m512 *)own->scales[which][s]);
         for (int i = 0; i < 8 && is_q4; i++, tiles += 64) {
             __m512i pair = _mm512_load_si512(tiles);
             _mm_prefetch((const char *)tiles + TILES_AHEAD, _MM_HINT_T0);
@@ -154,7 +157,6 @@ INLINE void all_tiles(const tc_matrix *w, const tc_quant_view *v, uint32_t panel
 {
     scratch own;
     uint32_t p = panel0;
-    if (is_q4) tc_ask_first(w, tc_q4_tiles(v, panel0), TILES_AHEAD);
     for (; p + 2 <= panel1; p += 2) panels_tiles(w, v, p, true, x, n, is_q4, stride, &own, to);
     if (p < panel1) panels_tiles(w, v, p, false, x, n, is_q4, stride, &own, to);
     _tile_release();

@@ -13,8 +13,6 @@ INLINE void run(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const tc_r
         run_wide(w, &v, panel0, panel1, x->rounded, n, type, to);
         return;
     }
-    tc_ask_first(w, type == TC_M_Q4 ? (const void *)tc_q4_tiles(&v, panel0) : tc_q8_tiles(&v, panel0),
-                 PREFETCH_BYTES);
     for (uint32_t p = panel0; p < panel1; p++) {
         uint32_t t = 0;
         for (; t + 2 <= n; t += 2) {

@@ -92,7 +92,7 @@ INLINE void plane_panel(const tc_matrix *w, const tc_quant_view *v, uint32_t pan
     const __m128i codes = _mm_xor_si128(_mm_loadu_si128((const __m128i *)w->fast), _mm_set1_epi8((char)0x80));
     const __m256i twice = _mm256_broadcastsi128_si256(codes);
     const uint32_t tile_bytes = is_q4 ? 256 : 512; // of 32 columns
-    const uint8_t *tiles = is_q4 ? tc_q4_tiles(v, panel) : (const uint8_t *)tc_q8_tiles(v, panel);
+    const uint8_t *tiles = tc_quant_tiles(w, v, panel);
     tc_panel_scales ps = tc_panel_scales_begin(v, panel);
     __m256 total[PLANE_TOKENS_MAX][2];
     for (int t = 0; t < T; t++) total[t][0] = total[t][1] = _mm256_setzero_ps();

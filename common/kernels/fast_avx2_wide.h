@@ -45,7 +45,7 @@ INLINE void unpack(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, u
 {
     const __m256i codes = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)w->fast)),
                   low = _mm256_set1_epi8(15);
-    const uint8_t *tiles = is_q4 ? tc_q4_tiles(v, panel) : (const uint8_t *)tc_q8_tiles(v, panel);
+    const uint8_t *tiles = tc_quant_tiles(w, v, panel);
     const uint32_t cols = is_q4 ? 8 : 4; // of a tile of 64 bytes
     tiles += (size_t)begin / cols * 64;
     for (uint32_t c = begin; c < end; c += cols, tiles += 64) {

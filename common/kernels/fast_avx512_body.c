@@ -4,7 +4,6 @@
 #include "common/kernels/impl_avx512.h"
 
 enum {
-    TOKENS_MAX = 8,
     // Asked for ahead, a line a tile, into the second cache: it waits for more lines at once than the first.
     // Less than this leaves memory idle where it is fast.
     PREFETCH_BYTES = 6656,
@@ -98,7 +97,7 @@ INLINE void group_dot(const uint8_t *tiles, const int8_t *const *row, const plac
                       const int T, const bool is_q4, __m512i codes128, __m512i *acc)
 {
     const uint32_t step = is_q4 ? 8 : 4, count = group / step;
-    planes sum[TOKENS_MAX];
+    planes sum[TC_TOKENS_AT_ONCE];
     UNROLL(8)
     for (int t = 0; t < T; t++) {
         const __m512i zero = _mm512_setzero_si512(), first = set_bias(row[t] + at->bias),
@@ -149,11 +148,6 @@ INLINE __m512 step_of(const tc_matrix *w)
     return _mm512_set1_ps(w->form.type == TC_M_Q4 ? w->fast_step : 1.0f);
 }
 
-INLINE const uint8_t *tiles_of(const tc_matrix *w, const tc_quant_view *v, uint32_t panel)
-{
-    return w->form.type == TC_M_Q4 ? tc_q4_tiles(v, panel) : (const uint8_t *)tc_q8_tiles(v, panel);
-}
-
 INLINE __m512 set_scale(const int8_t *at)
 {
     float scale;
@@ -170,13 +164,13 @@ INLINE void panel_dot(const tc_matrix *w, const tc_quant_view *v, uint32_t panel
     const uint32_t group = kind == Q4_32 ? 32 : 64, spans = v->spans, bytes = group * (is_q4 ? 8 : 16);
     const __m512i codes128 = codes128_of(w);
     const __m512 step = step_of(w);
-    const uint8_t *tiles = tiles_of(w, v, panel);
+    const uint8_t *tiles = tc_quant_tiles(w, v, panel);
     const float *plain = v->scales + (size_t)panel * spans * v->groups * TC_PANEL_ROWS;
     tc_panel_scales ps;
     if (kind == Q4_NESTED) ps = tc_panel_scales_begin(v, panel);
     place at = place_of(w->cols);
-    const int8_t *row[TOKENS_MAX];
-    __m512 sum[TOKENS_MAX];
+    const int8_t *row[TC_TOKENS_AT_ONCE];
+    __m512 sum[TC_TOKENS_AT_ONCE];
     UNROLL(8)
     for (int t = 0; t < T; t++) row[t] = x[t].high, sum[t] = _mm512_setzero_ps();
     for (uint32_t s = 0, some = spans; s < spans; s += some) {
@@ -185,7 +179,7 @@ INLINE void panel_dot(const tc_matrix *w, const tc_quant_view *v, uint32_t panel
         for (uint32_t i = 0; i < some; i++) {
             UNROLL(2)
             for (uint32_t g = 0; g < TC_SPAN_COLS / group; g++, tiles += bytes, plain += TC_PANEL_ROWS) {
-                __m512i acc[TOKENS_MAX];
+                __m512i acc[TC_TOKENS_AT_ONCE];
                 group_dot(tiles, row, &at, group, T, is_q4, codes128, acc);
                 const __m512 scale = kind == Q4_NESTED ? scales[i] : _mm512_load_ps(plain);
                 UNROLL(8)
@@ -207,9 +201,9 @@ enum { FOUR = 4 }; // panels taken together: their codes of scales lie in one li
 
 // Where what T tokens get of the first panel is added, in fixed point.
 typedef struct narrow_sink {
-    int64_t *to[TOKENS_MAX];
-    float factor[TOKENS_MAX]; // times 2^32
-    __m512i top;              // the largest magnitudes, as bits
+    int64_t *to[TC_TOKENS_AT_ONCE];
+    float factor[TC_TOKENS_AT_ONCE]; // times 2^32
+    __m512i top;                     // the largest magnitudes, as bits
 } narrow_sink;
 
 // Scales of panels [panel, panel + 4).
@@ -254,8 +248,8 @@ INLINE void narrow_dot(const tc_matrix *w, const tc_quant_view *v, uint32_t pane
     const __m512i codes128 = codes128_of(w);
     const __m512 step = step_of(w);
     const place at = place_of(TC_SPAN_COLS);
-    const uint8_t *tiles = tiles_of(w, v, panel);
-    const int8_t *row[TOKENS_MAX];
+    const uint8_t *tiles = tc_quant_tiles(w, v, panel);
+    const int8_t *row[TC_TOKENS_AT_ONCE];
     size_t to = 0;
     __m512i top = sink->top;
     UNROLL(8)
@@ -264,7 +258,7 @@ INLINE void narrow_dot(const tc_matrix *w, const tc_quant_view *v, uint32_t pane
         __m512 scales[FOUR];
         four_scales(v, panel, kind == Q4_NESTED, scales);
         for (uint32_t p = 0; p < FOUR; p++, tiles += bytes, to += TC_PANEL_ROWS) {
-            __m512i acc[TOKENS_MAX];
+            __m512i acc[TC_TOKENS_AT_ONCE];
             group_dot(tiles, row, &at, TC_SPAN_COLS, T, is_q4, codes128, acc);
             UNROLL(8)
             for (int t = 0; t < T; t++) {
@@ -295,13 +289,6 @@ typedef void narrow_dot_fn(const tc_matrix *w, const tc_quant_view *v, uint32_t 
     {                                                                                                        \
         narrow_dot(w, v, panel, end, x, T, kind, sink);                                                      \
     }
-#define EACH_T(DO, kind)                                                                                     \
-    DO(kind, 1) DO(kind, 2) DO(kind, 3) DO(kind, 4) DO(kind, 5) DO(kind, 6) DO(kind, 7) DO(kind, 8)
-#define NAMES(of, kind)                                                                                      \
-    {                                                                                                        \
-        of##_##kind##_1, of##_##kind##_2, of##_##kind##_3, of##_##kind##_4, of##_##kind##_5,                 \
-            of##_##kind##_6, of##_##kind##_7, of##_##kind##_8                                                \
-    }
 EACH_T(PANEL_DOT, Q4_NESTED)
 EACH_T(PANEL_DOT, Q4_64)
 EACH_T(PANEL_DOT, Q4_32)
@@ -309,24 +296,19 @@ EACH_T(PANEL_DOT, Q8_64)
 EACH_T(NARROW_DOT, Q4_NESTED)
 EACH_T(NARROW_DOT, Q4_64)
 EACH_T(NARROW_DOT, Q8_64)
-static panel_dot_fn *const panel_dots[DOT_KINDS][TOKENS_MAX] = {
+static panel_dot_fn *const panel_dots[DOT_KINDS][TC_TOKENS_AT_ONCE] = {
     NAMES(panel_dot, Q4_NESTED), NAMES(panel_dot, Q4_64), NAMES(panel_dot, Q4_32), NAMES(panel_dot, Q8_64)};
-static narrow_dot_fn *const narrow_dots[DOT_KINDS][TOKENS_MAX] = {[Q4_NESTED] = NAMES(narrow_dot, Q4_NESTED),
-                                                                  [Q4_64] = NAMES(narrow_dot, Q4_64),
-                                                                  [Q8_64] = NAMES(narrow_dot, Q8_64)};
-
-// Tokens taken together next, of n.
-INLINE uint32_t tokens_of(uint32_t n)
-{
-    return n < TOKENS_MAX ? n : TOKENS_MAX;
-}
+static narrow_dot_fn *const narrow_dots[DOT_KINDS][TC_TOKENS_AT_ONCE] = {[Q4_NESTED] =
+                                                                             NAMES(narrow_dot, Q4_NESTED),
+                                                                         [Q4_64] = NAMES(narrow_dot, Q4_64),
+                                                                         [Q8_64] = NAMES(narrow_dot, Q8_64)};
 
 INLINE void run_panel(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const tc_rows *x,
                       uint32_t n, tc_kernel_sink *to)
 {
-    __m512 sum[TOKENS_MAX];
+    __m512 sum[TC_TOKENS_AT_ONCE];
     for (uint32_t t = 0, some; t < n; t += some) {
-        some = tokens_of(n - t);
+        some = tc_tokens_of(n - t);
         panel_dots[kind_of(w)][some - 1](w, v, panel, x->rounded + t, sum);
         tc_put(to, w, panel, t, (int)some, sum);
     }
@@ -337,7 +319,7 @@ INLINE void narrow_one(const tc_matrix *w, const tc_quant_view *v, uint32_t pane
                        const tc_rows *x, uint32_t n, const tc_kernel_sink *to, narrow_sink *sink)
 {
     for (uint32_t t = 0, some; t < n; t += some) {
-        some = tokens_of(n - t);
+        some = tc_tokens_of(n - t);
         for (uint32_t i = 0; i < some; i++) {
             sink->to[i] = to->acc[t + i] + (size_t)panel * TC_PANEL_ROWS;
             sink->factor[i] = to->scale[t + i] * TC_FIXED_ONE; // exact, and so is what it is multiplied by
@@ -348,7 +330,7 @@ INLINE void narrow_one(const tc_matrix *w, const tc_quant_view *v, uint32_t pane
 
 typedef struct narrow_scratch {
     tc_quant_view view[SUM_UNITS];
-    int64_t totals[TOKENS_MAX][FOUR * TC_PANEL_ROWS];
+    int64_t totals[TC_TOKENS_AT_ONCE][FOUR * TC_PANEL_ROWS];
     narrow_sink sink;
 } narrow_scratch;
 
@@ -358,7 +340,7 @@ static void narrow_some(const tc_matrix *w, uint32_t count, uint32_t panel, cons
                         const tc_kernel_sink *to, narrow_scratch *s)
 {
     for (uint32_t t = 0, some; t < n; t += some) {
-        some = tokens_of(n - t);
+        some = tc_tokens_of(n - t);
         for (uint32_t i = 0; i < some; i++) {
             s->sink.to[i] = s->totals[i];
             s->sink.factor[i] = to->scale[t + i] * TC_FIXED_ONE;
@@ -388,13 +370,13 @@ static uint32_t run_narrow(const tc_matrix *w, uint32_t count, uint32_t panel0, 
     if (w->rows / TC_PANEL_ROWS < panel1) panel1 = w->rows / TC_PANEL_ROWS;
     if (panel1 <= panel0) return panel0;
     const uint32_t end = panel0 + (panel1 - panel0) / FOUR * FOUR,
-                   at_once = n > TOKENS_MAX ? FOUR : end - panel0;
+                   at_once = n > TC_TOKENS_AT_ONCE ? FOUR : end - panel0;
     for (uint32_t first = 0, some; first < count; first += some) {
         some = count - first < SUM_UNITS ? count - first : SUM_UNITS;
         for (uint32_t i = 0; i < some; i++) s.view[i] = tc_quant_view_of(&w[first + i]);
         for (uint32_t p = panel0; p < end && some > 1; p += FOUR)
             narrow_some(w + first, some, p, x + first, n, to, &s);
-        if (some == 1) tc_ask_first(&w[first], tiles_of(&w[first], s.view, panel0), PREFETCH_BYTES);
+        if (some == 1) tc_ask_first(&w[first], tc_quant_tiles(&w[first], s.view, panel0), PREFETCH_BYTES);
         for (uint32_t p = panel0; p < end && some == 1; p += at_once)
             narrow_one(w + first, s.view, p, p + at_once, x + first, n, to, &s.sink);
     }
@@ -424,7 +406,7 @@ static void run(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const tc_r
         return;
     }
     const tc_quant_view v = tc_quant_view_of(w);
-    tc_ask_first(w, tiles_of(w, &v, panel0), PREFETCH_BYTES);
+    tc_ask_first(w, tc_quant_tiles(w, &v, panel0), PREFETCH_BYTES);
     for (uint32_t p = panel0; p < panel1; p++) run_panel(w, &v, p, x, n, to);
 }
 

@@ -43,6 +43,12 @@ static inline const int8_t *tc_q8_tiles(const tc_quant_view *v, uint32_t panel)
     return (const int8_t *)v->tiles + (size_t)panel * v->spans * TC_SPAN_TILE8_BYTES;
 }
 
+// Of either type.
+static inline const uint8_t *tc_quant_tiles(const tc_matrix *w, const tc_quant_view *v, uint32_t panel)
+{
+    return w->form.type == TC_M_Q4 ? tc_q4_tiles(v, panel) : (const uint8_t *)tc_q8_tiles(v, panel);
+}
+
 static inline const float *tc_span_scales(const tc_quant_view *v, uint32_t panel, uint32_t span)
 {
     return v->scales + ((size_t)panel * v->spans + span) * v->groups * TC_PANEL_ROWS;

@@ -20,12 +20,27 @@
 #define ROLLED PRAGMA(GCC unroll 1)
 #endif
 
+// Kernels that have a function for each number of tokens they take at once.
+enum { TC_TOKENS_AT_ONCE = 8 };
+#define EACH_T(DO, kind)                                                                                     \
+    DO(kind, 1) DO(kind, 2) DO(kind, 3) DO(kind, 4) DO(kind, 5) DO(kind, 6) DO(kind, 7) DO(kind, 8)
+#define NAMES(of, kind)                                                                                      \
+    {                                                                                                        \
+        of##_##kind##_1, of##_##kind##_2, of##_##kind##_3, of##_##kind##_4, of##_##kind##_5,                 \
+            of##_##kind##_6, of##_##kind##_7, of##_##kind##_8                                                \
+    }
+
+// Tokens taken together next, of n.
+INLINE uint32_t tc_tokens_of(uint32_t n)
+{
+    return n < TC_TOKENS_AT_ONCE ? n : TC_TOKENS_AT_ONCE;
+}
+
 // The scales of one panel, span after span.
 typedef struct tc_panel_scales {
     uint32_t panel;
     bool steady; // nested scales are the same in all spans
     __m512 nested, offset;
-    __m512 four[4]; // with VBMI: of the codes of four spans, looked up at once
 } tc_panel_scales;
 
 // Sixteen rows meet few nested scales: those that follow the first one are read at once and dealt out.
@@ -105,22 +120,6 @@ INLINE void tc_nested_four(const uint8_t *codes, __m512 ret[4])
 
 enum { TC_CODES_AHEAD_BYTES = 256 }; // of 16 spans, whose tiles are 8 KiB
 
-// Spans are asked for in order: codes of four lie in a line, which begins on a multiple of 64 bytes.
-INLINE __m512 tc_nested_codes(const tc_quant_view *v, tc_panel_scales *ps, uint32_t span)
-{
-    const size_t at = (size_t)ps->panel * v->spans + span;
-    if (span == 0 || at % 4 == 0) {
-        _mm_prefetch((const char *)v->codes + at / 4 * 64 + TC_CODES_AHEAD_BYTES, _MM_HINT_T0);
-        tc_nested_four(v->codes + at / 4 * 64, ps->four);
-    }
-    return ps->four[at % 4];
-}
-#else
-INLINE __m512 tc_nested_codes(const tc_quant_view *v, tc_panel_scales *ps, uint32_t span)
-{
-    __m128i codes = _mm_load_si128((const __m128i *)tc_span_codes(v, ps->panel, span));
-    return _mm512_i32gather_ps(_mm512_cvtepu8_epi32(codes), v->map, 4);
-}
 #endif
 
 // As tc_scales_of: the same two roundings.
@@ -128,7 +127,9 @@ INLINE __m512 tc_panel_scales_at(const tc_quant_view *v, tc_panel_scales *ps, ui
 {
     if (!v->stride) return _mm512_load_ps(tc_span_scales(v, ps->panel, span) + (size_t)g * TC_PANEL_ROWS);
     if (!ps->steady) ps->nested = tc_load_nested(v, ps->panel, span);
-    return _mm512_add_ps(_mm512_mul_ps(tc_nested_codes(v, ps, span), ps->nested), ps->offset);
+    const __m128i codes = _mm_load_si128((const __m128i *)tc_span_codes(v, ps->panel, span));
+    const __m512 levels = _mm512_i32gather_ps(_mm512_cvtepu8_epi32(codes), v->map, 4);
+    return _mm512_add_ps(_mm512_mul_ps(levels, ps->nested), ps->offset);
 }
 
 // Nested scales of the next spans of a panel, at most four: those whose codes lie in one line. Returns how
@@ -142,9 +143,12 @@ INLINE uint32_t tc_panel_scales_next(const tc_quant_view *v, tc_panel_scales *ps
     __m512 four[4];
     _mm_prefetch((const char *)v->codes + at / 4 * 64 + TC_CODES_AHEAD_BYTES, _MM_HINT_T0);
     tc_nested_four(v->codes + at / 4 * 64, four);
-    UNROLL(4)
-    for (uint32_t i = 0; i < 4; i++) ret[i] = _mm512_add_ps(_mm512_mul_ps(four[i], ps->nested), ps->offset);
-    if (!first && some == 4 && ps->steady) return 4;
+    if (some == 4 && ps->steady) {
+        UNROLL(4)
+        for (uint32_t i = 0; i < 4; i++)
+            ret[i] = _mm512_add_ps(_mm512_mul_ps(four[i], ps->nested), ps->offset);
+        return 4;
+    }
     for (uint32_t i = 0; i < some; i++) {
         if (!ps->steady) ps->nested = tc_load_nested(v, ps->panel, span + i);
         ret[i] = _mm512_add_ps(_mm512_mul_ps(four[first + i], ps->nested), ps->offset);
