@@ -8,7 +8,8 @@ const char *const tc_roof_keys[TC_ROOF_KINDS] = {"projections", "attention", "ro
                                                  "experts",     "head",      "rest"};
 
 // Names of matrix_peak.c by what the core calls its kernels; NULL: no such product is known. TC_FAST keeps
-// activations in two planes of 8 bits, so an operation is two; AVX2 meets four tokens and more with 16 bits.
+// activations in two planes of 8 bits, so an operation is two; AVX2 meets four tokens and more with 16 bits,
+// pairs a half of the columns.
 static const struct isa {
     const char *name, *floats, *int8, *int16, *bf16;
 } isas[] = {
@@ -19,6 +20,7 @@ static const struct isa {
     {"avx512vnni", "avx512 fma", "avx512 vnni", NULL, NULL},
     {"avx512vbmi", "avx512 fma", "avx512 vnni", NULL, NULL},
     {"avx512bf16", "avx512 fma", "avx512 vnni", NULL, "avx512 bf16"},
+    {"avx512pairs", "avx512 fma", "avx512 vnni", "avx512 pairs", "avx512 bf16"},
     {"amx", "avx512 fma", "amx int8", NULL, "amx bf16"},
 };
 enum { ISAS = sizeof isas / sizeof *isas };

@@ -62,6 +62,9 @@ static void check_cpu(tc_doctor *d)
     if (flags) flags[strcspn(flags, "\n")] = 0;
     for (size_t i = 0; flags && i < sizeof levels / sizeof *levels && !best; i++)
         if (has_flag(flags, levels[i][0])) best = levels[i][1];
+    // as kernels.c chooses
+    if (best && strcmp(best, "amx") != 0 && strstr(text, "AuthenticAMD") && has_flag(flags, "avx512vbmi"))
+        best = "avx512pairs";
     if (best)
         tc_doctor_say(d, TC_GOOD, "cpu", NULL, "has %s kernels", best);
     else

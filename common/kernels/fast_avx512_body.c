@@ -1,13 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: TC_FAST for AVX-512, compiled for each set of instructions: fast_avx512.c without VNNI,
-// fast_avx512vnni.c with it, fast_avx512vbmi.c with VBMI, too, and fast_amx.c. Bits as in fast_plain.c.
+// fast_avx512vnni.c with it, fast_avx512vbmi.c with VBMI, too, fast_avx512pairs.c, which defines TC_PAIRS,
+// and fast_amx.c. Bits as in fast_plain.c.
 #include "common/kernels/impl_avx512.h"
+
+#ifndef TC_PAIRS
+#define TC_PAIRS 0
+#endif
 
 enum {
     // Asked for ahead, a line a tile, into the second cache: it waits for more lines at once than the first.
     // Less than this leaves memory idle where it is fast.
     PREFETCH_BYTES = 6656,
-    SUM_UNITS = 32, // narrow matrices that are added up together
+    SUM_UNITS = 32,     // narrow matrices that are added up together
+    PAIRS_FROM = 4,     // tokens: fewer do not make up for what pairs of weights cost alone
+    PAIR_OFFSET = 1024, // above every q: no sum of a pair's half is negative, and none borrows from the other
 };
 
 // acc[lane] += four products of unsigned bytes u and the signed bytes at q, the same for all lanes.
@@ -49,13 +56,20 @@ typedef struct planes {
 // pointer a token and these are all that loops need: pointers to each part of eight rows would not find
 // registers, and what is fetched from elsewhere between products costs a fifth of their speed.
 typedef struct place {
-    size_t high, low, scale, bias;
+    size_t high, low, scale, bias, pairs;
 } place;
 
-INLINE place place_of(uint32_t cols)
+INLINE place place_of(uint32_t cols, const bool pairs)
 {
-    const size_t scales = (size_t)cols * 2;
-    return (place){0, cols, scales, scales + cols / TC_SPAN_COLS * sizeof(float)};
+    const size_t spans = cols / TC_SPAN_COLS, scales = (size_t)cols * 2,
+                 bias = scales + spans * sizeof(float), biases = spans * 2 * sizeof(int32_t);
+    return (place){0, cols, scales, pairs ? bias + biases : bias, bias + 2 * biases};
+}
+
+INLINE void place_advance(place *at, uint32_t group)
+{
+    at->high += group, at->low += group, at->pairs += group;
+    at->bias += group / 32 * sizeof(int32_t);
 }
 
 INLINE void dot4_planes(__m512i u, const int8_t *const *row, size_t high, size_t low, const int T,
@@ -86,6 +100,54 @@ INLINE void tile_dot(const uint8_t *tile, const int8_t *const *row, size_t high,
     dot4_planes(odd, row, high + 4, low + 4, T, second, sum);
 }
 
+#if TC_PAIRS
+// a + the four bytes at b, the same for all lanes.
+INLINE __m512i add4(__m512i a, const int8_t *b)
+{
+    __m512i sum;
+    __asm__("vpaddd %2%{1to16%}, %1, %0" : "=v"(sum) : "v"(a), "m"(*(const int8_t(*)[4])b));
+    return sum;
+}
+
+// Eight columns, the first four in pairs (Winograd 1968, "A new algorithm for inner products"):
+//   w0 q0 + w1 q1 = (w0 + q1)(w1 + q0) - w0 w1 - q0 q1
+// in 16 bits, where the last product is part of a token's bias and the one before it the same for all tokens
+// (`none`). That is one product and two additions a token where planes take two products. Where the CPU adds
+// on units that do not multiply, a half of the columns this way and a half in planes keeps all of them busy.
+INLINE void eight_dot(const uint8_t *tile, const int8_t *const *row, const place *at, size_t column,
+                      const int T, const bool is_q4, __m512i codes128, planes *sum, __m512i *none)
+{
+    const __m512i offset = _mm512_set1_epi16(PAIR_OFFSET);
+    const size_t high = at->high + column + 4, low = at->low + column + 4, pairs = at->pairs + column;
+    __m512i u = _mm512_load_si512(tile), rest;
+    _mm_prefetch((const char *)tile + PREFETCH_BYTES, _MM_HINT_T1);
+    if (is_q4) {
+        __asm__("" : "+v"(u)); // loaded once, not once for each half
+        rest = look_up_high(codes128, u);
+        u = look_up_low(codes128, u);
+    } else {
+        _mm_prefetch((const char *)tile + PREFETCH_BYTES + 64, _MM_HINT_T1);
+        rest = _mm512_xor_si512(_mm512_load_si512(tile + 64), _mm512_set1_epi8((char)0x80));
+        u = _mm512_xor_si512(u, _mm512_set1_epi8((char)0x80));
+    }
+    const __m512i first = _mm512_ternarylogic_epi32(u, _mm512_set1_epi16(255), offset, 0xea),
+                  second = _mm512_or_si512(_mm512_srli_epi16(u, 8), offset); // columns 0 and 2, 1 and 3
+    *none = _mm512_dpwssd_epi32(*none, first, second);
+    UNROLL(8)
+    for (int t = 0; t < T; t++) {
+        sum[t].high[0] = dot4(sum[t].high[0], rest, row[t] + high);
+        sum[t].low[0] = _mm512_dpwssd_epi32(sum[t].low[0], add4(second, row[t] + pairs),
+                                            add4(first, row[t] + pairs + sizeof(int32_t)));
+        sum[t].low[0] = dot4(sum[t].low[0], rest, row[t] + low);
+    }
+}
+#endif
+
+INLINE bool takes_pairs(const int T)
+{
+    return TC_PAIRS && T >= PAIRS_FROM;
+}
+
 INLINE __m512i set_bias(const int8_t *at)
 {
     int32_t bias;
@@ -98,6 +160,7 @@ INLINE void group_dot(const uint8_t *tiles, const int8_t *const *row, const plac
 {
     const uint32_t step = is_q4 ? 8 : 4, count = group / step;
     planes sum[TC_TOKENS_AT_ONCE];
+    __m512i none = _mm512_setzero_si512();
     UNROLL(8)
     for (int t = 0; t < T; t++) {
         const __m512i zero = _mm512_setzero_si512(), first = set_bias(row[t] + at->bias),
@@ -111,6 +174,12 @@ INLINE void group_dot(const uint8_t *tiles, const int8_t *const *row, const plac
         for (uint32_t i = 0; i < count; i++)
             tile_dot(tiles + i * 64, row, at->high + i * step, at->low + i * step, T, is_q4, i, codes128,
                      sum);
+#if TC_PAIRS
+    } else if (takes_pairs(T)) {
+        ROLLED
+        for (size_t column = 0; column < group; column += 8, tiles += is_q4 ? 64 : 128)
+            eight_dot(tiles, row, at, column, T, is_q4, codes128, sum, &none);
+#endif
     } else {
         size_t high = at->high, low = at->low;
         ROLLED
@@ -125,6 +194,7 @@ INLINE void group_dot(const uint8_t *tiles, const int8_t *const *row, const plac
             low = _mm512_add_epi32(low, sum[t].low[1]);
         }
         acc[t] = _mm512_add_epi32(_mm512_slli_epi32(high, 4), low);
+        if (takes_pairs(T)) acc[t] = _mm512_sub_epi32(acc[t], none);
     }
 }
 
@@ -168,7 +238,7 @@ INLINE void panel_dot(const tc_matrix *w, const tc_quant_view *v, uint32_t panel
     const float *plain = v->scales + (size_t)panel * spans * v->groups * TC_PANEL_ROWS;
     tc_panel_scales ps;
     if (kind == Q4_NESTED) ps = tc_panel_scales_begin(v, panel);
-    place at = place_of(w->cols);
+    place at = place_of(w->cols, takes_pairs(T));
     const int8_t *row[TC_TOKENS_AT_ONCE];
     __m512 sum[TC_TOKENS_AT_ONCE];
     UNROLL(8)
@@ -186,7 +256,7 @@ INLINE void panel_dot(const tc_matrix *w, const tc_quant_view *v, uint32_t panel
                 for (int t = 0; t < T; t++)
                     sum[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[t]),
                                              _mm512_mul_ps(scale, set_scale(row[t] + at.scale)), sum[t]);
-                at.high += group, at.low += group, at.bias += group / 32 * sizeof(int32_t);
+                place_advance(&at, group);
             }
             at.scale += sizeof(float);
         }
@@ -247,7 +317,7 @@ INLINE void narrow_dot(const tc_matrix *w, const tc_quant_view *v, uint32_t pane
     const uint32_t bytes = is_q4 ? TC_SPAN_TILE_BYTES : TC_SPAN_TILE8_BYTES;
     const __m512i codes128 = codes128_of(w);
     const __m512 step = step_of(w);
-    const place at = place_of(TC_SPAN_COLS);
+    const place at = place_of(TC_SPAN_COLS, takes_pairs(T));
     const uint8_t *tiles = tc_quant_tiles(w, v, panel);
     const int8_t *row[TC_TOKENS_AT_ONCE];
     size_t to = 0;
@@ -410,6 +480,22 @@ static void run(const tc_matrix *w, uint32_t panel0, uint32_t panel1, const tc_r
     for (uint32_t p = panel0; p < panel1; p++) run_panel(w, &v, p, x, n, to);
 }
 
+#if TC_PAIRS
+// The pairs of 16 columns, and what they take from the bias of 32: 128 of the unsigned weights, PAIR_OFFSET
+// where that is added, and the pairs' own products.
+INLINE __m512i put_pairs(__m512i q, int32_t *to)
+{
+    const __mmask16 first = 0x0f0f, ends = 0x0505; // of each eight columns; one lane of each pair
+    const __m512i partner = _mm512_shuffle_epi32(q, _MM_PERM_DCDC),
+                  pairs = _mm512_add_epi32(q, _mm512_slli_epi32(partner, 16));
+    _mm_storeu_si128((__m128i *)to, _mm512_castsi512_si128(_mm512_maskz_compress_epi64(0x11, pairs)));
+    const __m512i own = _mm512_maskz_mullo_epi32(ends, q, _mm512_shuffle_epi32(q, _MM_PERM_DDBB));
+    __m512i taken =
+        _mm512_mask_mullo_epi32(_mm512_slli_epi32(q, 7), first, q, _mm512_set1_epi32(PAIR_OFFSET + 128));
+    return _mm512_add_epi32(taken, own);
+}
+#endif
+
 static void round_row(const float *x, uint32_t cols, const tc_rounded_row *ret)
 {
     const __m512i magnitude = _mm512_set1_epi32(INT32_MAX);
@@ -422,7 +508,7 @@ static void round_row(const float *x, uint32_t cols, const tc_rounded_row *ret)
         ret->scale[s] = tc_rounded_scale(_mm512_reduce_max_epu32(top), &inverse);
         const __mmask16 keep = inverse > 0 ? 0xffff : 0; // NaN times 0 is not 0
         for (uint32_t h = 0; h < 2; h++) {
-            __m512i sum = _mm512_setzero_si512();
+            __m512i sum = _mm512_setzero_si512(), taken = sum;
             for (uint32_t i = 32 * h; i < 32 * h + 32; i += 16) {
                 __m512i q = _mm512_maskz_cvtps_epi32(
                     keep, _mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_set1_ps(inverse)));
@@ -432,7 +518,11 @@ static void round_row(const float *x, uint32_t cols, const tc_rounded_row *ret)
                 _mm_storeu_si128((__m128i *)(ret->high + at), _mm512_cvtepi32_epi8(high));
                 _mm_storeu_si128((__m128i *)(ret->low + at), _mm512_cvtepi32_epi8(low));
                 sum = _mm512_add_epi32(sum, q);
+#if TC_PAIRS
+                taken = _mm512_add_epi32(taken, put_pairs(q, ret->pairs + at / 4));
+#endif
             }
+            if (TC_PAIRS) ret->pair_bias[2 * s + h] = -_mm512_reduce_add_epi32(taken);
             ret->bias[2 * s + h] = -128 * _mm512_reduce_add_epi32(sum);
         }
     }

@@ -143,7 +143,8 @@ typedef struct tc_bf16_part {
 
 extern const tc_bf16_part tc_bf16_avx512, tc_bf16_amx;
 extern const tc_fast_part tc_fast_scalar;
-extern const tc_fast_part tc_fast_avx2, tc_fast_avx512, tc_fast_avx512vnni, tc_fast_avx512vbmi, tc_fast_amx;
+extern const tc_fast_part tc_fast_avx2, tc_fast_avx512, tc_fast_avx512vnni, tc_fast_avx512vbmi,
+    tc_fast_avx512pairs, tc_fast_amx;
 extern uint8_t tc_nested_planes[4][256]; // tc_nested_levels byte by byte; filled before a table is handed out
 void tc_silu_mul_plain(const float *gate, const float *up, float *out, uint32_t n); // the vectors' bits
 

@@ -16,6 +16,7 @@ typedef struct isa {
     const tc_fast_part *fast;
     bool (*available)(void);
     const tc_bf16_part *(*bf16)(void); // NULL, or what it returns is: as in FLOAT
+    bool (*pays)(void);                // NULL: wherever it is available; else by name only where it does not
 } isa;
 
 static bool always(void)
@@ -69,6 +70,13 @@ static bool has_avx512bf16(void)
     return has_avx512vbmi() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & BF16_BIT);
 }
 
+// AMD's cores add on units that do not multiply. Where both go to the same ones, as in Intel's, two products
+// are sooner done than a product and two additions.
+static bool adds_aside(void)
+{
+    return __builtin_cpu_is("amd");
+}
+
 static const tc_bf16_part *bf16_of_avx512(void)
 {
     return has_avx512bf16() ? &tc_bf16_avx512 : NULL;
@@ -92,6 +100,7 @@ static const isa isas[] = {
     {"avx512vnni", &tc_kernels_avx512, &tc_fast_avx512vnni, has_avx512vnni},
     {"avx512vbmi", &tc_kernels_avx512, &tc_fast_avx512vbmi, has_avx512vbmi},
     {"avx512bf16", &tc_kernels_avx512, &tc_fast_avx512vbmi, has_avx512bf16, bf16_of_avx512},
+    {"avx512pairs", &tc_kernels_avx512, &tc_fast_avx512pairs, has_avx512vbmi, bf16_of_avx512, adds_aside},
     {"amx", &tc_kernels_avx512, &tc_fast_amx, has_amx, bf16_of_amx},
 #endif
 };
@@ -146,7 +155,7 @@ tc_status tc_kernels_get(tc_precision precision, const char *name, const tc_kern
     }
     for (int i = COUNT - 1; i >= 0; i--) {
         if (name && strcmp(name, isas[i].name) != 0) continue;
-        if (isas[i].available()) {
+        if (isas[i].available() && (name || !isas[i].pays || isas[i].pays())) {
             *ret = &tables[i][precision == TC_FAST];
             return TC_OK;
         }
@@ -154,6 +163,6 @@ tc_status tc_kernels_get(tc_precision precision, const char *name, const tc_kern
     }
     return tc_fail(e, TC_ARGUMENT,
                    "isa %s: not one of scalar avx2 avx512 avx512vnni avx512vbmi"
-                   " avx512bf16 amx",
+                   " avx512bf16 avx512pairs amx",
                    name);
 }

@@ -14,8 +14,8 @@
 //          y[r] = step * sum over the groups g of a row, in order, of fma((float) dot_g(code, q), scale[r][g]
 //          * x_scale, .)
 //        Eight bits would halve the products and cost three times the divergence (docs/PERFORMANCE.md).
-//        Other matrices as in FLOAT, but where the CPU multiplies bfloat16 (avx512bf16, amx) BF16 ones meet
-//        activations rounded to bfloat16, as the reference implementations have them. Not those that say
+//        Other matrices as in FLOAT, but where the CPU multiplies bfloat16 (avx512bf16 and later) BF16 ones
+//        meet activations rounded to bfloat16, as the reference implementations have them. Not those that say
 //        `unrounded`.
 typedef enum tc_precision { TC_EXACT, TC_FLOAT, TC_FAST } tc_precision;
 const char *tc_precision_name(tc_precision precision); // "exact", "float", "fast"
@@ -51,18 +51,23 @@ typedef struct tc_rounded_row {
     // [cols] AVX2: q itself, each four columns in the order 0 2 1 3. Where bfloat16 is multiplied: the row in
     // it (round_bf16), and none of the rest need be set.
     int16_t *wide;
+    // The first four columns of each eight once more, where kernels multiply pairs (fast_avx512_body.c), and
+    // the bias that they want then.
+    int32_t *pairs;     // [cols / 4] q0 + 65536 * q2, q1 + 65536 * q3 of each eight columns
+    int32_t *pair_bias; // [cols / 32]
 } tc_rounded_row;
 
 static inline size_t tc_rounded_bytes(uint32_t cols) // a multiple of 64
 {
-    return ((size_t)cols * 4 + cols / TC_SPAN_COLS * 12u + 63) & ~(size_t)63;
+    return ((size_t)cols * 5 + cols / TC_SPAN_COLS * 20u + 63) & ~(size_t)63;
 }
 static inline tc_rounded_row tc_rounded_at(void *memory, uint32_t cols)
 {
     int8_t *high = memory;
     float *scale = (float *)(high + (size_t)cols * 2);
     int32_t *bias = (int32_t *)scale + cols / TC_SPAN_COLS;
-    return (tc_rounded_row){high, high + cols, scale, bias, (int16_t *)(bias + cols / TC_SPAN_COLS * 2)};
+    int32_t *pair_bias = bias + cols / TC_SPAN_COLS * 2, *pairs = pair_bias + cols / TC_SPAN_COLS * 2;
+    return (tc_rounded_row){high, high + cols, scale, bias, (int16_t *)(pairs + cols / 4), pairs, pair_bias};
 }
 
 // A batch's activations: float32 rows, and the same rounded where the kernels want them so
@@ -88,7 +93,7 @@ typedef bool tc_matmul_fixed_sum_fn(const tc_matrix *w, uint32_t count, uint32_t
                                     const tc_rows *x, const float *scale, uint32_t n, int64_t *const *acc);
 
 typedef struct tc_kernels {
-    const char *name; // "exact", "scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"
+    const char *name; // "exact", "scalar", "avx2", "avx512", "avx512vbmi", "avx512pairs", "amx" ..
     tc_matmul_fn *matmul[TC_M_TYPES];
     tc_matmul_fixed_fn *matmul_fixed[TC_M_TYPES];
     // Rounds `cols` (a multiple of 64) activations. NULL: these kernels do not want them so.
@@ -107,9 +112,9 @@ typedef struct tc_kernels {
 // gate. Plain C for every precision and ISA: the same bits everywhere.
 void tc_clamped_mul(const float *gate, const float *up, float alpha, float limit, float *out, uint32_t n);
 
-// ISA names in rising order: "scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx". isa NULL: the
-// best this CPU has. A named ISA that the CPU lacks is TC_UNSUPPORTED. TC_EXACT ignores isa. The table is
-// static.
+// ISA names in rising order: "scalar", "avx2", "avx512", "avx512vnni", "avx512vbmi", "avx512bf16",
+// "avx512pairs", "amx". isa NULL: the best for this CPU. A named ISA that the CPU lacks is TC_UNSUPPORTED.
+// TC_EXACT ignores isa. The table is static.
 tc_status tc_kernels_get(tc_precision precision, const char *isa, const tc_kernels **ret, tc_error *e);
 
 static inline bool tc_wants_rounded(const tc_kernels *k, tc_matrix_type type)

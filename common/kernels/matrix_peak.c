@@ -132,6 +132,22 @@ __attribute__((target("avx512f,avx512vnni"))) static uint32_t run_vnni(uint64_t 
     return (uint32_t)_mm512_reduce_add_epi32(sum[0]);
 }
 
+// Eight columns: four by two products of bytes, four by a product of 16 bits and two additions.
+__attribute__((target("avx512f,avx512bw,avx512vnni"))) static uint32_t run_avx512_pairs(uint64_t rounds)
+{
+    __m512i sum[SUMS], a = _mm512_set1_epi32(0x03030303), b = _mm512_set1_epi32(0x02020202);
+    for (int i = 0; i < SUMS; i++) sum[i] = _mm512_set1_epi32(i);
+    for (uint64_t r = 0; r < rounds; r++)
+        for (int i = 0; i < SUMS; i++) {
+            OPAQUE(a);
+            OPAQUE(b);
+            sum[i] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum[i], a, b), a, b);
+            sum[i] = _mm512_dpwssd_epi32(sum[i], _mm512_add_epi32(a, b), _mm512_sub_epi32(a, b));
+        }
+    for (int i = 1; i < SUMS; i++) sum[0] = _mm512_add_epi32(sum[0], sum[i]);
+    return (uint32_t)_mm512_reduce_add_epi32(sum[0]);
+}
+
 static bool has_avx512_bf16(void)
 {
     enum { EAX_BF16 = 1 << 5 };
@@ -243,6 +259,7 @@ static const unit units[] = {
     {"avx512 fma", TC_PEAK_FLOAT, has_avx512, run_avx512_float, SUMS * 16 * 2},
     {"avx512 maddubs", TC_PEAK_INT8, has_avx512, run_avx512_int8, SUMS * 64 * 2},
     {"avx512 vnni", TC_PEAK_INT8, has_vnni, run_vnni, SUMS * 64 * 2},
+    {"avx512 pairs", TC_PEAK_INT16, has_vnni, run_avx512_pairs, SUMS * 128 * 2},
     {"avx512 bf16", TC_PEAK_FLOAT, has_avx512_bf16, run_avx512_bf16, SUMS * 32 * 2},
     {"amx bf16", TC_PEAK_FLOAT, has_amx_bf16, run_amx_bf16, AMX_BF16_OPS},
     {"amx int8", TC_PEAK_INT8, has_amx_int8, run_amx_int8, AMX_INT8_OPS},

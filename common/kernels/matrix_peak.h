@@ -5,7 +5,7 @@
 
 #include "common/base/team.h"
 
-enum { TC_PEAK_UNITS_MAX = 10 };
+enum { TC_PEAK_UNITS_MAX = 11 };
 
 typedef enum tc_peak_kind { TC_PEAK_FLOAT, TC_PEAK_INT8, TC_PEAK_INT16 } tc_peak_kind;
 

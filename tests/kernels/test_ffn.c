@@ -199,9 +199,10 @@ static void compare(const fixture *f, const tc_expert_call *call, const int64_t 
 static const struct {
     tc_precision precision;
     const char *isa;
-} kinds[] = {{TC_EXACT, NULL},        {TC_FLOAT, "scalar"},    {TC_FLOAT, "avx2"},  {TC_FLOAT, "avx512"},
-             {TC_FAST, "scalar"},     {TC_FAST, "avx2"},       {TC_FAST, "avx512"}, {TC_FAST, "avx512vnni"},
-             {TC_FAST, "avx512vbmi"}, {TC_FAST, "avx512bf16"}, {TC_FAST, "amx"}};
+} kinds[] = {{TC_EXACT, NULL},        {TC_FLOAT, "scalar"},     {TC_FLOAT, "avx2"},
+             {TC_FLOAT, "avx512"},    {TC_FAST, "scalar"},      {TC_FAST, "avx2"},
+             {TC_FAST, "avx512"},     {TC_FAST, "avx512vnni"},  {TC_FAST, "avx512vbmi"},
+             {TC_FAST, "avx512bf16"}, {TC_FAST, "avx512pairs"}, {TC_FAST, "amx"}};
 
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 

@@ -118,7 +118,9 @@ static void make_inputs(const subject *s, problem *p)
         p->q8[t] = tc_rounded_at(p->q8_memory + (size_t)t * tc_rounded_bytes(COLS_MAX), cols);
         for (uint32_t c = 0; c < cols; c++) p->x[t][c] = noise();
         if (t == 1) memset(p->x[t], 0, sizeof p->x[t]); // nothing to scale by
-        if (cols < COLS_MAX) p->x[t][cols] = NAN;       // nobody's
+        for (uint32_t c = 0; t / 2 == 1 && c < cols; c++)
+            p->x[t][c] = t == 2 ? 1 : -1;         // the ends of the range
+        if (cols < COLS_MAX) p->x[t][cols] = NAN; // nobody's
         if (tc_wants_rounded(s->k, p->m.form.type)) s->k->round(p->x[t], cols, &p->q8[t]);
     }
     p->rows = (tc_rows){p->f32, p->q8};
@@ -268,7 +270,7 @@ static void test_fast(void **state)
             uint8_t *memory = tc_alloc(TC_MEM_OTHER, 1, tc_rounded_bytes(COLS_MAX));
             tc_rounded_row row = tc_rounded_at(memory, sh->cols);
             plain.k->round(p.x[t], sh->cols, &row);
-            assert_memory_equal(memory, p.q8[t].high, (size_t)((char *)row.wide - (char *)row.high));
+            assert_memory_equal(memory, p.q8[t].high, (size_t)((char *)row.pair_bias - (char *)row.high));
             tc_free(memory);
         }
         tc_matmul(plain.k, &p.m, 0, tc_panels(sh->rows), &p.rows, N_MAX, z);
@@ -288,7 +290,7 @@ static void test_fast(void **state)
 // scales or in more than a register holds. Sums have the bits of the plain kernel.
 static void test_narrow_parts(void **state)
 {
-    enum { TOKENS = 3, ROWS = 134 };
+    enum { TOKENS = 8, FEW = 3, ROWS = 134 };
     static const uint32_t strides[] = {1, 3, 12, 60, 61, 64, 65, 67, 257, 300};
     const subject *s = *state;
     const tc_kernels *plain;
@@ -317,8 +319,10 @@ static void test_narrow_parts(void **state)
             other[t] = theirs[t];
         }
         const tc_rows rows = {.rounded = rounded};
-        assert_true(s->k->matmul_fixed[TC_M_Q4](&m, 0, tc_panels(ROWS), &rows, scale, TOKENS, acc));
-        assert_true(plain->matmul_fixed[TC_M_Q4](&m, 0, tc_panels(ROWS), &rows, scale, TOKENS, other));
+        for (uint32_t n = FEW; n <= TOKENS; n += TOKENS - FEW) {
+            assert_true(s->k->matmul_fixed[TC_M_Q4](&m, 0, tc_panels(ROWS), &rows, scale, n, acc));
+            assert_true(plain->matmul_fixed[TC_M_Q4](&m, 0, tc_panels(ROWS), &rows, scale, n, other));
+        }
         assert_memory_equal(own, theirs, sizeof own);
         tc_free(memory);
         tc_free(data);
@@ -751,7 +755,8 @@ static int bench(uint32_t threads, int argc, char **argv)
     const char *only = argc > 0 && strcmp(argv[0], "all") != 0 ? argv[0] : NULL,
                *only_isa = argc > 1 && strcmp(argv[1], "all") != 0 ? argv[1] : NULL;
     const uint32_t rows = argc > 2 ? (uint32_t)atoi(argv[2]) : 0;
-    static const char *const isas[] = {"avx2", "avx512", "avx512vnni", "avx512vbmi", "avx512bf16", "amx"};
+    static const char *const isas[] = {"avx2",       "avx512",      "avx512vnni", "avx512vbmi",
+                                       "avx512bf16", "avx512pairs", "amx"};
     static const uint32_t tokens[] = {1, 2, 4, 8, 16, 32, 64};
     const int counts = sizeof tokens / sizeof *tokens;
     const tc_team_options options = {.threads = threads, .spin_us = 100};
@@ -807,8 +812,8 @@ int main(int argc, char **argv)
     } all[] = {{"exact", TC_EXACT},     {"scalar", TC_FLOAT},    {"avx2", TC_FLOAT},
                {"avx512", TC_FLOAT},    {"amx", TC_FLOAT},       {"scalar", TC_FAST},
                {"avx2", TC_FAST},       {"avx512", TC_FAST},     {"avx512vnni", TC_FAST},
-               {"avx512vbmi", TC_FAST}, {"avx512bf16", TC_FAST}, {"amx", TC_FAST},
-               {NULL, TC_FAST}};
+               {"avx512vbmi", TC_FAST}, {"avx512bf16", TC_FAST}, {"avx512pairs", TC_FAST},
+               {"amx", TC_FAST},        {NULL, TC_FAST}};
     int failed = 0;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         subject s = {.precision = all[i].precision};
