@@ -11,7 +11,10 @@ enum {
     GROUP = TC_TILE_ROWS, // tokens of a tile
     TOKENS_FROM = 6,      // fewer are not worth a tile
     SPANS_MAX = 128,      // of a panel kept decoded: 128 KiB
-    TILES_AHEAD = 4096    // bytes asked for
+    // A single group of tokens meets spans as they are decoded, two behind: a tile does not take what a store
+    // still holds. So many lie in the first cache by turns.
+    RING = 4,
+    BEHIND = 2,
 };
 
 // Tiles: 0 to 3 sums (of a panel the high plane, then the low one; two panels), 4 and 5 activations, 6 and 7
@@ -29,27 +32,52 @@ INLINE void configure(int tokens)
     tc_tiles_configure(rows);
 }
 
-INLINE void decode_panel(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const bool is_q4,
-                         int which, scratch *own)
+// Where the decoding of a panel is.
+typedef struct decoder {
+    const tc_quant_view *view;
+    __m512i codes;
+    tc_panel_scales scales;
+    uint32_t span, known; // scales are known up to there
+    const uint8_t *tiles;
+    bool is_q4;
+} decoder;
+
+INLINE decoder decoder_begin(const tc_matrix *w, const tc_quant_view *v, uint32_t panel, const bool is_q4)
 {
-    const __m512i codes = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)w->fast));
-    const __m512i low = _mm512_set1_epi8(15);
-    tc_panel_scales ps = tc_panel_scales_begin(v, panel);
-    const uint8_t *tiles = tc_q4_tiles(v, panel);
-    for (uint32_t s = 0, known = 0; s < v->spans; s++) {
-        int8_t *to = own->weights[which][s];
-        if (!v->stride)
-            _mm512_store_ps(own->scales[which][s], tc_panel_scales_at(v, &ps, s, 0));
-        else if (s == known)
-            known += tc_panel_scales_next(v, &ps, s, (__m512 *)own->scales[which][s]);
-        for (int i = 0; i < 8 && is_q4; i++, tiles += 64) {
-            __m512i pair = _mm512_load_si512(tiles);
-            _mm_prefetch((const char *)tiles + TILES_AHEAD, _MM_HINT_T0);
-            _mm512_store_si512(to + i * 128, _mm512_shuffle_epi8(codes, _mm512_and_si512(pair, low)));
-            _mm512_store_si512(to + i * 128 + 64,
-                               _mm512_shuffle_epi8(codes, _mm512_and_si512(_mm512_srli_epi16(pair, 4), low)));
-        }
+    return (decoder){.view = v,
+                     .codes = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)w->fast)),
+                     .scales = tc_panel_scales_begin(v, panel),
+                     .tiles = is_q4 ? tc_q4_tiles(v, panel) : (const uint8_t *)tc_q8_tiles(v, panel),
+                     .is_q4 = is_q4};
+}
+
+// The next span: its scales, and a tile of its weights where they are not one as they lie.
+INLINE void decode_span(decoder *d, float (*scales)[TC_PANEL_ROWS], int8_t *to)
+{
+    const uint32_t s = d->span++;
+    if (!d->view->stride)
+        _mm512_store_ps(scales[s], tc_panel_scales_at(d->view, &d->scales, s, 0));
+    else if (s == d->known)
+        d->known += tc_panel_scales_next(d->view, &d->scales, s, (__m512 *)scales[s]);
+    for (int i = 0; i < (d->is_q4 ? 8 : 16); i++, d->tiles += 64) {
+        _mm_prefetch((const char *)d->tiles + PREFETCH_BYTES, _MM_HINT_T1);
+        if (!d->is_q4) continue;
+        const __m512i pair = _mm512_load_si512(d->tiles);
+        _mm512_store_si512(to + i * 128, look_up_low(d->codes, pair));
+        _mm512_store_si512(to + i * 128 + 64, look_up_high(d->codes, pair));
     }
+}
+
+// Spans of one panel or two up to `end`.
+INLINE void decode_to(scratch *own, decoder *next, const bool two, uint32_t end, const uint32_t ring)
+{
+    if (end > next->view->spans) end = next->view->spans;
+    while (next->span < end) {
+        const uint32_t slot = next->span % ring;
+        decode_span(next, own->scales[0], own->weights[0][slot]);
+        if (two) decode_span(next + 1, own->scales[1], own->weights[1][slot]);
+    }
+    tc_tiles_read(own);
 }
 
 // One span of both planes with one panel, or two. Panels of 16 tokens: the activations, which come from the
@@ -101,17 +129,19 @@ INLINE void add_span(const scratch *own, uint32_t span, const bool two, const fl
 
 // A span's tiles are multiplied before the sums of the span ahead of it are added: additions that wait for a
 // product's 52 cycles and its store would keep the next products from being begun.
+// next: the decoders, where this is the panels' only group.
 INLINE void group_sums(const tc_quant_view *v, uint32_t panel, const bool is_q4, const bool two,
-                       const tc_rounded_row *x, size_t stride, const int tokens, scratch *own,
+                       const tc_rounded_row *x, size_t stride, const int tokens, scratch *own, decoder *next,
                        __m512 sum[2][GROUP])
 {
     const int8_t *a = is_q4 ? own->weights[0][0] : tc_q8_tiles(v, panel);
     const int8_t *b = is_q4 ? own->weights[1][0] : tc_q8_tiles(v, panel + 1);
     for (int t = 0; t < tokens; t++) sum[0][t] = sum[1][t] = _mm512_setzero_ps();
     for (uint32_t s = 0; s < v->spans; s++) {
-        const size_t at = (size_t)s * TC_SPAN_COLS;
-        multiply_span(a + (size_t)s * TC_TILE_BYTES, b + (size_t)s * TC_TILE_BYTES, two, x->high + at,
-                      x->low + at, stride, own->sums[s % 2]);
+        const size_t at = (size_t)s * TC_SPAN_COLS,
+                     tile = (size_t)(next && is_q4 ? s % RING : s) * TC_TILE_BYTES;
+        if (next) decode_to(own, next, two, s + 1 + BEHIND, RING);
+        multiply_span(a + tile, b + tile, two, x->high + at, x->low + at, stride, own->sums[s % 2]);
         if (s) add_span(own, s - 1, two, x->scale + s - 1, stride, tokens, sum);
     }
     add_span(own, v->spans - 1, two, x->scale + v->spans - 1, stride, tokens, sum);
@@ -132,19 +162,19 @@ INLINE void panels_tiles(const tc_matrix *w, const tc_quant_view *v, uint32_t pa
                          tc_kernel_sink *to)
 {
     const __m512 step = _mm512_set1_ps(is_q4 ? w->fast_step : 1.0f);
+    decoder d[2] = {decoder_begin(w, v, panel, is_q4)}, *const next = n <= GROUP ? d : NULL;
     int configured = 0;
-    decode_panel(w, v, panel, is_q4, 0, own);
-    if (two) decode_panel(w, v, panel + 1, is_q4, 1, own);
-    tc_tiles_read(own);
+    if (two) d[1] = decoder_begin(w, v, panel + 1, is_q4);
+    if (!next) decode_to(own, d, two, v->spans, SPANS_MAX);
     for (uint32_t t = 0; t < n; t += GROUP) {
         __m512 sum[2][GROUP];
         int tokens = n - t < GROUP ? (int)(n - t) : GROUP;
         if (tokens != configured) configure(tokens);
         configured = tokens;
         if (tokens == GROUP)
-            group_sums(v, panel, is_q4, two, x->rounded + t, stride, GROUP, own, sum);
+            group_sums(v, panel, is_q4, two, x->rounded + t, stride, GROUP, own, next, sum);
         else
-            group_sums(v, panel, is_q4, two, x->rounded + t, stride, tokens, own, sum);
+            group_sums(v, panel, is_q4, two, x->rounded + t, stride, tokens, own, next, sum);
         for (uint32_t p = 0; p < (two ? 2 : 1); p++) {
             for (int i = 0; i < tokens; i++) sum[p][i] = _mm512_mul_ps(sum[p][i], step);
             tc_put(to, w, panel + p, t, tokens, sum[p]);
