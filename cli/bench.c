@@ -13,13 +13,13 @@
 static const struct {
     const char *name;
     tc_status (*run)(tc_bench *b, tc_error *e);
-    uint64_t tokens, repetitions; // where the options say nothing
+    uint64_t tokens, prompt_tokens, repetitions; // where the options say nothing
 } figures[] = {
-    {"decode", tc_bench_decode, 128, 5}, {"prompt", tc_bench_prompt, 0, 3},
-    {"users", tc_bench_users, 48, 3},    {"context", tc_bench_context, 32, 3},
-    {"load", tc_bench_load, 0, 1},       {"kernels", tc_bench_kernels, 0, 5},
+    {"decode", tc_bench_decode, 128, 64, 5}, {"prompt", tc_bench_prompt, 0, 0, 3},
+    {"users", tc_bench_users, 48, 16, 3},    {"context", tc_bench_context, 32, 0, 3},
+    {"load", tc_bench_load, 0, 0, 1},        {"kernels", tc_bench_kernels, 0, 0, 5},
 };
-enum { FIGURES = sizeof figures / sizeof *figures, DECODE_PROMPT_TOKENS = 64 };
+enum { FIGURES = sizeof figures / sizeof *figures };
 
 #define FIGURE_NAMES "decode|prompt|users|context|load|kernels"
 
@@ -28,7 +28,7 @@ static tc_status measure(tc_bench *b, int figure, tc_error *e)
     tc_checkpoint *checkpoint = NULL;
     if (!b->tokens) b->tokens = figures[figure].tokens;
     if (!b->repetitions) b->repetitions = figures[figure].repetitions;
-    if (!b->prompt_tokens && figures[figure].run == tc_bench_decode) b->prompt_tokens = DECODE_PROMPT_TOKENS;
+    if (!b->prompt_tokens) b->prompt_tokens = figures[figure].prompt_tokens;
     if (b->o.empty_experts && figures[figure].run != tc_bench_decode)
         return tc_fail(e, TC_ARGUMENT, "--empty-experts is for decode: its answers are zeros");
     if (b->o.empty_experts && b->o.workers_given && !b->o.workers)
@@ -160,6 +160,13 @@ static const tc_option options[] = {
      .min = 1,
      .max = TC_BENCH_USERS_MAX,
      .help = "users: most streams at once (8); 1, 2, 4 ... are measured on the way"},
+    {.name = "--temperature",
+     .kind = TC_OPTION_REAL,
+     .target = &run.b.temperature,
+     .choices = "T",
+     .min = 0,
+     .max = 2,
+     .help = "tokens are drawn at it from the 20 likeliest (0: the likeliest are taken)"},
     {.name = "--positions",
      .kind = TC_OPTION_NUMBER,
      .target = &run.b.positions,

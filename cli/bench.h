@@ -42,6 +42,7 @@ double tc_machine_read(const tc_machine *machine, uint32_t i);
 typedef struct tc_bench {
     const char *model, *figure;
     uint64_t tokens, prompt_tokens, repetitions, users, positions;
+    double temperature;
     bool json;
     const char *prompts; // sizes of `prompt`, by commas; NULL: the usual ones
     uint64_t settle_s;   // between ready and the first measurement

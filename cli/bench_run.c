@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 enum {
+    DRAWN_FROM = 20,    // tokens, where there is a temperature
     SETTLED_TOKENS = 2, // of each stream before the window begins: prompts are done, caches are warm
     SPARE_TOKENS = 64,  // streams that started first go on until the last one's window ends
 };
@@ -16,6 +17,7 @@ enum {
 typedef struct run {
     tc_local *local;
     const tc_load *load;
+    float temperature;
     uint32_t tokens[TC_BENCH_USERS_MAX], settled, finished;
     uint32_t begin_tokens; // of stream 0, at the first mark
     uint32_t windows, marks;
@@ -59,7 +61,7 @@ void tc_window_add(tc_window *total, const tc_window *w)
 }
 
 static tc_status start_request(tc_local *local, uint64_t id, uint32_t prompt_tokens, uint32_t max_tokens,
-                               bool experts, tc_error *e)
+                               float temperature, bool experts, tc_error *e)
 {
     uint32_t *prompt = calloc(prompt_tokens, sizeof *prompt);
     if (!prompt) return tc_fail(e, TC_NOMEM, "out of memory");
@@ -69,7 +71,12 @@ static tc_status start_request(tc_local *local, uint64_t id, uint32_t prompt_tok
         .prompt = prompt,
         .prompt_count = prompt_tokens,
         .max_tokens = max_tokens,
-        .sampling = {.top_p = 1, .repetition_penalty = 1},
+        .sampling = {.temperature = temperature,
+                     .top_p = 1,
+                     .top_k = DRAWN_FROM,
+                     .repetition_penalty = 1,
+                     .seeded = true,
+                     .seed = id},
         .ignore_eos = true,
         .optimize_experts = true,
         .want_experts = experts,
@@ -169,8 +176,8 @@ static tc_status drive(run *r, tc_error *e)
 {
     tc_engine_event event;
     for (uint32_t i = 0; i < r->load->streams; i++)
-        TC_TRY(start_request(r->local, r->load->id + i, r->load->prompt_tokens, tokens_of(r), r->seen != NULL,
-                             e));
+        TC_TRY(start_request(r->local, r->load->id + i, r->load->prompt_tokens, tokens_of(r), r->temperature,
+                             r->seen != NULL, e));
     while (r->finished < r->load->streams) {
         TC_TRY(tc_local_next(r->local, 0, &event, e));
         TC_TRY(on_event(r, &event, e));
@@ -206,7 +213,10 @@ static void fill_windows(run *r, tc_window *ret)
 tc_status tc_bench_run(tc_bench *b, tc_local *local, const tc_load *load, tc_window *ret, tc_touched *touched,
                        tc_error *e)
 {
-    run r = {.local = local, .load = load, .windows = load->windows ? load->windows : 1};
+    run r = {.local = local,
+             .load = load,
+             .temperature = (float)b->temperature,
+             .windows = load->windows ? load->windows : 1};
     tc_seen seen = {0};
     tc_status status;
     if (load->streams < 1 || load->streams > TC_BENCH_USERS_MAX)
@@ -235,7 +245,7 @@ tc_status tc_bench_prefill(tc_bench *b, tc_local *local, uint64_t id, uint32_t p
     if (touched) TC_GOTO(tc_seen_open(&seen, &b->desc, e));
     TC_GOTO(tc_local_ask_status(local, e));
     tc_engine_status before = local->status;
-    TC_GOTO(start_request(local, id, prompt_tokens, 1, touched != NULL, e));
+    TC_GOTO(start_request(local, id, prompt_tokens, 1, 0, touched != NULL, e));
     while (event.kind != TC_ENGINE_FINISHED) {
         TC_GOTO(tc_local_next(local, id, &event, e));
         if (touched && event.kind == TC_ENGINE_EVALUATED && event.experts)

@@ -5,7 +5,7 @@
 
 #include <stdio.h>
 
-enum { WARM_UP_ID = 1000000, WARM_UP_TOKENS = 8, STEPS_OF_USERS = 8, PROMPT_TOKENS = 16 };
+enum { WARM_UP_ID = 1000000, WARM_UP_TOKENS = 8, STEPS_OF_USERS = 8 };
 
 typedef struct measured {
     uint32_t users;
@@ -19,7 +19,7 @@ static tc_status measure(tc_bench *b, tc_local *local, measured *m, uint64_t rep
                          tc_error *e)
 {
     tc_window w;
-    uint32_t prompt = b->prompt_tokens ? (uint32_t)b->prompt_tokens : PROMPT_TOKENS;
+    const uint32_t prompt = (uint32_t)b->prompt_tokens;
     const tc_load load = {1 + repetition * TC_BENCH_USERS_MAX, m->users, prompt, (uint32_t)b->tokens};
     TC_TRY(tc_bench_run(b, local, &load, &w, &m->touched, e));
     double steps = w.steps ? (double)w.steps : 1, rate = (double)w.tokens / w.seconds;
@@ -33,7 +33,7 @@ static tc_status measure(tc_bench *b, tc_local *local, measured *m, uint64_t rep
 // Against the roofs of the memory that was there: when the reading after the last repetition is known, too.
 static void against_roofs(tc_bench *b, const tc_local *local, measured *m)
 {
-    const uint64_t position = (b->prompt_tokens ? b->prompt_tokens : PROMPT_TOKENS) + b->tokens / 2;
+    const uint64_t position = b->prompt_tokens + b->tokens / 2;
     for (uint32_t r = 0; r < m->tokens_per_s.count; r++) {
         const double read = tc_machine_read(&b->machine, r), reads = m->reads.value[r],
                      bytes = (double)tc_bench_step_bytes(b, local, reads, m->users, position);
@@ -62,7 +62,7 @@ static tc_status report(tc_bench *b, const tc_local *local, const measured *m, t
     tc_report_number(r, "tokens_per_expert_read", "  tokens an expert", reads > 0 ? pairs / reads : 0, "");
     tc_report_number(r, "reads_saved_fraction", "  saved", pairs > 0 ? 1 - reads / pairs : 0, "of the reads");
     tc_report_bytes(r, "step_bytes", "a step reads",
-                    tc_bench_step_bytes(b, local, reads, m->users, PROMPT_TOKENS + b->tokens / 2));
+                    tc_bench_step_bytes(b, local, reads, m->users, b->prompt_tokens + b->tokens / 2));
     tc_report_bytes(r, "step_expert_bytes", "  of which routed experts",
                     tc_bench_step_bytes(b, local, reads, 1, 0) - tc_bench_step_bytes(b, local, 0, 1, 0));
     tc_report_samples(r, "read_gb_per_s", "read bandwidth", &b->machine.read_gb_per_s, "GB/s");
@@ -88,7 +88,7 @@ tc_status tc_bench_users(tc_bench *b, tc_error *e)
     measured all[STEPS_OF_USERS] = {0};
     uint32_t count = 0;
     tc_status status;
-    uint32_t prompt = b->prompt_tokens ? (uint32_t)b->prompt_tokens : PROMPT_TOKENS;
+    const uint32_t prompt = (uint32_t)b->prompt_tokens;
     for (uint32_t n = 1; count < STEPS_OF_USERS; n *= 2) {
         all[count++].users = n < b->users ? n : (uint32_t)b->users;
         if (n >= b->users) break;

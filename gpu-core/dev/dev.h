@@ -138,6 +138,21 @@ typedef struct tc_delta_args {
 // over all heads.
 void tc_delta_spans(const tc_dev_geometry *geometry, bool flat, tc_delta_args *ret);
 
+// What a draw needs of a row of logits.
+enum { TC_FEW_MAX = 1024, TC_FEW_ROWS_MAX = 64 };
+typedef struct tc_few_token {
+    float logit;
+    uint32_t id;
+} tc_few_token;
+typedef struct tc_few {
+    uint32_t best; // token of the largest logit, the first of equal ones; and how far the next is behind
+    float gap, max;
+    double sum;     // of all weights e^((logit - max) / temperature); 0 where that is not above 0
+    uint32_t count; // <= TC_FEW_MAX tokens, in any order, whose logits are above those of all others; 0 where
+                    // too many are alike, or nothing is to be drawn
+    const tc_few_token *token;
+} tc_few;
+
 typedef struct tc_dev_ops {
     const char *name;
     void (*free)(tc_dev *dev);
@@ -194,6 +209,10 @@ typedef struct tc_dev_ops {
     // add; shared_gate NULL: shared as it is
     void (*combine)(tc_dev *dev, float *x, const int64_t *sum, const float *shared, const float *shared_gate,
                     uint32_t ld_gate, uint32_t n, uint32_t dim, const float *norm, float *normed);
+    // What draws at these temperatures need of rows of logits, rows <= TC_FEW_ROWS_MAX; waits for it. The
+    // tokens are valid until the next call.
+    void (*few)(tc_dev *dev, const float *logits, uint32_t rows, uint32_t vocab, const float *temperature,
+                tc_few *ret);
 } tc_dev_ops;
 
 // What looking ahead came to, since creation: pairs expected and those that came true, experts that lay there
@@ -201,21 +220,6 @@ typedef struct tc_dev_ops {
 typedef struct tc_ahead_stats {
     uint64_t expected, expected_true, fills, used, pairs;
 } tc_ahead_stats;
-
-// What a draw needs of a row of logits, where the row stays on the device.
-enum { TC_FEW_MAX = 1024, TC_FEW_ROWS_MAX = 64 };
-typedef struct tc_few_token {
-    float logit;
-    uint32_t id;
-} tc_few_token;
-typedef struct tc_few {
-    uint32_t best; // token of the largest logit, the first of equal ones; and how far the next is behind
-    float gap, max;
-    double sum;     // of all weights e^((logit - max) / temperature); 0 where that is not above 0
-    uint32_t count; // <= TC_FEW_MAX tokens, in any order, whose logits are above those of all others; 0 where
-                    // too many are alike, or nothing is to be drawn
-    const tc_few_token *token;
-} tc_few;
 
 // Of a device whose operators only queue work: how a pass over the layers is recorded, replayed and waited
 // for, and how it gets its routed experts without the host. NULL where operators are done when they return.
@@ -261,10 +265,6 @@ typedef struct tc_dev_queue_ops {
     uint32_t (*lent_tokens)(tc_dev *dev);
     void (*experts_deal)(tc_dev *dev, bool (*stands)(void *arg), void *arg);
     uint64_t (*given)(tc_dev *dev);
-    // What draws at these temperatures need of rows of logits, rows <= TC_FEW_ROWS_MAX; waits for it. The
-    // tokens are valid until the next call.
-    void (*few)(tc_dev *dev, const float *logits, uint32_t rows, uint32_t vocab, const float *temperature,
-                tc_few *ret);
     // Benchmarks: every route takes these experts [layers][tokens][top_k] instead of the largest, and expects
     // those that follow as many numbers later; NULL: none. count: of one of the two.
     void (*force_routes)(tc_dev *dev, const uint32_t *expert, size_t count);

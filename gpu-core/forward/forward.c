@@ -137,11 +137,9 @@ const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t r
 bool tc_forward_few(tc_forward *f, const uint32_t *tokens, uint32_t rows, const float *temperature,
                     tc_few *ret)
 {
-    const tc_dev_queue_ops *queue = f->dev->queue;
     uint64_t start = tc_stage_now_us();
-    if (!queue || !queue->few) return false;
     run_head(f, tokens, rows);
-    queue->few(f->dev, f->logits, rows, f->desc->vocab, temperature, ret);
+    f->dev->ops->few(f->dev, f->logits, rows, f->desc->vocab, temperature, ret);
     f->times.head_us += tc_stage_now_us() - start;
     return tc_forward_check(f, NULL) == TC_OK;
 }
@@ -150,6 +148,7 @@ const float *tc_forward_row(tc_forward *f, uint32_t row)
 {
     const size_t vocab = f->desc->vocab;
     uint64_t start = tc_stage_now_us();
+    if (!f->host_logits) return f->logits + row * vocab;
     f->dev->ops->download(f->dev, f->host_logits + row * vocab, f->logits + row * vocab,
                           vocab * sizeof(float));
     f->times.head_us += tc_stage_now_us() - start;

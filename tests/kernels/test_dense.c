@@ -84,8 +84,8 @@ static void test_unary(void **state)
         assert_marked(a, n);
         float sum = d->squares(x, n), expected = p->squares(x, n);
         assert_close(&sum, &expected, 1, 1e-6, "squares");
-        sum = d->sum_exp(x, 8, n);
-        expected = p->sum_exp(x, 8, n);
+        sum = d->sum_exp(x, 8, 0.7f, n);
+        expected = p->sum_exp(x, 8, 0.7f, n);
         assert_close(&sum, &expected, 1, 2e-6, "sum_exp");
     }
 }

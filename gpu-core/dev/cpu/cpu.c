@@ -22,7 +22,8 @@ static size_t rounded_bytes(const tc_dev_geometry *g)
 uint64_t tc_dev_scratch_bytes(const tc_dev_geometry *g, uint32_t threads)
 {
     uint64_t delta = g->dn_layers ? threads * tc_cpu_delta_floats(g) : 1;
-    return tc_cpu_attention_bytes(g, threads) + (delta + rotary_floats(g)) * sizeof(float) +
+    return tc_cpu_attention_bytes(g, threads) + tc_cpu_few_bytes(threads) +
+           (delta + rotary_floats(g)) * sizeof(float) +
            tc_cpu_tokens_max(g) * (rounded_bytes(g) + sizeof(float *) + sizeof(tc_rounded_row)) +
            threads * rounded_bytes(g);
 }
@@ -62,6 +63,7 @@ static void cpu_free(tc_dev *dev)
     unmap_pages(cpu->kv, cpu->kv_bytes);
     unmap_pages(cpu->states, cpu->states_bytes);
     tc_cpu_attention_free(cpu);
+    tc_cpu_few_free(cpu);
     tc_free(cpu->delta_scratch);
     tc_free(cpu->inverse_frequency);
     tc_free(cpu->rotary);
@@ -460,6 +462,7 @@ static const tc_dev_ops cpu_ops = {
     .silu_mul = cpu_silu_mul,
     .add = cpu_add,
     .combine = cpu_combine,
+    .few = tc_cpu_few,
 };
 
 tc_status tc_dev_cpu_create(const tc_dev_geometry *geometry, tc_team *team, const tc_kernels *kernels,
@@ -487,9 +490,9 @@ tc_status tc_dev_cpu_create(const tc_dev_geometry *geometry, tc_team *team, cons
     cpu->x_rounded = tc_alloc(TC_MEM_SCRATCH, tokens_max, sizeof *cpu->x_rounded);
     cpu->rounded_memory = tc_alloc(TC_MEM_SCRATCH, tokens_max, rounded_bytes(g));
     cpu->own_rounded = tc_alloc(TC_MEM_SCRATCH, members, rounded_bytes(g));
-    if (!tc_cpu_attention_create(cpu) || !cpu->kv || !cpu->states || !cpu->delta_scratch ||
-        !cpu->inverse_frequency || !cpu->rotary || !cpu->x_rows || !cpu->x_rounded || !cpu->rounded_memory ||
-        !cpu->own_rounded) {
+    if (!tc_cpu_attention_create(cpu) || !tc_cpu_few_create(cpu) || !cpu->kv || !cpu->states ||
+        !cpu->delta_scratch || !cpu->inverse_frequency || !cpu->rotary || !cpu->x_rows || !cpu->x_rounded ||
+        !cpu->rounded_memory || !cpu->own_rounded) {
         cpu_free(&cpu->dev);
         return tc_fail(e, TC_NOMEM, "out of memory: KV pool %zu bytes, states %zu bytes", cpu->kv_bytes,
                        cpu->states_bytes);

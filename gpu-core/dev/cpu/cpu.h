@@ -46,7 +46,8 @@ typedef struct tc_dev_cpu {
     const float **x_rows;
     tc_rounded_row *x_rounded;
     uint8_t *rounded_memory;
-    uint8_t *own_rounded; // [members] one row for each member
+    uint8_t *own_rounded;         // [members] one row for each member
+    tc_few_token *few, *few_room; // [TC_FEW_ROWS_MAX][TC_FEW_MAX]; what members collect
     tc_batch batch;
 } tc_dev_cpu;
 
@@ -81,3 +82,9 @@ size_t tc_cpu_delta_floats(const tc_dev_geometry *g); // scratch of a member
 void tc_cpu_delta(tc_dev *dev, const tc_delta_args *args);
 
 void tc_cpu_route(tc_dev *dev, const tc_route_args *args);
+
+uint64_t tc_cpu_few_bytes(uint32_t members); // scratch
+bool tc_cpu_few_create(tc_dev_cpu *cpu);     // false: out of memory
+void tc_cpu_few_free(tc_dev_cpu *cpu);
+void tc_cpu_few(tc_dev *dev, const float *logits, uint32_t rows, uint32_t vocab, const float *temperature,
+                tc_few *ret);

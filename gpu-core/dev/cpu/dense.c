@@ -28,10 +28,10 @@ static void scores(const float *q, uint32_t rows, const float *k, uint32_t count
             score[(size_t)r * ld + j] = dot(q + (size_t)r * dim, k + (size_t)j * dim, dim);
 }
 
-static float sum_exp(const float *x, float max, uint32_t n)
+static float sum_exp(const float *x, float max, float factor, uint32_t n)
 {
     float sum = 0;
-    for (uint32_t i = 0; i < n; i++) sum += expf(x[i] - max);
+    for (uint32_t i = 0; i < n; i++) sum += expf((x[i] - max) * factor);
     return sum;
 }
 

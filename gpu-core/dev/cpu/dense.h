@@ -70,7 +70,8 @@ typedef struct tc_dense {
     void (*combine)(float *x, const int64_t *sum, const float *shared, float gate, uint32_t n);
     // Lowest index i >= from with x[i] > than, or n.
     uint32_t (*first_above)(const float *x, uint32_t from, uint32_t n, float than);
-    float (*sum_exp)(const float *x, float max, uint32_t n); // sum of e^(x - max)
+    // sum of e^((x - max) * factor)
+    float (*sum_exp)(const float *x, float max, float factor, uint32_t n);
 
     // y = silu(sum over j of tap[j] * in[j]), taps <= TC_DENSE_TAPS_MAX
     void (*convolve)(const float *const *in, const float *const *tap, uint32_t taps, uint32_t n, float *y);

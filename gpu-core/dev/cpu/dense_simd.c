@@ -258,16 +258,21 @@ static uint32_t first_above(const float *x, uint32_t from, uint32_t n, float tha
     return from;
 }
 
-static float sum_exp(const float *x, float max, uint32_t n)
+INLINE vec exp_of(const float *x, float max, float factor)
+{
+    return v_exp(v_mul(v_sub(v_load(x), v_set(max)), v_set(factor)));
+}
+
+static float sum_exp(const float *x, float max, float factor, uint32_t n)
 {
     vec sum = v_zero(), rest = v_set(-INFINITY);
     uint32_t i = 0;
-    for (; i + LANES <= n; i += LANES) sum = v_add(sum, v_exp(v_sub(v_load(x + i), v_set(max))));
+    for (; i + LANES <= n; i += LANES) sum = v_add(sum, exp_of(x + i, max, factor));
     if (i < n) {
         float last[LANES];
         v_store(last, rest);
         memcpy(last, x + i, (n - i) * sizeof *last);
-        sum = v_add(sum, v_exp(v_sub(v_load(last), v_set(max))));
+        sum = v_add(sum, exp_of(last, max, factor));
     }
     return v_sum(sum);
 }

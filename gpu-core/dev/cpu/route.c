@@ -34,7 +34,7 @@ static void softmax_weights(const route_job *job, const float *logits, const flo
     const tc_route_args *a = job->args;
     float sum = 0;
     for (uint32_t i = 0; i < a->top_k; i++) sum += expf(best[i] - best[0]);
-    if (!a->renormalise) sum = job->dense->sum_exp(logits, best[0], a->experts);
+    if (!a->renormalise) sum = job->dense->sum_exp(logits, best[0], 1, a->experts);
     for (uint32_t i = 0; i < a->top_k; i++) weight[i] = expf(best[i] - best[0]) / sum * a->scale;
 }
 

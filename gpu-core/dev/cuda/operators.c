@@ -418,6 +418,7 @@ const tc_dev_ops tc_cuda_ops = {
     .silu_mul = cuda_silu_mul,
     .add = cuda_add,
     .combine = cuda_combine,
+    .few = cuda_few,
 };
 
 const tc_dev_queue_ops tc_cuda_queue_ops = {
@@ -431,7 +432,6 @@ const tc_dev_queue_ops tc_cuda_queue_ops = {
     .given = tc_cuda_prompt_given,
     .force_routes = cuda_force_routes,
     .aside = cuda_aside,
-    .few = cuda_few,
     .ahead_tokens = cuda_ahead_tokens,
     .also_norm = cuda_also_norm,
     .join_us = cuda_join_us,

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows: what the cuda device says of rows of logits (tc_dev_queue_ops.few) is what is in them, and draws
-// from it give the tokens that draws from the whole row give. Without a GPU it says so and is skipped.
+// Shows: what a device says of rows of logits (tc_dev_ops.few) is what is in them, and draws from it give the
+// tokens that draws from the whole row give: the cpu device with each of its dense tables, and the cuda
+// device where there is a GPU; where there is none it says so.
 #include "common/base/clock.h"
+#include "common/base/team.h"
+#include "common/kernels/kernels.h"
 #include "gpu-core/dev/cuda_library.h"
 #include "gpu-core/forward/sample.h"
 #include "tests/support/cmocka_all.h"
@@ -9,10 +12,9 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { VOCAB_MAX = 151936, DRAWS = 300, SKIPPED = 77 };
+enum { VOCAB_MAX = 151936, DRAWS = 300, THREADS = 2 };
 
 typedef struct fixture {
-    const tc_cuda_library *cuda;
     tc_dev *dev;
 } fixture;
 
@@ -114,7 +116,7 @@ static void test_few(void **state)
             void *memory = f->dev->ops->alloc(f->dev, TC_MEM_SCRATCH, bytes);
             assert_non_null(memory);
             f->dev->ops->upload(f->dev, memory, logits, bytes);
-            f->dev->queue->few(f->dev, memory, rows, vocab, temperature, few);
+            f->dev->ops->few(f->dev, memory, rows, vocab, temperature, few);
             for (uint32_t r = 0; r < rows; r++) {
                 const float *row = logits + (size_t)r * vocab;
                 check_best(row, vocab, &few[r]);
@@ -142,7 +144,7 @@ static void test_odd_rows(void **state)
     }
     void *memory = f->dev->ops->alloc(f->dev, TC_MEM_SCRATCH, 3 * VOCAB * sizeof *logits);
     f->dev->ops->upload(f->dev, memory, logits, 3 * VOCAB * sizeof *logits);
-    f->dev->queue->few(f->dev, memory, 3, VOCAB, temperature, few);
+    f->dev->ops->few(f->dev, memory, 3, VOCAB, temperature, few);
     assert_true(few[0].best == 0 && few[0].gap == 0 && few[0].count == 0 && fabs(few[0].sum - VOCAB) < 1e-3);
     assert_true(few[1].best == 0 && few[1].count == 0 && few[1].sum == 0);
     assert_true(few[2].best == 4321 && few[2].count == 1 && few[2].token[0].id == 4321);
@@ -172,7 +174,7 @@ static void test_time(void **state)
         tc_few few;
         uint64_t begin = tc_now_us();
         for (int i = 0; i < CALLS; i++) {
-            f->dev->queue->few(f->dev, memory, 1, VOCAB_MAX, &temperature, &few);
+            f->dev->ops->few(f->dev, memory, 1, VOCAB_MAX, &temperature, &few);
             assert_true(tc_sample_few(s, &few, &p, 3, &token));
         }
         uint64_t middle = tc_now_us();
@@ -180,7 +182,7 @@ static void test_time(void **state)
             f->dev->ops->download(f->dev, row, memory, bytes);
             (void)tc_sample(s, row, &p, history, 0, 3, NULL);
         }
-        print_message("%s, %d tokens: %.0f us with the row on the card, %.0f us with it brought\n",
+        print_message("%s, %d tokens: %.0f us from what the device says, %.0f us from the whole row\n",
                       warm ? "temperature 0.7, top-p 0.9" : "greedy", VOCAB_MAX,
                       (double)(middle - begin) / CALLS, (double)(tc_now_us() - middle) / CALLS);
     }
@@ -190,30 +192,60 @@ static void test_time(void **state)
     free(row);
 }
 
-int main(void)
+static int run(const char *name, fixture *f)
 {
-    static fixture f;
+    const struct CMUnitTest tests[] = {cmocka_unit_test_prestate(test_few, f),
+                                       cmocka_unit_test_prestate(test_odd_rows, f),
+                                       cmocka_unit_test_prestate(test_time, f)};
+    srand(11);
+    return cmocka_run_group_tests_name(name, tests, NULL, NULL);
+}
+
+static const tc_dev_geometry geometry = {
+    .matmul_cols_max = 64, .positions_max = 64, .pages = 1, .slots = 1, .kv_type = TC_KV_F16};
+
+static int run_cpu(const char *isa)
+{
+    const tc_team_options options = {.threads = THREADS, .spin_us = 100};
+    const tc_kernels *kernels;
+    tc_team *team = NULL;
+    fixture f = {NULL};
+    tc_error e;
+    if (tc_kernels_get(TC_FAST, isa, &kernels, &e) != TC_OK) {
+        print_message("[  SKIPPED ] %s\n", e.text);
+        return 0;
+    }
+    int failed = 1;
+    if (tc_team_create(&options, &team, &e) == TC_OK &&
+        tc_dev_cpu_create(&geometry, team, kernels, &f.dev, &e) == TC_OK)
+        failed = run(isa, &f);
+    tc_dev_free(f.dev);
+    tc_team_free(team);
+    return failed;
+}
+
+static int run_cuda(void)
+{
+    const tc_cuda_library *cuda;
+    fixture f = {NULL};
     tc_error e = {0};
     char card[128];
-    const tc_cuda_options o = {.geometry = {.matmul_cols_max = 64,
-                                            .positions_max = 64,
-                                            .pages = 1,
-                                            .slots = 1,
-                                            .kv_type = TC_KV_F16},
+    const tc_cuda_options o = {.geometry = geometry,
                                .hidden = 64,
                                .experts = 4,
                                .top_k = 1,
                                .tokens_max = 1,
                                .vram_bytes = 2ull << 30};
-    srand(11);
-    if (tc_cuda_library_load(0, &f.cuda, card, &e) != TC_OK || f.cuda->create(&o, &f.dev, &e) != TC_OK) {
-        print_message("[  SKIPPED ] cuda-few: %s\n", e.text);
-        return SKIPPED;
+    if (tc_cuda_library_load(0, &cuda, card, &e) != TC_OK || cuda->create(&o, &f.dev, &e) != TC_OK) {
+        print_message("[  SKIPPED ] cuda: %s\n", e.text);
+        return 0;
     }
-    const struct CMUnitTest tests[] = {cmocka_unit_test_prestate(test_few, &f),
-                                       cmocka_unit_test_prestate(test_odd_rows, &f),
-                                       cmocka_unit_test_prestate(test_time, &f)};
-    int failed = cmocka_run_group_tests_name("cuda few", tests, NULL, NULL);
+    int failed = run("cuda", &f);
     tc_dev_free(f.dev);
     return failed;
+}
+
+int main(void)
+{
+    return run_cpu("scalar") + run_cpu("avx2") + run_cpu("avx512") + run_cuda();
 }
