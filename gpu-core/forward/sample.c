@@ -10,8 +10,9 @@
 enum {
     ARGMAX_RUN = 256,
     WEIGHT_LEAST = -60, // e to it: a whole vocabulary of such weights is lost in the rounding of the sum
-    BUCKETS = 512,
-    BUCKETS_A_NAT = 8,
+    HEAP_MAX = 256,     // of the k best; more are found by splitting
+    HEAVY = 64,         // times the average weight: so many of the tokens at most
+    LIGHTER = 8,        // times, the ones looked at next
 };
 
 typedef struct candidate {
@@ -25,9 +26,6 @@ struct tc_sampler {
     uint32_t *seen; // uses of each token; all zero between calls
     candidate *candidates;
     float *weights; // of each token, relative to the most likely one
-    // Candidates lie in buckets by falling logit, of which only those are sorted that a draw looks into.
-    uint32_t begin[BUCKETS + 1];
-    uint32_t sorted; // buckets from the first on
 };
 
 tc_status tc_sampler_create(uint32_t vocab, tc_sampler **ret, tc_error *e)
@@ -119,12 +117,10 @@ static void forbid(tc_sampler *s, const tc_sample_params *p)
         if (p->forbidden[i] < s->vocab) s->logits[p->forbidden[i]] = -INFINITY;
 }
 
-// Falling by logit; equal logits by rising id, so that the order is total.
-static int by_logit(const void *a, const void *b)
+// The order that ranks candidates: falling by logit, equal ones by rising id, so that it is total.
+static inline bool before(const candidate *a, const candidate *b)
 {
-    const candidate *x = a, *y = b;
-    if (x->logit != y->logit) return x->logit > y->logit ? -1 : 1;
-    return x->id < y->id ? -1 : x->id > y->id;
+    return a->logit > b->logit || (a->logit == b->logit && a->id < b->id);
 }
 
 static void sift_down(candidate *heap, uint32_t n, uint32_t i)
@@ -132,7 +128,7 @@ static void sift_down(candidate *heap, uint32_t n, uint32_t i)
     for (;;) {
         uint32_t worst = i;
         for (uint32_t c = 2 * i + 1; c <= 2 * i + 2 && c < n; c++)
-            if (by_logit(&heap[c], &heap[worst]) > 0) worst = c;
+            if (before(&heap[worst], &heap[c])) worst = c;
         if (worst == i) return;
         candidate swap = heap[i];
         heap[i] = heap[worst];
@@ -142,18 +138,98 @@ static void sift_down(candidate *heap, uint32_t n, uint32_t i)
 }
 
 // The k best, through a heap whose root is the worst kept one.
-static uint32_t collect_top_k(tc_sampler *s, uint32_t k)
+static void heap_top_k(tc_sampler *s, uint32_t k)
 {
     candidate *heap = s->candidates;
     for (uint32_t i = 0; i < k; i++) heap[i] = (candidate){s->logits[i], 0, i};
     for (uint32_t i = k / 2; i-- > 0;) sift_down(heap, k, i);
     for (uint32_t i = k; i < s->vocab; i++) {
         candidate c = {s->logits[i], 0, i};
-        if (by_logit(&c, &heap[0]) >= 0) continue;
+        if (!before(&c, &heap[0])) continue;
         heap[0] = c;
         sift_down(heap, k, 0);
     }
-    return k;
+}
+
+// ---- finding what is at a rank, or at a mass, by splitting: nothing is sorted ----
+
+static inline void swap(candidate *a, candidate *b)
+{
+    const candidate c = *a;
+    *a = *b;
+    *b = c;
+}
+
+// Splits [begin, end), two or more: returns where one of them is when all that rank before it lie before it.
+static uint32_t split(candidate *c, uint32_t begin, uint32_t end)
+{
+    const uint32_t middle = begin + (end - begin) / 2, last = end - 1;
+    uint32_t at = begin;
+    if (before(&c[middle], &c[begin])) swap(&c[middle], &c[begin]);
+    if (before(&c[last], &c[begin])) swap(&c[last], &c[begin]);
+    if (before(&c[middle], &c[last])) swap(&c[middle], &c[last]); // the middle one of three is the last now
+    const candidate pivot = c[last];
+    for (uint32_t i = begin; i < last; i++) { // without a branch: which way it goes nobody can tell ahead
+        const bool ahead = before(&c[i], &pivot);
+        swap(&c[i], &c[at]);
+        at += ahead;
+    }
+    swap(&c[at], &c[last]);
+    return at;
+}
+
+// The k best of n come first; k < n.
+static void split_at_rank(candidate *c, uint32_t n, uint32_t k)
+{
+    for (uint32_t begin = 0, end = n; end - begin > 1;) {
+        const uint32_t at = split(c, begin, end);
+        if (at == k) return;
+        if (at > k)
+            end = at;
+        else
+            begin = at + 1;
+    }
+}
+
+static void take_top_k(tc_sampler *s, uint32_t k)
+{
+    if (k <= HEAP_MAX) {
+        heap_top_k(s, k);
+        return;
+    }
+    for (uint32_t i = 0; i < s->vocab; i++) s->candidates[i] = (candidate){s->logits[i], 0, i};
+    split_at_rank(s->candidates, s->vocab, k);
+}
+
+static double mass_of(const candidate *c, uint32_t n)
+{
+    double mass = 0;
+    for (uint32_t i = 0; i < n; i++) mass += c[i].p;
+    return mass;
+}
+
+// Of n >= 1 the one whose mass, with that of all that rank before it, is the first above `mass` (the last one
+// where none is): returns where it is, behind those before it, whose mass is *ret_before.
+static uint32_t split_at_mass(candidate *c, uint32_t n, double mass, double *ret_before)
+{
+    uint32_t begin = 0, end = n;
+    double done = 0;
+    while (end - begin > 1) {
+        const uint32_t at = split(c, begin, end);
+        const double left = done + mass_of(c + begin, at - begin), with = left + c[at].p;
+        if (mass < left) {
+            end = at;
+        } else if (mass < with || at + 1 == end) {
+            begin = at;
+            done = left;
+            break;
+        } else {
+            begin = at + 1;
+            done = with;
+        }
+    }
+    *ret_before = done;
+    return begin;
 }
 
 // e^x for x in [WEIGHT_LEAST, 0], to 2e-7 of it: Cody and Waite's reduction, a polynomial of degree 6. No
@@ -184,122 +260,74 @@ static double weigh_all(tc_sampler *s, float max, float temperature)
     return sum;
 }
 
-static uint32_t bucket_of(float logit, float max, float scale)
-{
-    float at = (max - logit) * scale;
-    return at < BUCKETS - 1 ? (uint32_t)at : BUCKETS - 1;
-}
-
-// How many candidates each bucket has becomes where its next one goes. Returns how many there are in all.
-static uint32_t begin_buckets(tc_sampler *s, uint32_t at[BUCKETS])
+// Tokens of weights in [least, below), of those that weigh anything. Returns their number.
+static uint32_t collect(tc_sampler *s, double least, double below)
 {
     uint32_t n = 0;
-    for (uint32_t b = 0; b < BUCKETS; b++) {
-        s->begin[b] = n;
-        n += at[b];
-        at[b] = s->begin[b];
-    }
-    s->begin[BUCKETS] = n;
-    s->sorted = 0;
+    for (uint32_t i = 0; i < s->vocab; i++)
+        if (s->weights[i] > 0 && s->weights[i] >= least && s->weights[i] < below)
+            s->candidates[n++] = (candidate){s->logits[i], s->weights[i], i};
     return n;
 }
 
-// Tokens that weigh at least `least`, and anything at all, put into buckets. Returns their number.
-static uint32_t collect_buckets(tc_sampler *s, float max, float scale, double least)
+// Weights of n candidates; returns their sum.
+static double weigh(candidate *c, uint32_t n, float temperature)
 {
-    uint32_t at[BUCKETS] = {0}, n;
-    for (uint32_t i = 0; i < s->vocab; i++)
-        if (s->weights[i] > 0 && s->weights[i] >= least) at[bucket_of(s->logits[i], max, scale)]++;
-    n = begin_buckets(s, at);
-    for (uint32_t i = 0; i < s->vocab; i++)
-        if (s->weights[i] > 0 && s->weights[i] >= least)
-            s->candidates[at[bucket_of(s->logits[i], max, scale)]++] =
-                (candidate){s->logits[i], s->weights[i], i};
-    return n;
-}
-
-static void sort_bucket(tc_sampler *s, uint32_t b)
-{
-    qsort(s->candidates + s->begin[b], s->begin[b + 1] - s->begin[b], sizeof *s->candidates, by_logit);
-}
-
-// The candidate that is i-th by weight, where all before it have been asked for.
-static const candidate *ranked(tc_sampler *s, uint32_t i)
-{
-    while (s->sorted < BUCKETS && s->begin[s->sorted] <= i) sort_bucket(s, s->sorted++);
-    return &s->candidates[i];
-}
-
-// Of the k best; returns their sum.
-static double weigh_ranked(tc_sampler *s, uint32_t k, float temperature)
-{
-    candidate *c = s->candidates;
+    float max = c[0].logit;
     double sum = 0;
-    (void)ranked(s, k - 1);
-    for (uint32_t i = 0; i < k; i++) {
-        c[i].p = (float)exp((double)(c[i].logit - c[0].logit) / temperature);
+    for (uint32_t i = 1; i < n; i++) max = c[i].logit > max ? c[i].logit : max;
+    for (uint32_t i = 0; i < n; i++) {
+        c[i].p = (float)exp((double)(c[i].logit - max) / temperature);
         sum += c[i].p;
     }
     return sum;
 }
 
-// The k best of the vocabulary as one bucket.
-static double weigh_top_k(tc_sampler *s, uint32_t k, float temperature)
+static uint32_t pick(candidate *c, uint32_t n, double at)
 {
-    collect_top_k(s, k);
-    s->begin[0] = 0;
-    for (uint32_t b = 1; b <= BUCKETS; b++) s->begin[b] = k;
-    s->sorted = 0;
-    return weigh_ranked(s, k, temperature);
+    double mass;
+    return c[split_at_mass(c, n, at, &mass)].id;
 }
 
-// Candidates of a total mass `sum`; keeps the first ones that top-p and min-p leave. Returns their number and
-// mass.
-static uint32_t truncate_tail(tc_sampler *s, uint32_t n, const tc_sample_params *params, double sum,
+// Those of n candidates that top-p leaves, where all tokens together weigh `sum`: they come first. Returns
+// their number and mass.
+static uint32_t truncate_tail(candidate *c, uint32_t n, const tc_sample_params *params, double sum,
                               double *ret_mass)
 {
-    const float first = ranked(s, 0)->p;
-    double mass = 0;
-    uint32_t kept = 0;
-    while (kept < n) {
-        const float p = ranked(s, kept)->p;
-        if (kept && (mass >= (double)params->top_p * sum || p < params->min_p * first || p <= 0))
-            break; // what weighs nothing (forbidden, masked) is never the last one kept
-        mass += p;
-        kept++;
+    if (params->top_p >= 1) {
+        *ret_mass = mass_of(c, n);
+        return n;
     }
-    *ret_mass = mass;
+    // the first at which the mass is not below that part of the sum
+    const uint32_t last = split_at_mass(c, n, nextafter((double)params->top_p * sum, 0), ret_mass);
+    *ret_mass += c[last].p;
+    return last + 1;
+}
+
+// Those of n candidates that min-p leaves come first; the best weighs 1. What weighs nothing (forbidden,
+// masked) is never left. Returns their number.
+static uint32_t drop_light(candidate *c, uint32_t n, float min_p)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (c[i].p > 0 && c[i].p >= min_p) swap(&c[i], &c[kept++]);
     return kept;
 }
 
-// The candidate at `at` of the mass of the first n.
-static uint32_t pick(tc_sampler *s, uint32_t n, double at)
+// A draw from all tokens, `at` of their sum: among the heavy ones first, of which there are few.
+static uint32_t pick_of_all(tc_sampler *s, double at, double sum)
 {
-    for (uint32_t i = 0; i < n; i++) {
-        at -= ranked(s, i)->p;
-        if (at < 0) return s->candidates[i].id;
+    const double average = sum / s->vocab;
+    double least = average * HEAVY, below = INFINITY;
+    uint32_t last = 0;
+    for (;; below = least, least = least > average ? least / LIGHTER : 0) {
+        const uint32_t n = collect(s, least, below);
+        const double mass = mass_of(s->candidates, n);
+        if (at < mass) return pick(s->candidates, n, at);
+        if (n) last = s->candidates[n - 1].id;
+        if (least <= 0) return last; // rounding left nothing to draw from
+        at -= mass;
     }
-    return s->candidates[n - 1].id;
-}
-
-// Draws from all tokens in the same order: only the bucket that the number falls into is looked at.
-static uint32_t pick_of_all(tc_sampler *s, float max, float scale, double at)
-{
-    double mass[BUCKETS] = {0};
-    uint32_t b = 0, last = 0, n = 0;
-    for (uint32_t i = 0; i < s->vocab; i++)
-        if (s->weights[i] > 0) mass[bucket_of(s->logits[i], max, scale)] += s->weights[i];
-    for (uint32_t i = 0; i < BUCKETS; i++)
-        if (mass[i] > 0) last = i;
-    for (; b < last && at >= mass[b]; b++) at -= mass[b];
-    for (uint32_t i = 0; i < s->vocab; i++)
-        if (s->weights[i] > 0 && bucket_of(s->logits[i], max, scale) == b)
-            s->candidates[n++] = (candidate){s->logits[i], s->weights[i], i};
-    s->begin[0] = 0;
-    s->begin[1] = n;
-    sort_bucket(s, 0);
-    s->sorted = BUCKETS;
-    return pick(s, n, at);
 }
 
 // One number in [0, 1) from the seed and the token's number (splitmix64's finaliser on a Weyl sequence).
@@ -345,45 +373,38 @@ bool tc_sample_changes(const tc_sample_params *p)
 
 // ---- from what a device says of the row ----
 
-// All of them into buckets, with their weights.
-static void bucket_few(tc_sampler *s, const tc_few *few, float temperature)
-{
-    const float scale = BUCKETS_A_NAT / temperature, inverse = 1 / temperature;
-    uint32_t at[BUCKETS] = {0};
-    for (uint32_t i = 0; i < few->count; i++) at[bucket_of(few->token[i].logit, few->max, scale)]++;
-    (void)begin_buckets(s, at);
-    for (uint32_t i = 0; i < few->count; i++) {
-        const float logit = few->token[i].logit, x = (logit - few->max) * inverse;
-        s->candidates[at[bucket_of(logit, few->max, scale)]++] =
-            (candidate){logit, x > WEIGHT_LEAST ? exponential(x) : 0, few->token[i].id};
-    }
-}
-
 bool tc_sample_few(tc_sampler *s, const tc_few *few, const tc_sample_params *params, uint64_t number,
                    uint32_t *ret)
 {
     const bool top_k = params->top_k > 0 && params->top_k < s->vocab;
-    uint32_t n = top_k ? params->top_k : few->count;
+    const float inverse = 1 / params->temperature;
+    candidate *c = s->candidates;
+    uint32_t n = few->count;
     double sum = few->sum, mass = 0, at = uniform(params->seed, number);
     *ret = few->best;
     if (params->temperature <= 0) return true;
-    if (few->count < n || (!top_k && !(sum > 0))) return few->count >= n;
+    if (top_k ? n < params->top_k : !(sum > 0)) return !top_k;
     if (!n) return false;
-    bucket_few(s, few, params->temperature);
+    for (uint32_t i = 0; i < n; i++) {
+        const float logit = few->token[i].logit, x = (logit - few->max) * inverse;
+        c[i] = (candidate){logit, x > WEIGHT_LEAST ? exponential(x) : 0, few->token[i].id};
+    }
     if (top_k) {
-        sum = weigh_ranked(s, n, params->temperature);
+        if (params->top_k < n) split_at_rank(c, n, params->top_k);
+        n = params->top_k;
+        sum = weigh(c, n, params->temperature);
     } else if (params->top_p >= 1 && params->min_p <= 0) {
         at *= sum;
-        for (uint32_t i = 0; i < n; i++) {
-            at -= ranked(s, i)->p;
-            *ret = s->candidates[i].id;
-            if (at < 0) return true;
-        }
-        return false; // it lies behind them
+        if (at >= mass_of(c, n)) return false; // it lies behind them
+        *ret = pick(c, n, at);
+        return true;
     }
-    const uint32_t kept = truncate_tail(s, n, params, sum, &mass);
-    if (!top_k && kept == n && mass < (double)params->top_p * sum) return false; // there may be more to keep
-    *ret = pick(s, kept, at * mass);
+    const uint32_t heavy = drop_light(c, n, params->min_p);
+    if (!heavy) return true; // infinities
+    const uint32_t kept = truncate_tail(c, heavy, params, sum, &mass);
+    // there may be more to keep
+    if (!top_k && heavy == n && kept == n && mass < (double)params->top_p * sum) return false;
+    *ret = pick(c, kept, at * mass);
     return true;
 }
 
@@ -405,17 +426,18 @@ uint32_t tc_sample(tc_sampler *s, const float *logits, const tc_sample_params *p
     double sum, mass, at = uniform(params->seed, count - prompt_count);
     uint32_t n = params->top_k;
     if (n > 0 && n < s->vocab) {
-        sum = weigh_top_k(s, n, params->temperature);
+        take_top_k(s, n);
+        sum = weigh(s->candidates, n, params->temperature);
     } else {
-        const float max = s->logits[argmax(s->logits, s->vocab, NULL)],
-                    scale = BUCKETS_A_NAT / params->temperature;
+        const float max = s->logits[argmax(s->logits, s->vocab, NULL)];
         sum = weigh_all(s, max, params->temperature);
         if (!(sum > 0)) return best;
-        if (params->top_p >= 1 && params->min_p <= 0) return pick_of_all(s, max, scale, at * sum);
+        if (params->top_p >= 1 && params->min_p <= 0) return pick_of_all(s, at * sum, sum);
         // Those below (1 - top_p) / vocab together weigh less than 1 - top_p: not in the nucleus.
-        n = collect_buckets(s, max, scale,
-                            params->top_p < 1 ? (1.0 - (double)params->top_p) / s->vocab * sum : 0);
+        n = collect(s, params->top_p < 1 ? (1.0 - (double)params->top_p) / s->vocab * sum : 0, INFINITY);
     }
-    n = truncate_tail(s, n, params, sum, &mass);
-    return pick(s, n, at * mass);
+    n = drop_light(s->candidates, n, params->min_p);
+    if (!n) return best; // infinities
+    n = truncate_tail(s->candidates, n, params, sum, &mass);
+    return pick(s->candidates, n, at * mass);
 }

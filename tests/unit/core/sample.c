@@ -349,9 +349,87 @@ static void test_few_draw_as_rows(void **state)
     tc_sampler_free(s);
 }
 
+// The number that a draw uses (splitmix64), worked out here once more.
+static double number_of(uint64_t seed, uint64_t n)
+{
+    uint64_t z = seed + (n + 1) * 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return (double)((z ^ (z >> 31)) >> 11) / 9007199254740992.0;
+}
+
+// What a draw is by definition: all tokens sorted, cut off, and counted through. `ret_near`: so near to the
+// next one that rounding may decide.
+static uint32_t drawn_by_sorting(const ranked *all, uint32_t n, const tc_sample_params *p, uint64_t number,
+                                 bool *ret_near)
+{
+    double sum = 0, mass = 0, done = 0;
+    uint32_t kept = 0;
+    if (p->top_k && p->top_k < n) n = p->top_k;
+    for (uint32_t i = 0; i < n; i++) sum += exp((double)(all[i].logit - all[0].logit) / p->temperature);
+    *ret_near = false;
+    for (; kept < n; kept++) {
+        const double w = exp((double)(all[kept].logit - all[0].logit) / p->temperature);
+        *ret_near |= fabs(mass - p->top_p * sum) < 1e-6 * sum && p->top_p < 1;
+        *ret_near |= fabs(w - p->min_p) < 1e-6;
+        if (kept && (mass >= p->top_p * sum || w < p->min_p)) break;
+        mass += w;
+    }
+    const double at = number_of(p->seed, number) * mass;
+    for (uint32_t i = 0; i < kept; i++) {
+        done += exp((double)(all[i].logit - all[0].logit) / p->temperature);
+        *ret_near |= fabs(done - at) < 1e-6 * mass;
+        if (done > at) return all[i].id;
+    }
+    return all[kept - 1].id;
+}
+
+// Peaked and flat rows, rows with many equal ones: what is found by splitting is what sorting finds.
+static void test_draws_are_those_of_a_sort(void **state)
+{
+    (void)state;
+    enum { WORDS = 3000, ROWS = 40, SEEDS = 20 };
+    static const tc_sample_params shapes[] = {{.top_p = 1},
+                                              {.top_p = 0.9f},
+                                              {.top_p = 1, .min_p = 0.1f},
+                                              {.top_p = 0.7f, .min_p = 0.01f},
+                                              {.top_p = 1, .top_k = 17},
+                                              {.top_p = 0.8f, .top_k = 700},
+                                              {.top_p = 1, .top_k = WORDS - 1}};
+    tc_sampler *s = sampler_of(WORDS);
+    ranked *all = malloc(WORDS * sizeof *all);
+    const uint32_t history[1] = {0};
+    uint32_t near = 0, looked = 0;
+    for (int r = 0; r < ROWS; r++) {
+        float row[WORDS];
+        const float width = (float[]){0.01f, 1, 8, 40}[r % 4];
+        const int levels = r % 3 ? 1 << 20 : 9;
+        for (uint32_t i = 0; i < WORDS; i++) row[i] = width * (float)(rand() % levels) / (float)levels;
+        for (uint32_t i = 0; i < WORDS; i++) all[i] = (ranked){row[i], i};
+        qsort(all, WORDS, sizeof *all, falling);
+        for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
+            for (uint32_t seed = 0; seed < SEEDS; seed++, looked++) {
+                tc_sample_params p = shapes[k];
+                bool rounding;
+                p.temperature = r % 2 ? 1 : 0.6f;
+                p.repetition_penalty = 1;
+                p.seed = seed * 1000003 + (uint64_t)r;
+                const uint32_t expected = drawn_by_sorting(all, WORDS, &p, 1, &rounding),
+                               got = tc_sample(s, row, &p, history, 0, 1, NULL);
+                near += rounding;
+                if (!rounding && got != expected)
+                    fail_msg("row %d shape %zu seed %u: %u is not %u", r, k, seed, got, expected);
+            }
+    }
+    if (near >= looked / 10) fail_msg("%u of %u are near a border", near, looked);
+    free(all);
+    tc_sampler_free(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_draws_are_those_of_a_sort),
         cmocka_unit_test(test_bias_and_forbidden),
         cmocka_unit_test(test_mask),
         cmocka_unit_test(test_mask_against_the_rest),
