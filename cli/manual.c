@@ -24,7 +24,7 @@ static const struct {
      "expert worker of a Thermocline server", "Computes the experts of its share for a thermocline-core."},
 };
 
-// roff: a dash is a minus, a leading dot or quote is no request.
+// roff: a dash is a minus, a leading dot or quote is no request, a long list of choices may be broken.
 static void roff(const char *text)
 {
     if (*text == '.' || *text == '\'') fputs("\\&", stdout);
@@ -33,6 +33,8 @@ static void roff(const char *text)
             fputs("\\-", stdout);
         else if (*text == '\\')
             fputs("\\e", stdout);
+        else if (*text == '|')
+            fputs("|\\:", stdout);
         else
             putchar(*text);
     }
