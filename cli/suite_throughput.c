@@ -149,7 +149,7 @@ tc_status tc_suite_carriers(tc_suite *s, tc_error *e)
     for (uint32_t i = 0; i < CARRIERS; i++) {
         all[i].o = tc_suite_options(s);
         all[i].o.sessions = 1;
-        all[i].o.context = SHORT_PROMPT + tokens + SPARE_POSITIONS;
+        all[i].o.context = SHORT_PROMPT + tokens + TC_BENCH_SPARE_POSITIONS;
         all[i].o.data_plane = all[i].plane;
         if (!all[i].plane) {
             all[i].o.workers = 0;
