@@ -47,7 +47,7 @@ INLINE decoder decoder_begin(const tc_matrix *w, const tc_quant_view *v, uint32_
     return (decoder){.view = v,
                      .codes = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)w->fast)),
                      .scales = tc_panel_scales_begin(v, panel),
-                     .tiles = is_q4 ? tc_q4_tiles(v, panel) : (const uint8_t *)tc_q8_tiles(v, panel),
+                     .tiles = tc_quant_tiles(w, v, panel),
                      .is_q4 = is_q4};
 }
 

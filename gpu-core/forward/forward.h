@@ -50,7 +50,7 @@ tc_status tc_forward_run(tc_forward *forward, const tc_batch *batch, int32_t *ch
 // Returns [rows][vocab], valid until the next call. NULL: the device failed.
 const float *tc_forward_logits(tc_forward *forward, const uint32_t *tokens, uint32_t rows);
 // The same without bringing the rows to the host: what draws at these temperatures need of them. False: the
-// device does not do that, or failed; nothing is known.
+// device failed; nothing is known.
 bool tc_forward_few(tc_forward *forward, const uint32_t *tokens, uint32_t rows, const float *temperature,
                     tc_few *ret);
 // One of those rows after all; valid until the head is asked again. NULL: the device failed.

@@ -372,6 +372,14 @@ class Doctor(unittest.TestCase):
                 if fix:
                     self.assertIn(fix, found[topic, finding]["fix"])
 
+    def test_the_kernels_of_a_cpu_are_named(self):
+        flags = "flags : fpu avx2 avx512bw avx512_vnni avx512vbmi avx512_bf16"
+        for cpuinfo, isa in ((f"vendor_id : GenuineIntel\n{flags}\n", "avx512bf16"), (f"vendor_id : AuthenticAMD\n{flags}\n", "avx512pairs"),
+                             (f"vendor_id : AuthenticAMD\n{flags} amx_int8\n", "amx"), ("flags : fpu avx2\n", "avx2")):
+            with self.subTest(isa):
+                found, _ = self.diagnose(proc__cpuinfo=cpuinfo)
+                self.assertIn(f"has {isa} kernels", str(found["cpu", "ok"]))
+
     def test_a_port_that_is_taken(self):
         import socket
         with socket.socket() as s:

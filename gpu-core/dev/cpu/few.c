@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Owns: what draws need of rows of logits on the cpu device (tc_dev_ops.few): the largest, the sum of all
 // weights and the tokens that weigh most, a row a member of the team. NaN is above nothing and weighs
-// nothing.
+// nothing. Refuses: to draw, and what changes logits (forward/sample.c).
 #include "gpu-core/dev/cpu/cpu.h"
 
 #include <math.h>
