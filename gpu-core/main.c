@@ -525,6 +525,7 @@ static tc_status start(core *c, tc_error *e)
         .prompt_grain = strcmp(c->dev->ops->name, "cpu") == 0 ? CPU_PROMPT_GRAIN : 0,
         .desc = c->desc,
         .forward = c->forward,
+        .dense = tc_dense_for(c->kernels->name),
         .pool = c->pool,
         .cache = c->cache,
         .constrainer = c->constrainer,

@@ -2,13 +2,13 @@
 // Owns: penalties, the truncations (top-k, top-p, min-p) and the draw.
 #include "gpu-core/forward/sample.h"
 #include "common/base/mem.h"
+#include "gpu-core/dev/few.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
-    ARGMAX_RUN = 256,
     WEIGHT_LEAST = -60, // e to it: a whole vocabulary of such weights is lost in the rounding of the sum
     HEAP_MAX = 256,     // of the k best; more are found by splitting
     HEAVY = 64,         // times the average weight: so many of the tokens at most
@@ -22,22 +22,27 @@ typedef struct candidate {
 
 struct tc_sampler {
     uint32_t vocab;
-    float *logits;
+    const tc_dense *dense;
+    float *logits; // the row that is drawn from, where it is not as the model gave it, or all of it is needed
     uint32_t *seen; // uses of each token; all zero between calls
     candidate *candidates;
     float *weights; // of each token, relative to the most likely one
+    tc_few_token *few, *room;
 };
 
-tc_status tc_sampler_create(uint32_t vocab, tc_sampler **ret, tc_error *e)
+tc_status tc_sampler_create(uint32_t vocab, const tc_dense *dense, tc_sampler **ret, tc_error *e)
 {
     tc_sampler *s = tc_alloc(TC_MEM_SCRATCH, 1, sizeof *s);
     if (!s) return tc_fail(e, TC_NOMEM, "out of memory for the sampler");
     s->vocab = vocab;
+    s->dense = dense;
     s->logits = tc_alloc(TC_MEM_SCRATCH, vocab, sizeof *s->logits);
     s->seen = tc_alloc(TC_MEM_SCRATCH, vocab, sizeof *s->seen);
     s->candidates = tc_alloc(TC_MEM_SCRATCH, vocab, sizeof *s->candidates);
     s->weights = tc_alloc(TC_MEM_SCRATCH, vocab, sizeof *s->weights);
-    if (!s->logits || !s->seen || !s->candidates || !s->weights) {
+    s->few = tc_alloc(TC_MEM_SCRATCH, TC_FEW_MAX, sizeof *s->few);
+    s->room = tc_alloc(TC_MEM_SCRATCH, TC_FEW_ROOM, sizeof *s->room);
+    if (!s->logits || !s->seen || !s->candidates || !s->weights || !s->few || !s->room) {
         tc_sampler_free(s);
         return tc_fail(e, TC_NOMEM, "out of memory for the sampler: vocabulary of %u", vocab);
     }
@@ -52,37 +57,9 @@ void tc_sampler_free(tc_sampler *s)
     tc_free(s->seen);
     tc_free(s->candidates);
     tc_free(s->weights);
+    tc_free(s->few);
+    tc_free(s->room);
     tc_free(s);
-}
-
-// Without a branch, so that compilers make vectors of it. NaN is above nothing.
-static bool any_above(const float *x, uint32_t n, float limit)
-{
-    int any = 0;
-    for (uint32_t i = 0; i < n; i++) any |= x[i] > limit;
-    return any;
-}
-
-// Of 150,000 logits a few dozen change what is best so far: runs without such a one are only looked over.
-static uint32_t argmax(const float *logits, uint32_t vocab, float *ret_gap)
-{
-    uint32_t best = 0;
-    float first = -INFINITY, second = -INFINITY;
-    for (uint32_t run = 0; run < vocab; run += ARGMAX_RUN) {
-        uint32_t end = vocab - run < ARGMAX_RUN ? vocab : run + ARGMAX_RUN;
-        if (!any_above(logits + run, end - run, second)) continue;
-        for (uint32_t i = run; i < end; i++) {
-            if (logits[i] > first) {
-                second = first;
-                first = logits[i];
-                best = i;
-            } else if (logits[i] > second) {
-                second = logits[i];
-            }
-        }
-    }
-    if (ret_gap) *ret_gap = first - second;
-    return best;
 }
 
 // Changes s->logits in place; `seen` counts are taken back afterwards.
@@ -340,29 +317,46 @@ static double uniform(uint64_t seed, uint64_t n)
     return (double)(z >> 11) * 0x1p-53;
 }
 
-static bool is_allowed(const tc_sample_params *p, uint32_t id)
+// The row without NaN.
+static void copy_row(tc_sampler *s, const float *logits)
 {
-    return !p->allowed || (p->allowed[id >> 5] >> (id & 31) & 1);
+    for (uint32_t i = 0; i < s->vocab; i++) s->logits[i] = isnan(logits[i]) ? -INFINITY : logits[i];
 }
 
-static void copy_allowed(tc_sampler *s, const float *logits, const tc_sample_params *p)
+// 32 tokens or less, no branch, so that compilers make vectors of it.
+static inline void copy_word(uint32_t word, const float *logits, uint32_t n, float *to)
 {
-    for (uint32_t i = 0; i < s->vocab; i++)
-        s->logits[i] = isnan(logits[i]) || !is_allowed(p, i) ? -INFINITY : logits[i];
+    for (uint32_t i = 0; i < n; i++) to[i] = isnan(logits[i]) || !(word & 1u << i) ? -INFINITY : logits[i];
+}
+
+static void copy_allowed(tc_sampler *s, const float *logits, const uint32_t *allowed)
+{
+    const uint32_t words = s->vocab / 32, rest = s->vocab % 32;
+    for (uint32_t w = 0; w < words; w++) {
+        const float *from = logits + (size_t)w * 32;
+        float *to = s->logits + (size_t)w * 32;
+        if (allowed[w] == 0) // as most are, or all
+            copy_word(0, from, 32, to);
+        else if (allowed[w] == UINT32_MAX)
+            copy_word(UINT32_MAX, from, 32, to);
+        else
+            copy_word(allowed[w], from, 32, to);
+    }
+    if (rest) copy_word(allowed[words], logits + words * 32, rest, s->logits + words * 32);
 }
 
 // Where no logit is left: the first allowed token that is not forbidden, else the first allowed one.
-static uint32_t last_resort(tc_sampler *s, const tc_sample_params *p, uint32_t otherwise)
+static uint32_t last_resort(const tc_sampler *s, const tc_sample_params *p)
 {
     uint32_t first = UINT32_MAX;
-    for (uint32_t i = 0; i < s->vocab && p->allowed; i++) {
-        if (!is_allowed(p, i)) continue;
+    for (uint32_t i = 0; i < s->vocab; i++) {
+        if (!(p->allowed[i >> 5] >> (i & 31) & 1)) continue;
         bool barred = false;
         for (uint32_t k = 0; k < p->forbidden_count; k++) barred |= p->forbidden[k] == i;
         if (!barred) return i;
         if (first == UINT32_MAX) first = i;
     }
-    return first == UINT32_MAX ? otherwise : first;
+    return first == UINT32_MAX ? 0 : first;
 }
 
 bool tc_sample_changes(const tc_sample_params *p)
@@ -408,36 +402,87 @@ bool tc_sample_few(tc_sampler *s, const tc_few *few, const tc_sample_params *par
     return true;
 }
 
-uint32_t tc_sample(tc_sampler *s, const float *logits, const tc_sample_params *params,
-                   const uint32_t *history, uint32_t prompt_count, uint32_t count, float *ret_gap)
+// The row that is drawn from, into s->logits.
+static void change(tc_sampler *s, const float *logits, const tc_sample_params *params,
+                   const uint32_t *history, uint32_t prompt_count, uint32_t count)
 {
-    uint32_t best = argmax(logits, s->vocab, ret_gap);
-    bool penalties =
-        params->repetition_penalty != 1.0f || params->presence_penalty != 0 || params->frequency_penalty != 0;
-    if (params->temperature <= 0 && !tc_sample_changes(params)) return best;
-    copy_allowed(s, logits, params);
+    if (params->allowed)
+        copy_allowed(s, logits, params->allowed);
+    else
+        copy_row(s, logits);
     bias(s, params);
-    if (penalties) penalise(s, params, history, prompt_count, count);
+    penalise(s, params, history, prompt_count, count);
     forbid(s, params);
-    if (params->allowed && !(s->logits[argmax(s->logits, s->vocab, NULL)] > -INFINITY))
-        return last_resort(s, params, best);
-    if (params->temperature <= 0) return argmax(s->logits, s->vocab, NULL);
+}
 
-    double sum, mass, at = uniform(params->seed, count - prompt_count);
+// A draw from s->logits for which its heaviest tokens are not enough. best: the largest.
+static uint32_t draw_of_all(tc_sampler *s, const tc_sample_params *params, const tc_few *few, uint64_t number)
+{
+    double sum, mass, at = uniform(params->seed, number);
     uint32_t n = params->top_k;
     if (n > 0 && n < s->vocab) {
         take_top_k(s, n);
         sum = weigh(s->candidates, n, params->temperature);
     } else {
-        const float max = s->logits[argmax(s->logits, s->vocab, NULL)];
-        sum = weigh_all(s, max, params->temperature);
-        if (!(sum > 0)) return best;
+        sum = weigh_all(s, few->max, params->temperature);
+        if (!(sum > 0)) return few->best;
         if (params->top_p >= 1 && params->min_p <= 0) return pick_of_all(s, at * sum, sum);
         // Those below (1 - top_p) / vocab together weigh less than 1 - top_p: not in the nucleus.
         n = collect(s, params->top_p < 1 ? (1.0 - (double)params->top_p) / s->vocab * sum : 0, INFINITY);
     }
     n = drop_light(s->candidates, n, params->min_p);
-    if (!n) return best; // infinities
+    if (!n) return few->best; // infinities
     n = truncate_tail(s->candidates, n, params, sum, &mass);
     return pick(s->candidates, n, at * mass);
+}
+
+uint32_t tc_sample(tc_sampler *s, const float *logits, const tc_sample_params *params,
+                   const uint32_t *history, uint32_t prompt_count, uint32_t count)
+{
+    const bool changes = tc_sample_changes(params);
+    const uint64_t number = count - prompt_count;
+    uint32_t token;
+    tc_few few;
+    if (changes) change(s, logits, params, history, prompt_count, count);
+    tc_few_of(s->dense, changes ? s->logits : logits, s->vocab, params->temperature, s->room, s->few, &few);
+    if (params->allowed && !(few.max > -INFINITY)) return last_resort(s, params);
+    if (tc_sample_few(s, &few, params, number, &token)) return token;
+    if (!changes) copy_row(s, logits);
+    return draw_of_all(s, params, &few, number);
+}
+
+// ---- log-probabilities ----
+
+// Keeps `best` in order: falling by value, equal ones by rising token.
+static void insert(tc_token_value *best, uint32_t *count, uint32_t top, tc_token_value v)
+{
+    uint32_t at = *count;
+    while (at > 0 &&
+           (v.value > best[at - 1].value || (v.value == best[at - 1].value && v.token < best[at - 1].token)))
+        at--;
+    if (at == top) return;
+    if (*count < top) ++*count;
+    memmove(best + at + 1, best + at, (*count - 1 - at) * sizeof *best);
+    best[at] = v;
+}
+
+static float number_or_least(float logit)
+{
+    return isnan(logit) ? -INFINITY : logit;
+}
+
+void tc_logprobs(tc_sampler *s, const float *logits, uint32_t token, uint32_t top, tc_token_value *ret)
+{
+    uint32_t count = 0;
+    tc_few few;
+    tc_few_of(s->dense, logits, s->vocab, 1, s->room, s->few, &few);
+    if (top <= few.count)
+        for (uint32_t i = 0; i < few.count && top; i++)
+            insert(ret + 1, &count, top, (tc_token_value){few.token[i].id, few.token[i].logit});
+    else
+        for (uint32_t i = 0; i < s->vocab; i++)
+            insert(ret + 1, &count, top, (tc_token_value){i, number_or_least(logits[i])});
+    ret[0] = (tc_token_value){token, number_or_least(logits[token])};
+    const double log_sum = (double)few.max + log(few.sum);
+    for (uint32_t i = 0; i <= top; i++) ret[i].value = (float)((double)ret[i].value - log_sum);
 }

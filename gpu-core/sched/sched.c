@@ -45,7 +45,7 @@ tc_status tc_sched_create(const tc_sched_options *options, tc_sched **ret, tc_er
                  sizeof(int32_t));
     tc_status status =
         s->chosen && s->requests && s->accounts
-            ? tc_sampler_create(desc->vocab, &s->sampler, e)
+            ? tc_sampler_create(desc->vocab, s->o.dense, &s->sampler, e)
             : tc_fail(e, TC_NOMEM, "out of memory for a queue of %u requests", s->o.queue_requests);
     if (status != TC_OK) {
         tc_sched_free(s);
@@ -170,7 +170,7 @@ static void report_prompt_logprobs(tc_sched *s, const request *r)
         const float *logits = tc_forward_logits(s->o.forward, rows, n);
         if (!logits) return; // the answer's own will not be there either
         for (uint32_t i = 0; i < n; i++)
-            tc_logprobs(logits + (size_t)i * vocab, vocab, r->session->tokens[at + i + 1], top,
+            tc_logprobs(s->sampler, logits + (size_t)i * vocab, r->session->tokens[at + i + 1], top,
                         values + i * (1 + top));
         tc_engine_server_logprobs(s->o.server, r->ask.id, at + 1, n, top, values);
         at += n;
@@ -181,7 +181,7 @@ static void report_logprobs(tc_sched *s, const request *r, const float *logits, 
 {
     tc_token_value values[1 + TC_LOGPROBS_MAX];
     uint32_t vocab = s->o.desc->vocab, top = r->ask.top_logprobs < vocab ? r->ask.top_logprobs : vocab;
-    tc_logprobs(logits, vocab, token, top, values);
+    tc_logprobs(s->sampler, logits, token, top, values);
     tc_engine_server_logprobs(s->o.server, r->ask.id, r->session->count, 1, top, values);
 }
 
@@ -215,16 +215,17 @@ static void forbid_ends(request *r)
     r->sampling.forbidden_count = r->usage.generated_tokens < r->ask.sampling.min_tokens ? r->end_count : 0;
 }
 
-static drawn draw(tc_sched *s, request *r, const float *logits, tc_error *e)
+// A draw from a row whose two largest logits are `gap` apart.
+static drawn draw(tc_sched *s, request *r, const float *logits, float gap, tc_error *e)
 {
     tc_session *session = r->session;
-    drawn d = {.status = TC_OK};
+    drawn d = {.status = TC_OK, .gap = gap};
     if (r->ask.max_tokens == 0) return d;
     forbid_ends(r);
     if (r->constrained) d.status = tc_constrained_mask(r->constrained, &r->sampling.allowed, e);
     if (d.status == TC_OK)
-        d.token = tc_sample(s->sampler, logits, &r->sampling, session->tokens, r->ask.prompt_count,
-                            session->count, &d.gap);
+        d.token =
+            tc_sample(s->sampler, logits, &r->sampling, session->tokens, r->ask.prompt_count, session->count);
     return d;
 }
 
@@ -236,52 +237,38 @@ static bool is_led(const tc_sched *s, const request *leader)
     return false;
 }
 
-// Whether more of a row of logits is wanted than a draw that changes none of them needs.
-static bool wants_row(const tc_sched *s, const request *r)
+// Whether a row of logits is drawn from as the model gave it, so that what a device says of it may do.
+static bool draws_from_few(const request *r)
 {
-    return !r->ask.max_tokens || r->constrained || r->ask.want_logprobs || is_led(s, r) ||
-           tc_sample_changes(&r->sampling);
+    return r->ask.max_tokens && !r->constrained && !tc_sample_changes(&r->sampling);
 }
 
-// The rows stay with the device where it can say what draws need; those that are wanted whole are brought.
-// False: it cannot, or has failed.
-static bool draw_by_device(tc_sched *s, request *const *sampled, const uint32_t *rows, uint32_t n,
-                           const float **ret_logits)
-{
-    float temperature[TC_BATCH_SEGMENTS_MAX];
-    bool whole[TC_BATCH_SEGMENTS_MAX];
-    tc_few few[TC_FEW_ROWS_MAX];
-    for (uint32_t i = 0; i < n; i++) {
-        forbid_ends(sampled[i]);
-        whole[i] = wants_row(s, sampled[i]);
-        temperature[i] = whole[i] ? 0 : sampled[i]->sampling.temperature;
-    }
-    if (!tc_forward_few(s->o.forward, rows, n, temperature, few)) return false;
-    for (uint32_t i = 0; i < n; i++) {
-        const request *r = sampled[i];
-        ret_logits[i] = NULL;
-        s->drawn[i] = (drawn){.status = TC_OK, .gap = few[i].gap};
-        if (!whole[i] && tc_sample_few(s->sampler, &few[i], &r->sampling,
-                                       r->session->count - r->ask.prompt_count, &s->drawn[i].token))
-            continue;
-        ret_logits[i] = tc_forward_row(s->o.forward, i);
-        if (!ret_logits[i]) return false;
-        s->drawn[i] = draw(s, sampled[i], ret_logits[i], &s->draw_error[i]);
-    }
-    return true;
-}
-
+// The rows stay with the device, which says what draws need; those that are wanted whole are brought. False:
+// it has failed.
 static bool draw_all(tc_sched *s, request *const *sampled, const uint32_t *rows, uint32_t n,
                      const float **ret_logits)
 {
-    const uint32_t vocab = s->o.desc->vocab;
-    if (draw_by_device(s, sampled, rows, n, ret_logits)) return true;
-    const float *logits = tc_forward_logits(s->o.forward, rows, n);
-    for (uint32_t i = 0; logits && i < n; i++) {
-        ret_logits[i] = logits + (size_t)i * vocab;
-        s->drawn[i] = draw(s, sampled[i], ret_logits[i], &s->draw_error[i]);
+    float temperature[TC_BATCH_SEGMENTS_MAX];
+    tc_few few[TC_FEW_ROWS_MAX];
+    for (uint32_t i = 0; i < n; i++) {
+        forbid_ends(sampled[i]);
+        temperature[i] = draws_from_few(sampled[i]) ? sampled[i]->sampling.temperature : 0;
     }
-    return logits != NULL;
+    if (!tc_forward_few(s->o.forward, rows, n, temperature, few)) return false;
+    for (uint32_t i = 0; i < n; i++) {
+        request *r = sampled[i];
+        const uint64_t number = r->session->count - r->ask.prompt_count;
+        s->drawn[i] = (drawn){.status = TC_OK, .gap = few[i].gap};
+        const bool done = !r->ask.max_tokens ||
+                          (draws_from_few(r) &&
+                           tc_sample_few(s->sampler, &few[i], &r->sampling, number, &s->drawn[i].token));
+        ret_logits[i] = NULL;
+        if (done && !r->ask.want_logprobs && !is_led(s, r)) continue;
+        ret_logits[i] = tc_forward_row(s->o.forward, i);
+        if (!ret_logits[i]) return false;
+        if (!done) s->drawn[i] = draw(s, r, ret_logits[i], few[i].gap, &s->draw_error[i]);
+    }
+    return true;
 }
 
 // logits: of its row, where it wants them.
@@ -319,7 +306,7 @@ static void take_token(tc_sched *s, request *r, const float *logits, const drawn
 // The other choices of this prompt begin with its past, as many of them as there is room for now; the rest
 // compute it again when it is their turn (most of it is in the prefix cache by then). Then each draws its own
 // first token.
-static void begin_choices(tc_sched *s, request *leader, const float *logits)
+static void begin_choices(tc_sched *s, request *leader, const float *logits, float gap)
 {
     request *begun[TC_BATCH_SEGMENTS_MAX];
     uint32_t n = 0;
@@ -340,7 +327,7 @@ static void begin_choices(tc_sched *s, request *leader, const float *logits)
     }
     for (uint32_t i = 0; i < n; i++) {
         tc_error error;
-        const drawn d = draw(s, begun[i], logits, &error);
+        const drawn d = draw(s, begun[i], logits, gap, &error);
         take_token(s, begun[i], logits, &d, &error);
     }
 }
@@ -414,7 +401,7 @@ static void after_step(tc_sched *s)
     }
     s->outside_ns += tc_now_ns() - start_ns;
     for (uint32_t i = 0; i < n; i++) {
-        if (sampled[i]->state == REQUEST_PREFILL) begin_choices(s, sampled[i], logits[i]);
+        if (sampled[i]->state == REQUEST_PREFILL) begin_choices(s, sampled[i], logits[i], s->drawn[i].gap);
         take_token(s, sampled[i], logits[i], &s->drawn[i], &s->draw_error[i]);
     }
 }

@@ -24,6 +24,7 @@
 // Refuses: sockets (it sends through proto/engine.h), arithmetic (forward).
 #pragma once
 
+#include "gpu-core/dev/cpu/dense.h"
 #include "gpu-core/experts/placement.h"
 #include "gpu-core/forward/forward.h"
 #include "gpu-core/sched/constrain.h"
@@ -50,6 +51,7 @@ typedef struct tc_sched tc_sched;
 typedef struct tc_sched_options {
     const tc_model_desc *desc;
     tc_forward *forward;
+    const tc_dense *dense; // vector routines of this CPU, for draws from whole rows
     tc_session_pool *pool;
     tc_prefix_cache *cache;      // NULL: none
     tc_constrainer *constrainer; // NULL: requests with a constraint are refused

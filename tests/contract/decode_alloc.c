@@ -87,7 +87,7 @@ static void start(engine *g)
     need(tc_source_local_create(g->store, g->team, TC_BATCH_TOKENS_MAX, NULL, &g->source, &e), &e);
     need(tc_forward_create(g->weights, g->dev, g->source, TC_FAST, &g->forward, &e), &e);
     need(tc_session_pool_create(g->dev, 256, &g->pool, &e), &e);
-    need(tc_sampler_create(tc_checkpoint_desc(g->checkpoint)->vocab, &g->sampler, &e), &e);
+    need(tc_sampler_create(tc_checkpoint_desc(g->checkpoint)->vocab, tc_dense_for(kernels->name), &g->sampler, &e), &e);
 }
 
 static void stop(engine *g)
@@ -118,7 +118,7 @@ static uint32_t step(engine *g, tc_session *s, const uint32_t *ids, uint32_t n)
     tc_status status = tc_forward_run(g->forward, &batch, NULL, &e);
     uint32_t token = 0;
     if (status == TC_OK)
-        token = tc_sample(g->sampler, tc_forward_logits(g->forward, &last, 1), &params, ids, n, n, NULL);
+        token = tc_sample(g->sampler, tc_forward_logits(g->forward, &last, 1), &params, ids, n, n);
     atomic_store(&watching, false);
     uint64_t violations = tc_mem_guard_end();
     need(status, &e);

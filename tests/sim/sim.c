@@ -15,6 +15,7 @@
 #include "gpu-core/forward/sample.h"
 #include "gpu-core/sched/sched.h"
 #include "proto/expert.h"
+#include "tests/support/draw.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -324,23 +325,27 @@ tc_status tc_forward_run(tc_forward *f, const tc_batch *b, int32_t *chosen, tc_e
     return TC_OK;
 }
 
+static float logits_out[TC_LOGIT_ROWS_MAX * VOCAB];
+
+const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t rows)
+{
+    (void)f;
+    for (uint32_t r = 0; r < rows; r++) fill_logits(token_hash[tokens[r]], logits_out + r * VOCAB);
+    return logits_out;
+}
+
 bool tc_forward_few(tc_forward *f, const uint32_t *tokens, uint32_t rows, const float *temperature,
                     tc_few *ret)
 {
-    return false;
+    const float *logits = tc_forward_logits(f, tokens, rows);
+    if (logits) few_of_rows(logits, rows, VOCAB, temperature, ret);
+    return logits != NULL;
 }
 
 const float *tc_forward_row(tc_forward *f, uint32_t row)
 {
-    return NULL;
-}
-
-const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t rows)
-{
-    static float logits[TC_LOGIT_ROWS_MAX * VOCAB];
     (void)f;
-    for (uint32_t r = 0; r < rows; r++) fill_logits(token_hash[tokens[r]], logits + r * VOCAB);
-    return logits;
+    return logits_out + (size_t)row * VOCAB;
 }
 
 const tc_forward_times *tc_forward_get_times(const tc_forward *f)
@@ -483,7 +488,7 @@ static void check_tokens(uint64_t id, tc_sampler *sampler)
     for (uint32_t i = 0; i < count; i++) hash = token_alone(hash, history[i]);
     for (uint32_t n = 0; n < t->count; n++) {
         fill_logits(hash, logits);
-        uint32_t token = tc_sample(sampler, logits, &p, history, g->prompt_count, count, NULL);
+        uint32_t token = tc_sample(sampler, logits, &p, history, g->prompt_count, count);
         if (token != t->tokens[n])
             sim_fail("request %d: token %u is not that of the request alone", (int)id, n);
         history[count++] = token;
@@ -593,7 +598,7 @@ static void run_seed(totals *t)
     tc_dev_ops dev_ops = {.slot_reset = slot_reset};
     tc_dev dev = {.ops = &dev_ops, .geometry = {.pages = PAGES, .slots = SLOTS, .positions_max = CONTEXT}};
     tc_model_desc desc = {.layers = LAYERS, .vocab = VOCAB, .top_k = TOP_K};
-    MUST(tc_sampler_create(VOCAB, &sampler, &e) == TC_OK);
+    MUST(tc_sampler_create(VOCAB, &tc_dense_plain, &sampler, &e) == TC_OK);
     memset(transcripts, 0, sizeof transcripts);
     memset(workers, 0, sizeof workers);
     due_count = ended_count = failed_count = 0;
@@ -617,6 +622,7 @@ static void run_seed(totals *t)
     }
     MUST(tc_session_pool_create(&dev, CONTEXT, &pool, &e) == TC_OK);
     const tc_sched_options sched_options = {.desc = &desc,
+                                            .dense = &tc_dense_plain,
                                             .pool = pool,
                                             .source = source,
                                             .context = CONTEXT,

@@ -1,18 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: what draws need of rows of logits on the cpu device (tc_dev_ops.few): the largest, the sum of all
-// weights and the tokens that weigh most, a row a member of the team. NaN is above nothing and weighs
-// nothing. Refuses: to draw, and what changes logits (forward/sample.c).
+// Owns: tc_dev_ops.few on the cpu device: a row a member of the team.
+#include "gpu-core/dev/few.h"
 #include "gpu-core/dev/cpu/cpu.h"
-
-#include <math.h>
-#include <string.h>
-
-enum {
-    ROOM = 4 * TC_FEW_MAX, // tokens collected before only the best of them are kept
-    CHUNK = 512,           // weights added up as floats, before doubles go on
-    SAMPLES = 1024,        // logits that tell about where to begin
-    SPARE = 8,
-};
 
 typedef struct few_job {
     tc_dev_cpu *cpu;
@@ -23,130 +12,15 @@ typedef struct few_job {
 
 uint64_t tc_cpu_few_bytes(uint32_t members)
 {
-    return ((uint64_t)TC_FEW_ROWS_MAX * TC_FEW_MAX + (uint64_t)members * ROOM) * sizeof(tc_few_token);
-}
-
-static void find_best(const tc_dense *dense, const float *row, uint32_t vocab, tc_few *ret)
-{
-    float first = -INFINITY, second = -INFINITY;
-    for (uint32_t i = dense->first_above(row, 0, vocab, second); i < vocab;
-         i = dense->first_above(row, i + 1, vocab, second)) {
-        if (row[i] > first) {
-            second = first;
-            first = row[i];
-            ret->best = i;
-        } else {
-            second = row[i];
-        }
-    }
-    ret->max = first;
-    ret->gap = first - second;
-}
-
-static float sum_numbers(const float *x, uint32_t n, float max, float inverse)
-{
-    float sum = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        const float weight = expf((x[i] - max) * inverse);
-        if (!isnan(weight)) sum += weight;
-    }
-    return sum;
-}
-
-static double sum_weights(const tc_dense *dense, const float *row, uint32_t vocab, float max, float inverse)
-{
-    double sum = 0;
-    for (uint32_t i = 0; i < vocab; i += CHUNK) {
-        const uint32_t n = vocab - i < CHUNK ? vocab - i : CHUNK;
-        const float part = dense->sum_exp(row + i, max, inverse, n);
-        sum += isnan(part) ? sum_numbers(row + i, n, max, inverse) : part;
-    }
-    return sum;
-}
-
-static void swap(tc_few_token *a, tc_few_token *b)
-{
-    const tc_few_token t = *a;
-    *a = *b;
-    *b = t;
-}
-
-// Puts the tokens in an order in which the k-th, k < n, is where it would be if they fell by logit, and none
-// before it is smaller.
-static void select_kth(tc_few_token *t, uint32_t n, uint32_t k)
-{
-    uint32_t begin = 0, end = n;
-    while (end - begin > 1) {
-        const float pivot = t[begin + (end - begin) / 2].logit;
-        uint32_t above = begin, below = end;
-        for (uint32_t i = begin; i < below;) {
-            if (t[i].logit > pivot)
-                swap(&t[i++], &t[above++]);
-            else if (t[i].logit < pivot)
-                swap(&t[i], &t[--below]);
-            else
-                i++;
-        }
-        if (k >= above && k < below) return; // among those that are equal to the pivot
-        if (k < above)
-            end = above;
-        else
-            begin = below;
-    }
-}
-
-// Keeps the best, at most TC_FEW_MAX, that are above all others; those others are not above `*ret_than`.
-static uint32_t keep_best(tc_few_token *t, uint32_t n, float *ret_than)
-{
-    uint32_t kept = 0;
-    select_kth(t, n, TC_FEW_MAX);
-    *ret_than = t[TC_FEW_MAX].logit;
-    for (uint32_t i = 0; i < TC_FEW_MAX; i++)
-        if (t[i].logit > *ret_than) t[kept++] = t[i];
-    return kept;
-}
-
-// A logit that, by a sample of the row, about twice as many tokens as are kept are above.
-static float begin_above(const float *row, uint32_t vocab, tc_few_token *room)
-{
-    const uint32_t rank = (uint32_t)((uint64_t)2 * TC_FEW_MAX * SAMPLES / vocab) + SPARE;
-    if (vocab <= ROOM || rank >= SAMPLES) return -INFINITY;
-    for (uint32_t i = 0; i < SAMPLES; i++) {
-        const float x = row[(size_t)i * vocab / SAMPLES];
-        room[i] = (tc_few_token){isnan(x) ? -INFINITY : x, i};
-    }
-    select_kth(room, SAMPLES, rank);
-    return room[rank].logit;
-}
-
-static uint32_t collect(const tc_dense *dense, const float *row, uint32_t vocab, tc_few_token *room,
-                        tc_few_token *ret)
-{
-    float than = begin_above(row, vocab, room);
-    uint32_t n = 0;
-    for (uint32_t i = dense->first_above(row, 0, vocab, than); i < vocab;
-         i = dense->first_above(row, i + 1, vocab, than)) {
-        room[n++] = (tc_few_token){row[i], i};
-        if (n == ROOM) n = keep_best(room, n, &than);
-    }
-    if (n > TC_FEW_MAX) n = keep_best(room, n, &than);
-    memcpy(ret, room, n * sizeof *ret);
-    return n;
+    return ((uint64_t)TC_FEW_ROWS_MAX * TC_FEW_MAX + (uint64_t)members * TC_FEW_ROOM) * sizeof(tc_few_token);
 }
 
 static void few_item(void *arg, uint32_t r, uint32_t member)
 {
     const few_job *job = arg;
-    const tc_dense *dense = job->cpu->dense;
-    const float *row = job->logits + (size_t)r * job->vocab, temperature = job->temperature[r];
-    tc_few_token *token = job->cpu->few + (size_t)r * TC_FEW_MAX;
-    tc_few few = {.token = token};
-    find_best(dense, row, job->vocab, &few);
-    if (temperature > 0 && few.max > -INFINITY) {
-        few.sum = sum_weights(dense, row, job->vocab, few.max, 1 / temperature);
-        few.count = collect(dense, row, job->vocab, job->cpu->few_room + (size_t)member * ROOM, token);
-    }
-    job->ret[r] = few;
+    tc_few_of(job->cpu->dense, job->logits + (size_t)r * job->vocab, job->vocab, job->temperature[r],
+              job->cpu->few_room + (size_t)member * TC_FEW_ROOM, job->cpu->few + (size_t)r * TC_FEW_MAX,
+              &job->ret[r]);
 }
 
 void tc_cpu_few(tc_dev *dev, const float *logits, uint32_t rows, uint32_t vocab, const float *temperature,
@@ -159,7 +33,8 @@ void tc_cpu_few(tc_dev *dev, const float *logits, uint32_t rows, uint32_t vocab,
 bool tc_cpu_few_create(tc_dev_cpu *cpu)
 {
     cpu->few = tc_alloc(TC_MEM_SCRATCH, (size_t)TC_FEW_ROWS_MAX * TC_FEW_MAX, sizeof *cpu->few);
-    cpu->few_room = tc_alloc(TC_MEM_SCRATCH, (size_t)tc_team_size(cpu->team) * ROOM, sizeof *cpu->few_room);
+    cpu->few_room =
+        tc_alloc(TC_MEM_SCRATCH, (size_t)tc_team_size(cpu->team) * TC_FEW_ROOM, sizeof *cpu->few_room);
     return cpu->few && cpu->few_room;
 }
 

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows: each sampling rule on hand-computed cases, the draw's distribution, and that it depends on (seed, n)
 // alone.
-#include "gpu-core/forward/sample.h"
 #include "tests/support/cmocka_all.h"
+#include "tests/support/draw.h"
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { VOCAB = 8 };
 
@@ -15,7 +16,7 @@ static tc_sampler *sampler_of(uint32_t vocab)
 {
     tc_sampler *s = NULL;
     tc_error e;
-    assert_int_equal(tc_sampler_create(vocab, &s, &e), TC_OK);
+    assert_int_equal(tc_sampler_create(vocab, &tc_dense_plain, &s, &e), TC_OK);
     return s;
 }
 
@@ -26,7 +27,7 @@ static void histogram(const float *logits, tc_sample_params p, uint32_t draws, u
     for (uint32_t i = 0; i < VOCAB; i++) counts[i] = 0;
     for (uint32_t i = 0; i < draws; i++) {
         p.seed = i;
-        counts[tc_sample(s, logits, &p, NULL, 0, 0, NULL)]++;
+        counts[tc_sample(s, logits, &p, NULL, 0, 0)]++;
     }
     tc_sampler_free(s);
 }
@@ -38,9 +39,10 @@ static void test_greedy_and_gap(void **state)
     const float logits[VOCAB] = {1, 5, 2, 4.5f, 0, 0, NAN, 0};
     tc_sample_params p = neutral;
     p.temperature = 0;
-    float gap = 0;
-    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, &gap), 1);
-    assert_true(fabsf(gap - 0.5f) < 1e-6f);
+    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0), 1);
+    tc_few few;
+    few_of_rows(logits, 1, VOCAB, &p.temperature, &few);
+    assert_true(few.best == 1 && fabsf(few.gap - 0.5f) < 1e-6f);
     tc_sampler_free(s);
 }
 
@@ -67,27 +69,27 @@ static void test_penalties(void **state)
         p.repetition_penalty = cases[i].repetition;
         p.presence_penalty = cases[i].presence;
         p.frequency_penalty = cases[i].frequency;
-        assert_int_equal(tc_sample(s, logits, &p, history, cases[i].prompt, 3, NULL), cases[i].expected);
+        assert_int_equal(tc_sample(s, logits, &p, history, cases[i].prompt, 3), cases[i].expected);
     }
     const uint32_t once[] = {1};
     tc_sample_params p = neutral;
     p.temperature = 0;
     p.repetition_penalty = 1.3f; // 3.85 against 4
-    assert_int_equal(tc_sample(s, logits, &p, once, 1, 1, NULL), 2);
+    assert_int_equal(tc_sample(s, logits, &p, once, 1, 1), 2);
     p.repetition_penalty = 1;
     p.presence_penalty = 1.5f;
-    assert_int_equal(tc_sample(s, logits, &p, once, 0, 1, NULL), 2);
-    assert_int_equal(tc_sample(s, logits, &p, once, 1, 1, NULL), 1);
+    assert_int_equal(tc_sample(s, logits, &p, once, 0, 1), 2);
+    assert_int_equal(tc_sample(s, logits, &p, once, 1, 1), 1);
     p.presence_penalty = 0;
     p.frequency_penalty = 0.6f;
     const uint32_t twice[] = {1, 1};
-    assert_int_equal(tc_sample(s, logits, &p, twice, 0, 2, NULL), 2);
-    assert_int_equal(tc_sample(s, logits, &p, once, 0, 1, NULL), 1);
+    assert_int_equal(tc_sample(s, logits, &p, twice, 0, 2), 2);
+    assert_int_equal(tc_sample(s, logits, &p, once, 0, 1), 1);
     const float negative[VOCAB] = {-1, -1.2f, -9, -9, -9, -9, -9, -9};
     const uint32_t zero[] = {0};
     p.frequency_penalty = 0;
     p.repetition_penalty = 1.5f; // -1 becomes -1.5
-    assert_int_equal(tc_sample(s, negative, &p, zero, 1, 1, NULL), 1);
+    assert_int_equal(tc_sample(s, negative, &p, zero, 1, 1), 1);
     tc_sampler_free(s);
 }
 
@@ -148,11 +150,11 @@ static void test_draw_depends_on_seed_and_number_only(void **state)
     uint32_t differences = 0;
     for (uint64_t seed = 0; seed < 200; seed++) {
         p.seed = seed;
-        uint32_t a = tc_sample(s, logits, &p, history, 1, 3, NULL);
-        (void)tc_sample(s, logits, &p, history, 0, 4, NULL);
-        assert_int_equal(tc_sample(s, logits, &p, history, 1, 3, NULL), a);
-        assert_int_equal(tc_sample(other, logits, &p, history, 2, 4, NULL), a); // two generated as well
-        differences += tc_sample(s, logits, &p, history, 1, 4, NULL) != a;
+        uint32_t a = tc_sample(s, logits, &p, history, 1, 3);
+        (void)tc_sample(s, logits, &p, history, 0, 4);
+        assert_int_equal(tc_sample(s, logits, &p, history, 1, 3), a);
+        assert_int_equal(tc_sample(other, logits, &p, history, 2, 4), a); // two generated as well
+        differences += tc_sample(s, logits, &p, history, 1, 4) != a;
     }
     assert_true(differences > 100);
     tc_sampler_free(s);
@@ -170,23 +172,23 @@ static void test_bias_and_forbidden(void **state)
     p.temperature = 0;
     p.bias = bias;
     p.bias_count = 2;
-    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 2); // 6 against 5
+    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0), 2); // 6 against 5
     bias[0].value = 0.5f;
-    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 1);
+    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0), 1);
     p.forbidden = forbidden;
     p.forbidden_count = 3;
-    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 2);
+    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0), 2);
     p.bias_count = 0;
     p.forbidden = most;
     p.forbidden_count = 7;
-    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 7);
+    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0), 7);
     p.temperature = 2;
-    for (p.seed = 0; p.seed < 200; p.seed++) assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 7);
+    for (p.seed = 0; p.seed < 200; p.seed++) assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0), 7);
     p.forbidden_count = 0; // a bias moves the draw, not only the best
     p.bias = bias;
     p.bias_count = 1;
     bias[0] = (tc_token_value){4, 40};
-    for (p.seed = 0; p.seed < 200; p.seed++) assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 4);
+    for (p.seed = 0; p.seed < 200; p.seed++) assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0), 4);
     tc_sampler_free(s);
 }
 
@@ -202,35 +204,33 @@ static void test_mask(void **state)
     tc_sample_params p = neutral;
     p.allowed = allowed;
     p.temperature = 0;
-    float gap;
-    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, &gap), 33);
-    assert_true(fabsf(gap - 1) < 1e-6f); // of the model's own logits
+    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0), 33);
     p.temperature = 50;
     uint32_t seen[40] = {0};
-    for (p.seed = 0; p.seed < 2000; p.seed++) seen[tc_sample(s, logits, &p, NULL, 0, 0, NULL)]++;
+    for (p.seed = 0; p.seed < 2000; p.seed++) seen[tc_sample(s, logits, &p, NULL, 0, 0)]++;
     for (uint32_t i = 0; i < 40; i++) assert_int_equal(seen[i] > 0, i == 3 || i == 5 || i == 31 || i == 33);
     p.top_k = 2; // the two best of those allowed, not of all
-    for (p.seed = 0; p.seed < 300; p.seed++) assert_true(tc_sample(s, logits, &p, NULL, 0, 0, NULL) >= 31);
+    for (p.seed = 0; p.seed < 300; p.seed++) assert_true(tc_sample(s, logits, &p, NULL, 0, 0) >= 31);
     p.top_k = 39; // more than are allowed
     for (p.seed = 0; p.seed < 300; p.seed++) {
-        uint32_t id = tc_sample(s, logits, &p, NULL, 0, 0, NULL);
+        uint32_t id = tc_sample(s, logits, &p, NULL, 0, 0);
         assert_true(id == 3 || id == 5 || id == 31 || id == 33);
     }
     p.top_k = 0;
     p.top_p = 0.01f;
-    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 33);
+    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0), 33);
     p.top_p = 1;
     p.min_p = 0.999f;
-    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 33);
+    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0), 33);
     p.min_p = 0;
     tc_token_value bias[] = {{3, 100}, {39, 1000}}; // the second is not allowed
     p.bias = bias, p.bias_count = 2;
     p.temperature = 0;
-    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 3);
+    assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0), 3);
     p.bias_count = 0;
     p.repetition_penalty = 20;
     const uint32_t history[] = {33};
-    assert_int_equal(tc_sample(s, logits, &p, history, 0, 1, NULL), 31);
+    assert_int_equal(tc_sample(s, logits, &p, history, 0, 1), 31);
     tc_sampler_free(s);
 }
 
@@ -246,15 +246,15 @@ static void test_mask_against_the_rest(void **state)
     for (int hot = 0; hot < 2; hot++) {
         p.temperature = (float)hot;
         p.allowed = &one, p.forbidden_count = 0;
-        assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 4); // its logit is -inf
+        assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0), 4); // its logit is -inf
         p.allowed = &both, p.forbidden = forbidden, p.forbidden_count = 1;
-        assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 5);
+        assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0), 5);
         p.allowed = &bad;
-        assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 2); // both are NaN: the first
+        assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0), 2); // both are NaN: the first
         p.forbidden = pair;
-        assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 3);
+        assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0), 3);
         p.forbidden_count = 2;
-        assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0, NULL), 2); // the constraint holds above all
+        assert_int_equal(tc_sample(s, logits, &p, NULL, 0, 0), 2); // the constraint holds above all
     }
     tc_sampler_free(s);
 }
@@ -264,7 +264,8 @@ static void test_logprobs(void **state)
     (void)state;
     const float logits[5] = {logf(1), logf(2), logf(4), logf(2), NAN}; // 1/9, 2/9, 4/9, 2/9, 0
     tc_token_value v[6];
-    tc_logprobs(logits, 5, 0, 5, v);
+    tc_sampler *s = sampler_of(5);
+    tc_logprobs(s, logits, 0, 5, v);
     const tc_token_value expected[] = {{0, 1}, {2, 4}, {1, 2}, {3, 2}, {0, 1}};
     for (int i = 0; i < 5; i++) {
         assert_int_equal(v[i].token, expected[i].token);
@@ -272,34 +273,21 @@ static void test_logprobs(void **state)
     }
     assert_true(v[5].token == 4 && isinf(v[5].value) && v[5].value < 0);
     v[1].token = 77;
-    tc_logprobs(logits, 5, 3, 0, v);
+    tc_logprobs(s, logits, 3, 0, v);
     assert_true(v[0].token == 3 && v[1].token == 77); // nothing beyond what was asked for
-    tc_logprobs(logits, 5, 3, 1, v);
+    tc_logprobs(s, logits, 3, 1, v);
     assert_true(v[1].token == 2 && fabsf(v[1].value - logf(4 / 9.0f)) < 1e-6f);
+    tc_sampler_free(s);
 }
 
 // ---- from what a device says of a row ----
-
-typedef struct ranked {
-    float logit;
-    uint32_t id;
-} ranked;
-
-static int falling(const void *a, const void *b)
-{
-    const ranked *x = a, *y = b;
-    return x->logit != y->logit ? (x->logit > y->logit ? -1 : 1) : x->id < y->id ? -1 : x->id > y->id;
-}
 
 // As a device would, by the definition in dev.h: of the tokens that are there, at most `limit`.
 static tc_few describe(const float *row, uint32_t vocab, float temperature, uint32_t limit,
                        tc_few_token token[TC_FEW_MAX])
 {
-    ranked *all = malloc(vocab * sizeof *all);
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < vocab; i++)
-        if (!isnan(row[i])) all[n++] = (ranked){row[i], i};
-    qsort(all, n, sizeof *all, falling);
+    uint32_t n;
+    ranked *all = rank_row(row, vocab, temperature, &n);
     tc_few few = {.best = all[0].id, .gap = all[0].logit - all[1].logit, .max = all[0].logit, .token = token};
     for (uint32_t i = 0; temperature > 0 && i < n; i++)
         few.sum += expf((all[i].logit - few.max) / temperature);
@@ -311,8 +299,8 @@ static tc_few describe(const float *row, uint32_t vocab, float temperature, uint
     return few;
 }
 
-// Many rows, parameters and seeds: the tokens of the whole row, or a word that it is needed.
-static void test_few_draw_as_rows(void **state)
+// Many rows, parameters and seeds: the tokens of a sort, or a word that the whole row is needed.
+static void test_draws_from_few(void **state)
 {
     (void)state;
     enum { WORDS = 3000, ROWS = 60, SEEDS = 25 };
@@ -323,65 +311,34 @@ static void test_few_draw_as_rows(void **state)
     static const uint32_t limits[] = {1, 40, TC_FEW_MAX};
     tc_few_token token[TC_FEW_MAX];
     tc_sampler *s = sampler_of(WORDS);
-    uint32_t drawn = 0, asked = 0, needed = 0;
+    uint32_t drawn = 0, asked = 0, needed = 0, near = 0, n;
     for (int r = 0; r < ROWS; r++) {
         float row[WORDS];
         for (int i = 0; i < WORDS; i++) row[i] = (float)(rand() % 4000) / (r % 2 ? 200.0f : 1000.0f);
         row[rand() % WORDS] = NAN;
+        ranked *all = rank_row(row, WORDS, temperatures[r % 5], &n);
         const tc_few few = describe(row, WORDS, temperatures[r % 5], limits[r % 3], token);
         for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
             for (uint32_t seed = 0; seed < SEEDS; seed++, asked++) {
                 tc_sample_params p = shapes[k];
                 uint32_t got;
+                bool rounding;
                 p.temperature = temperatures[r % 5];
                 p.repetition_penalty = 1;
                 p.seed = seed * 31 + 1;
-                const uint32_t history[2] = {0};
-                if (tc_sample_few(s, &few, &p, 2, &got)) {
-                    assert_int_equal(got, tc_sample(s, row, &p, history, 0, 2, NULL));
-                    drawn++;
-                } else {
+                if (!tc_sample_few(s, &few, &p, 2, &got)) {
                     needed++;
+                    continue;
                 }
+                const uint32_t expected = draw_by_rank(all, n, &p, 2, &rounding);
+                if (!rounding) assert_int_equal(got, expected);
+                near += rounding;
+                drawn++;
             }
+        free(all);
     }
-    assert_true(drawn > asked / 3 && needed > asked / 20);
+    assert_true(drawn > asked / 3 && needed > asked / 20 && near < asked / 10);
     tc_sampler_free(s);
-}
-
-// The number that a draw uses (splitmix64), worked out here once more.
-static double number_of(uint64_t seed, uint64_t n)
-{
-    uint64_t z = seed + (n + 1) * 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return (double)((z ^ (z >> 31)) >> 11) / 9007199254740992.0;
-}
-
-// What a draw is by definition: all tokens sorted, cut off, and counted through. `ret_near`: so near to the
-// next one that rounding may decide.
-static uint32_t drawn_by_sorting(const ranked *all, uint32_t n, const tc_sample_params *p, uint64_t number,
-                                 bool *ret_near)
-{
-    double sum = 0, mass = 0, done = 0;
-    uint32_t kept = 0;
-    if (p->top_k && p->top_k < n) n = p->top_k;
-    for (uint32_t i = 0; i < n; i++) sum += exp((double)(all[i].logit - all[0].logit) / p->temperature);
-    *ret_near = false;
-    for (; kept < n; kept++) {
-        const double w = exp((double)(all[kept].logit - all[0].logit) / p->temperature);
-        *ret_near |= fabs(mass - p->top_p * sum) < 1e-6 * sum && p->top_p < 1;
-        *ret_near |= fabs(w - p->min_p) < 1e-6;
-        if (kept && (mass >= p->top_p * sum || w < p->min_p)) break;
-        mass += w;
-    }
-    const double at = number_of(p->seed, number) * mass;
-    for (uint32_t i = 0; i < kept; i++) {
-        done += exp((double)(all[i].logit - all[0].logit) / p->temperature);
-        *ret_near |= fabs(done - at) < 1e-6 * mass;
-        if (done > at) return all[i].id;
-    }
-    return all[kept - 1].id;
 }
 
 // Peaked and flat rows, rows with many equal ones: what is found by splitting is what sorting finds.
@@ -397,16 +354,14 @@ static void test_draws_are_those_of_a_sort(void **state)
                                               {.top_p = 0.8f, .top_k = 700},
                                               {.top_p = 1, .top_k = WORDS - 1}};
     tc_sampler *s = sampler_of(WORDS);
-    ranked *all = malloc(WORDS * sizeof *all);
     const uint32_t history[1] = {0};
-    uint32_t near = 0, looked = 0;
+    uint32_t near = 0, looked = 0, n;
     for (int r = 0; r < ROWS; r++) {
         float row[WORDS];
         const float width = (float[]){0.01f, 1, 8, 40}[r % 4];
         const int levels = r % 3 ? 1 << 20 : 9;
         for (uint32_t i = 0; i < WORDS; i++) row[i] = width * (float)(rand() % levels) / (float)levels;
-        for (uint32_t i = 0; i < WORDS; i++) all[i] = (ranked){row[i], i};
-        qsort(all, WORDS, sizeof *all, falling);
+        ranked *all = rank_row(row, WORDS, r % 2 ? 1 : 0.6f, &n);
         for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
             for (uint32_t seed = 0; seed < SEEDS; seed++, looked++) {
                 tc_sample_params p = shapes[k];
@@ -414,15 +369,118 @@ static void test_draws_are_those_of_a_sort(void **state)
                 p.temperature = r % 2 ? 1 : 0.6f;
                 p.repetition_penalty = 1;
                 p.seed = seed * 1000003 + (uint64_t)r;
-                const uint32_t expected = drawn_by_sorting(all, WORDS, &p, 1, &rounding),
-                               got = tc_sample(s, row, &p, history, 0, 1, NULL);
+                const uint32_t expected = draw_by_rank(all, n, &p, 1, &rounding),
+                               got = tc_sample(s, row, &p, history, 0, 1);
                 near += rounding;
                 if (!rounding && got != expected)
                     fail_msg("row %d shape %zu seed %u: %u is not %u", r, k, seed, got, expected);
             }
+        free(all);
     }
     if (near >= looked / 10) fail_msg("%u of %u are near a border", near, looked);
-    free(all);
+    tc_sampler_free(s);
+}
+
+// What changes logits, by the header's words: into `row`.
+static void change_row(float *row, uint32_t vocab, const tc_sample_params *p, const uint32_t *history,
+                       uint32_t prompt, uint32_t count)
+{
+    uint32_t *uses = calloc(vocab, sizeof *uses), *made = calloc(vocab, sizeof *made);
+    for (uint32_t i = 0; i < count; i++) uses[history[i]]++, made[history[i]] += i >= prompt;
+    for (uint32_t t = 0; t < vocab; t++) {
+        if (isnan(row[t]) || (p->allowed && !(p->allowed[t / 32] >> t % 32 & 1))) row[t] = -INFINITY;
+        for (uint32_t i = 0; i < p->bias_count; i++) row[t] += p->bias[i].token == t ? p->bias[i].value : 0;
+        if (uses[t]) row[t] = row[t] > 0 ? row[t] / p->repetition_penalty : row[t] * p->repetition_penalty;
+        if (made[t]) row[t] -= p->presence_penalty;
+        for (uint32_t i = 0; i < made[t]; i++) row[t] -= p->frequency_penalty;
+        for (uint32_t i = 0; i < p->forbidden_count; i++)
+            if (p->forbidden[i] == t) row[t] = -INFINITY;
+    }
+    free(uses);
+    free(made);
+}
+
+// Masks of any number of tokens, penalties, biases and what is forbidden, together and alone.
+static void test_draws_from_changed_rows(void **state)
+{
+    (void)state;
+    enum { WORDS = 3001, ROWS = 120, SEEDS = 12, HISTORY = 300 };
+    static const tc_sample_params shapes[] = {{.top_p = 1},
+                                              {.top_p = 0.9f},
+                                              {.top_p = 1, .min_p = 0.1f},
+                                              {.top_p = 0.8f, .top_k = 20},
+                                              {.top_p = 0.7f, .top_k = WORDS - 1},
+                                              {.top_p = 1, .top_k = WORDS - 1}};
+    tc_sampler *s = sampler_of(WORDS);
+    uint32_t history[HISTORY], allowed[(WORDS + 31) / 32], forbidden[3], near = 0, looked = 0, n;
+    tc_token_value biases[2];
+    for (int r = 0; r < ROWS; r++) {
+        float row[WORDS], changed[WORDS];
+        const uint32_t some = (uint32_t[]){1, 3, 40, WORDS / 2, WORDS - 5}[r % 5], prompt = HISTORY / 3;
+        for (uint32_t i = 0; i < WORDS; i++) row[i] = (float)(rand() % 4000) / 400.0f - 3;
+        row[rand() % WORDS] = NAN;
+        memcpy(changed, row, sizeof row);
+        for (uint32_t i = 0; i < HISTORY; i++) history[i] = (uint32_t)rand() % (WORDS / 10);
+        memset(allowed, 0, sizeof allowed);
+        for (uint32_t i = 0; i < WORDS; i++)
+            if ((uint32_t)rand() % WORDS < some || i == 77) allowed[i / 32] |= 1u << i % 32;
+        for (uint32_t i = 0; i < 3; i++) forbidden[i] = 78 + (uint32_t)rand() % (WORDS - 78);
+        for (uint32_t i = 0; i < 2; i++)
+            biases[i] = (tc_token_value){(uint32_t)rand() % WORDS, 6 - 4.0f * (float)i};
+        const tc_sample_params with = {.temperature = (float[]){0, 0.6f, 1}[r % 3],
+                                       .repetition_penalty = r & 1 ? 1.3f : 1,
+                                       .presence_penalty = r & 2 ? 0.5f : 0,
+                                       .frequency_penalty = r & 4 ? 0.25f : 0,
+                                       .bias = biases,
+                                       .bias_count = r & 8 ? 2 : 0,
+                                       .forbidden = forbidden,
+                                       .forbidden_count = r & 16 ? 3 : 0,
+                                       .allowed = r & 32 ? allowed : NULL};
+        change_row(changed, WORDS, &with, history, prompt, HISTORY);
+        ranked *all = rank_row(changed, WORDS, with.temperature, &n);
+        for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
+            for (uint32_t seed = 0; seed < SEEDS; seed++, looked++) {
+                tc_sample_params p = with;
+                bool rounding;
+                p.top_p = shapes[k].top_p, p.top_k = shapes[k].top_k, p.min_p = shapes[k].min_p;
+                p.seed = seed * 977 + (uint64_t)r;
+                const uint32_t expected = draw_by_rank(all, n, &p, HISTORY - prompt, &rounding),
+                               got = tc_sample(s, row, &p, history, prompt, HISTORY);
+                near += rounding;
+                if (!rounding && got != expected)
+                    fail_msg("row %d shape %zu seed %u: %u is not %u", r, k, seed, got, expected);
+            }
+        free(all);
+    }
+    if (near >= looked / 10) fail_msg("%u of %u are near a border", near, looked);
+    tc_sampler_free(s);
+}
+
+// Against a sort: peaked and flat rows, some with nothing but equal ones.
+static void test_logprobs_of_rows(void **state)
+{
+    (void)state;
+    enum { WORDS = 5000, ROWS = 40, TOP = TC_LOGPROBS_MAX };
+    tc_sampler *s = sampler_of(WORDS);
+    tc_token_value v[1 + TOP];
+    for (int r = 0; r < ROWS; r++) {
+        float row[WORDS];
+        uint32_t n;
+        const int levels = (int[]){1 << 20, 1, 7, 3000}[r % 4];
+        for (int i = 0; i < WORDS; i++) row[i] = (float)(r % 9) * (float)(rand() % levels) / (float)levels;
+        row[rand() % WORDS] = NAN;
+        ranked *all = rank_row(row, WORDS, 1, &n);
+        double sum = 0;
+        for (uint32_t i = 0; i < n; i++) sum += all[i].weight;
+        const uint32_t top = (uint32_t)r % (TOP + 1), one = all[(uint32_t)rand() % n].id;
+        tc_logprobs(s, row, one, top, v);
+        for (uint32_t i = 0; i <= top; i++) {
+            const double expected = (double)row[v[i].token] - all[0].logit - log(sum);
+            assert_int_equal(v[i].token, i ? all[i - 1].id : one);
+            assert_true(fabs(v[i].value - expected) < 3e-6 * fmax(1, fabs(expected)));
+        }
+        free(all);
+    }
     tc_sampler_free(s);
 }
 
@@ -430,11 +488,13 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_draws_are_those_of_a_sort),
+        cmocka_unit_test(test_draws_from_changed_rows),
+        cmocka_unit_test(test_logprobs_of_rows),
         cmocka_unit_test(test_bias_and_forbidden),
         cmocka_unit_test(test_mask),
         cmocka_unit_test(test_mask_against_the_rest),
         cmocka_unit_test(test_logprobs),
-        cmocka_unit_test(test_few_draw_as_rows),
+        cmocka_unit_test(test_draws_from_few),
         cmocka_unit_test(test_greedy_and_gap),
         cmocka_unit_test(test_penalties),
         cmocka_unit_test(test_truncations),

@@ -5,6 +5,7 @@
 // seed.
 #include "gpu-core/sched/sched.h"
 #include "tests/support/cmocka_all.h"
+#include "tests/support/draw.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -61,17 +62,6 @@ tc_status tc_forward_run(tc_forward *f, const tc_batch *b, int32_t *chosen, tc_e
 
 static uint32_t logits_left; // calls until the device fails; 0: it does not
 
-bool tc_forward_few(tc_forward *f, const uint32_t *tokens, uint32_t rows, const float *temperature,
-                    tc_few *ret)
-{
-    return false;
-}
-
-const float *tc_forward_row(tc_forward *f, uint32_t row)
-{
-    return NULL;
-}
-
 const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t rows)
 {
     (void)f;
@@ -81,6 +71,20 @@ const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t r
         for (uint32_t v = 0; v < VOCAB; v++)
             logits_out[r * VOCAB + v] = (float)(mix(token_hash[tokens[r]], v) % 1000) / 100.0f;
     return logits_out;
+}
+
+bool tc_forward_few(tc_forward *f, const uint32_t *tokens, uint32_t rows, const float *temperature,
+                    tc_few *ret)
+{
+    const float *logits = tc_forward_logits(f, tokens, rows);
+    if (logits) few_of_rows(logits, rows, VOCAB, temperature, ret);
+    return logits != NULL;
+}
+
+const float *tc_forward_row(tc_forward *f, uint32_t row)
+{
+    (void)f;
+    return logits_out + (size_t)row * VOCAB;
 }
 
 const tc_forward_times *tc_forward_get_times(const tc_forward *f)
@@ -209,8 +213,12 @@ static void set_up(bench *b)
     b->desc = (tc_model_desc){
         .layers = 2, .vocab = VOCAB, .top_k = 2, .generation = {.eos = {EOS}, .eos_count = 1}};
     assert_int_equal(tc_session_pool_create(&b->dev, CONTEXT, &b->pool, &e), TC_OK);
-    const tc_sched_options o = {
-        .desc = &b->desc, .pool = b->pool, .source = &b->source, .context = CONTEXT, .sessions = SLOTS};
+    const tc_sched_options o = {.desc = &b->desc,
+                                .dense = &tc_dense_plain,
+                                .pool = b->pool,
+                                .source = &b->source,
+                                .context = CONTEXT,
+                                .sessions = SLOTS};
     assert_int_equal(tc_sched_create(&o, &b->sched, &e), TC_OK);
 }
 

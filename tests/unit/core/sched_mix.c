@@ -7,6 +7,7 @@
 #include "gpu-core/forward/sample.h"
 #include "gpu-core/sched/sched.h"
 #include "tests/support/cmocka_all.h"
+#include "tests/support/draw.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -96,23 +97,26 @@ tc_status tc_forward_run(tc_forward *f, const tc_batch *b, int32_t *chosen, tc_e
     return TC_OK;
 }
 
-bool tc_forward_few(tc_forward *f, const uint32_t *tokens, uint32_t rows, const float *temperature,
-                    tc_few *ret)
-{
-    return false;
-}
-
-const float *tc_forward_row(tc_forward *f, uint32_t row)
-{
-    return NULL;
-}
-
 const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t rows)
 {
     (void)f;
     assert_true(rows <= TC_LOGIT_ROWS_MAX);
     for (uint32_t r = 0; r < rows; r++) fill_logits(token_hash[tokens[r]], logits_out + r * VOCAB);
     return logits_out;
+}
+
+bool tc_forward_few(tc_forward *f, const uint32_t *tokens, uint32_t rows, const float *temperature,
+                    tc_few *ret)
+{
+    const float *logits = tc_forward_logits(f, tokens, rows);
+    if (logits) few_of_rows(logits, rows, VOCAB, temperature, ret);
+    return logits != NULL;
+}
+
+const float *tc_forward_row(tc_forward *f, uint32_t row)
+{
+    (void)f;
+    return logits_out + (size_t)row * VOCAB;
 }
 
 const tc_forward_times *tc_forward_get_times(const tc_forward *f)
@@ -270,6 +274,7 @@ static void set_up(bench *b, uint64_t cache_bytes, const tc_sched_options *with)
     if (cache_bytes) assert_int_equal(tc_prefix_cache_create(&b->dev, cache_bytes, &b->cache, &e), TC_OK);
     tc_sched_options options = with ? *with : (tc_sched_options){0};
     options.desc = &b->desc;
+    options.dense = &tc_dense_plain;
     options.pool = b->pool;
     options.cache = b->cache;
     options.source = &b->source;
@@ -349,7 +354,7 @@ static uint32_t oracle(const tc_generate *g, uint32_t choice, tc_sampler *sample
     for (uint32_t i = 0; i < count; i++) hash = mix(hash, history[i]);
     while (n < most) {
         fill_logits(hash, logits);
-        uint32_t token = tc_sample(sampler, logits, &p, history, g->prompt_count, count, NULL);
+        uint32_t token = tc_sample(sampler, logits, &p, history, g->prompt_count, count);
         if (token == EOS && !g->ignore_eos) {
             *finish = TC_FINISH_STOP;
             return n;
@@ -547,7 +552,7 @@ static void test_mixes(void **state)
     tc_sampler *sampler;
     tc_error e;
     uint64_t cached = 0;
-    assert_int_equal(tc_sampler_create(VOCAB, &sampler, &e), TC_OK);
+    assert_int_equal(tc_sampler_create(VOCAB, &tc_dense_plain, &sampler, &e), TC_OK);
     for (unsigned seed = 0; seed < 1500; seed++) cached += run_mix(seed, sampler);
     assert_true(cached > 50000); // the cache took part
     tc_sampler_free(sampler);
