@@ -87,7 +87,9 @@ static void start(engine *g)
     need(tc_source_local_create(g->store, g->team, TC_BATCH_TOKENS_MAX, NULL, &g->source, &e), &e);
     need(tc_forward_create(g->weights, g->dev, g->source, TC_FAST, &g->forward, &e), &e);
     need(tc_session_pool_create(g->dev, 256, &g->pool, &e), &e);
-    need(tc_sampler_create(tc_checkpoint_desc(g->checkpoint)->vocab, tc_dense_for(kernels->name), &g->sampler, &e), &e);
+    need(tc_sampler_create(tc_checkpoint_desc(g->checkpoint)->vocab, tc_dense_for(kernels->name), &g->sampler,
+                           &e),
+         &e);
 }
 
 static void stop(engine *g)
