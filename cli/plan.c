@@ -140,6 +140,7 @@ static void begin_wish(const tc_model_desc *desc, const tc_footprint *f, const t
                                    .threads = tc_run_threads(),
                                    .workers = tc_run_workers(),
                                    .kv_budget_bytes = UINT64_MAX,
+                                   .keeps_states = true,
                                    .gpu = in->vram_bytes > 0,
                                    .shares_prompts = true, // as a core does by default
                                    .cold_only = in->cold_only};

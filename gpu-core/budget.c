@@ -95,7 +95,8 @@ tc_status tc_budget_of(const tc_budget_wish *w, tc_budget *ret, tc_error *e)
     tc_weights_geometry(w->desc, g);
     g->kv_type = w->kv_type;
     g->positions_max = w->context;
-    g->slots = w->sessions;
+    g->spare_slots = w->keeps_states && tc_dev_slot_bytes(g) ? 1 : 0;
+    g->slots = w->sessions + g->spare_slots;
     const uint64_t page_bytes = tc_dev_page_bytes(g);
     uint64_t pages = (uint64_t)whole_pages(w->context) / TC_KV_PAGE_POSITIONS * w->sessions;
     if (page_bytes && w->kv_budget_bytes / page_bytes < pages) pages = w->kv_budget_bytes / page_bytes;

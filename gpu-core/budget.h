@@ -17,6 +17,7 @@ typedef struct tc_budget_wish {
     bool by_nng;              // no call goes by shared memory
     uint32_t chunk_tokens;    // of a batch; 0: chosen here
     uint64_t kv_budget_bytes; // at most for pages
+    bool keeps_states;        // there is a prefix cache
     bool hot;                 // the cpu device has a hot tier
     uint64_t available_bytes; // of RAM, before anything is taken
     bool gpu, cold_only;      // cold_only: it holds no experts

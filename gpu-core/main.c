@@ -115,6 +115,7 @@ static tc_budget_wish wish_of(const core *c, uint64_t available)
         .by_nng = o->by_nng,
         .chunk_tokens = o->chunk_tokens,
         .kv_budget_bytes = o->kv_budget_bytes ? o->kv_budget_bytes : TC_KV_BUDGET_DEFAULT_MAX,
+        .keeps_states = o->cache_bytes > 0,
         .hot = o->hot_budget_bytes > 0,
         .available_bytes = available,
         .gpu = c->cuda != NULL,

@@ -17,7 +17,13 @@ enum {
     TC_BATCH_SEGMENTS_MAX = 64,
     TC_AHEAD_TOKENS_MAX = 8, // of a batch that is looked ahead for
     TC_MATMUL_JOBS_MAX = 8,
+    TC_KEEPS_MAX = 2, // of a segment
 };
+
+// Where the recurrent state goes, too: what it is behind the first `after` tokens of its segment.
+typedef struct tc_keep {
+    uint32_t after, slot; // after: fewer than the segment has; 0: none
+} tc_keep;
 
 // A run of consecutive tokens of one session. Page i holds positions [64 i, 64 i + 64).
 typedef struct tc_segment {
@@ -26,6 +32,8 @@ typedef struct tc_segment {
     uint32_t position;     // of its first token in the session
     const uint32_t *pages; // page numbers in the KV pool, enough for position + tokens
     uint32_t slot;         // recurrent-state slot
+    // By rising `after`, none behind one that is none. Their slots are nobody's in this batch.
+    tc_keep keep[TC_KEEPS_MAX];
 } tc_segment;
 
 typedef struct tc_batch {
@@ -57,6 +65,7 @@ typedef struct tc_dev_geometry {
     uint32_t positions_max;   // longest session
     uint32_t pages;           // KV pool
     uint32_t slots;           // recurrent-state slots
+    uint32_t spare_slots;     // the last of them, which are no session's: for states that are kept
     // Of a batch of the cpu device, TC_BATCH_SEGMENTS_MAX..TC_BATCH_TOKENS_MAX; 0: that.
     uint32_t tokens_max;
 } tc_dev_geometry;

@@ -7,15 +7,21 @@ static void add_segment(tc_sched *s, request *r, uint32_t tokens)
 {
     tc_session *session = r->session;
     tc_segment *segment = &s->segments[s->batch.segments];
-    *segment = (tc_segment){s->batch.tokens, tokens, session->processed, session->pages, session->slot};
+    *segment = (tc_segment){.first = s->batch.tokens,
+                            .tokens = tokens,
+                            .position = session->processed,
+                            .pages = session->pages,
+                            .slot = session->slot};
     for (uint32_t i = 0; i < tokens; i++) {
         uint32_t at = s->batch.tokens + i;
         s->ids[at] = session->tokens[session->processed + i];
         s->position[at] = session->processed + i;
         s->segment[at] = s->batch.segments;
     }
+    if (r->state == REQUEST_PREFILL) tc_sched_choose_keeps(s, r, segment);
     r->batch_first = s->batch.tokens;
     r->batch_tokens = tokens;
+    r->batch_segment = s->batch.segments;
     s->owner[s->batch.segments++] = r;
     s->batch.tokens += tokens;
 }
@@ -41,13 +47,12 @@ static uint32_t alone(const tc_sched *s)
     return tokens > least ? (uint32_t)tokens / TC_PROMPT_GRAIN * TC_PROMPT_GRAIN : least;
 }
 
-// The next chunk of a prompt: to its end, or to a multiple of the grain, or to a border where its state is
-// kept. 0: the room does not reach as far as that.
+// The next chunk of a prompt: to its end, or to a multiple of the grain. 0: the room does not reach as far as
+// that.
 static uint32_t chunk_of(const tc_sched *s, const request *r, uint32_t room)
 {
     uint32_t done = r->session->processed, left = r->session->count - done;
-    uint32_t n = left < room ? left : room, border = tc_sched_next_border(s, r);
-    if (border - done < n) n = border - done;
+    uint32_t n = left < room ? left : room;
     if (n < left) n = (done + n) / s->o.prompt_grain * s->o.prompt_grain - done;
     return n;
 }
@@ -74,6 +79,7 @@ void tc_sched_build(tc_sched *s)
         if (s->requests[i]->state == REQUEST_DECODE && !s->requests[i]->held)
             add_segment(s, s->requests[i], 1);
     s->decoding = s->batch.segments;
+    s->spares_used = 0;
     uint32_t room = s->o.tokens_max - s->batch.tokens, count = list_prompts(s, prompts);
     const uint32_t most = s->decoding ? beside_answers(s) : alone(s);
     if (most < room) room = most;

@@ -25,15 +25,25 @@ static bool wants_snapshot(const tc_sched *s, const request *r, uint32_t positio
            (position == last_border(r) || position == r->branch || position % s->snapshot_every == 0);
 }
 
-uint32_t tc_sched_next_border(const tc_sched *s, const request *r)
+// Where the state is wanted inside a chunk: its prompt's next turn first, then what others share with it. At
+// the chunk's end its own slot has it.
+void tc_sched_choose_keeps(tc_sched *s, const request *r, tc_segment *segment)
 {
-    if (!r->caches || !has_state(s) || s->o.coarse_cuts) return UINT32_MAX;
-    uint32_t done = r->session->processed, next = UINT32_MAX;
-    uint32_t every = (done / s->snapshot_every + 1) * s->snapshot_every;
-    const uint32_t borders[] = {last_border(r), r->branch, every};
-    for (size_t i = 0; i < sizeof borders / sizeof *borders; i++)
-        if (borders[i] > done && borders[i] < next) next = borders[i];
-    return next;
+    const uint32_t begin = segment->position, end = begin + segment->tokens;
+    if (!r->caches || !has_state(s)) return;
+    const uint32_t wanted[] = {last_border(r), r->branch, (end - 1) / s->snapshot_every * s->snapshot_every};
+    uint32_t n = 0, slot;
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted && n < TC_KEEPS_MAX; i++) {
+        const uint32_t after = wanted[i] - begin;
+        if (wanted[i] <= begin || wanted[i] >= end || (n && segment->keep[0].after == after)) continue;
+        if (!tc_session_spare_slot(s->o.pool, s->spares_used, &slot)) return;
+        s->spares_used++;
+        segment->keep[n++] = (tc_keep){after, slot};
+        if (n == 2 && after < segment->keep[0].after) {
+            segment->keep[1] = segment->keep[0];
+            segment->keep[0] = (tc_keep){after, slot};
+        }
+    }
 }
 
 void tc_sched_begin_prompt(tc_sched *s, request *r)
@@ -86,8 +96,14 @@ void tc_sched_keep_prompt(tc_sched *s, request *r)
 {
     if (!r->caches) return;
     uint32_t done = r->session->processed, before = done - r->batch_tokens, last = last_border(r);
-    uint32_t end = keep_pages(s, r, before / BLOCK * BLOCK, done < last ? done : last);
-    if (r->caches && r->cached && end == done && wants_snapshot(s, r, done))
+    uint32_t kept = before / BLOCK * BLOCK;
+    const tc_keep *keep = s->segments[r->batch_segment].keep;
+    for (uint32_t i = 0; i < TC_KEEPS_MAX && keep[i].after; i++) {
+        kept = keep_pages(s, r, kept, before + keep[i].after);
+        if (r->caches && r->cached) tc_prefix_add_state(s->o.cache, r->cached, keep[i].slot);
+    }
+    kept = keep_pages(s, r, kept, done < last ? done : last);
+    if (r->caches && r->cached && kept == done && wants_snapshot(s, r, done))
         tc_prefix_add_state(s->o.cache, r->cached, r->session->slot);
 }
 

@@ -62,8 +62,8 @@ typedef struct tc_sched_options {
     // that run, for at most so many steps.
     uint32_t group_steps;
     uint32_t context, sessions;
-    uint32_t tokens_max; // of a batch; 0: TC_BATCH_TOKENS_MAX
-    bool coarse_cuts; // a short chunk costs as much as a long one: prompts are not cut for the prefix cache
+    uint32_t tokens_max;     // of a batch; 0: TC_BATCH_TOKENS_MAX
+    bool coarse_cuts;        // a short chunk costs as much as a long one
     bool experts_are_hot;    // the source is the core itself: its pairs count as hits
     uint32_t queue_requests; // 0: the default, for this and the next two
     uint64_t queue_tokens;

@@ -46,8 +46,8 @@ struct request {
     tc_session *session;
     request *leader; // its prompt is computed by this one; NULL: by itself
     account *account;
-    tc_constrained *constrained;        // NULL: anything goes
-    uint32_t batch_tokens, batch_first; // its segment in the step being run
+    tc_constrained *constrained;                       // NULL: anything goes
+    uint32_t batch_segment, batch_tokens, batch_first; // its segment in the step being run
     uint64_t first_token_us;
     tc_usage usage;
     uint32_t end_count, end_tokens[TC_EOS_MAX + TC_STOP_TOKENS_MAX]; // what ends it
@@ -78,6 +78,7 @@ struct tc_sched {
     uint32_t decoding; // segments of answers, the first ones
     int32_t *chosen;   // [tokens_max][layers][top_k]
     uint32_t pairs_a_token, snapshot_every;
+    uint32_t spares_used; // spare slots of the batch being built
     // what steps take, moving averages
     double answer_us;       // a step of answers only
     double prompt_token_us; // what a prompt token adds beside answers; 0: not known yet
@@ -115,8 +116,8 @@ void tc_sched_begin_prompt(tc_sched *s, request *r); // admitted: from the cache
 bool tc_sched_restore(tc_sched *s, bool beside);     // loads what is due; true: something was loaded
 void tc_sched_keep_prompt(tc_sched *s, request *r);  // after a step that computed some of it
 void tc_sched_keep_answer(tc_sched *s, request *r);  // at its end
-uint32_t tc_sched_next_border(const tc_sched *s,
-                              const request *r); // where a chunk must end; UINT32_MAX: none
+// Has the device keep states of a prompt's chunk.
+void tc_sched_choose_keeps(tc_sched *s, const request *r, tc_segment *segment);
 
 // observe.c
 void tc_sched_note_end(const tc_sched *s, const request *r, const char *outcome, bool warning);

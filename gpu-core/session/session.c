@@ -13,14 +13,14 @@ struct tc_session_pool {
     uint32_t first_free;                   // none below it is free
     uint32_t used_end;                     // none from it on is in use
     tc_kv_growth *growth;                  // NULL: every page has memory
-    tc_session *sessions;                  // [slots], slot i is session i
+    tc_session *sessions;                  // [slots but the spare ones], slot i is session i
     uint32_t *free_slots, free_slot_count; // a stack
     uint32_t *token_memory, *page_memory;
 };
 
 tc_status tc_session_pool_create(tc_dev *dev, uint32_t positions_max, tc_session_pool **ret, tc_error *e)
 {
-    uint32_t pages = dev->geometry.pages, slots = dev->geometry.slots;
+    uint32_t pages = dev->geometry.pages, slots = dev->geometry.slots - dev->geometry.spare_slots;
     tc_session_pool *pool = tc_alloc(TC_MEM_OTHER, 1, sizeof *pool);
     if (!pool) return tc_fail(e, TC_NOMEM, "out of memory for the session pool");
     pool->dev = dev;
@@ -159,6 +159,18 @@ uint32_t tc_session_pages_end(const tc_session_pool *pool)
 uint32_t tc_session_slots_free(const tc_session_pool *pool)
 {
     return pool->free_slot_count;
+}
+
+bool tc_session_spare_slot(const tc_session_pool *pool, uint32_t index, uint32_t *ret)
+{
+    const tc_dev_geometry *g = &pool->dev->geometry;
+    if (index < g->spare_slots)
+        *ret = g->slots - 1 - index;
+    else if ((index -= g->spare_slots) < pool->free_slot_count)
+        *ret = pool->free_slots[index];
+    else
+        return false;
+    return true;
 }
 
 const tc_dev_geometry *tc_session_geometry(const tc_session_pool *pool)

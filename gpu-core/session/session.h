@@ -35,4 +35,7 @@ void tc_session_end(tc_session_pool *pool, tc_session *session);
 uint32_t tc_session_pages_free(const tc_session_pool *pool);
 uint32_t tc_session_pages_end(const tc_session_pool *pool); // one behind the highest page in use
 uint32_t tc_session_slots_free(const tc_session_pool *pool);
+// The `index`-th of the slots that no session has, for a state to be kept in until a session starts. False:
+// there are fewer.
+bool tc_session_spare_slot(const tc_session_pool *pool, uint32_t index, uint32_t *ret);
 const tc_dev_geometry *tc_session_geometry(const tc_session_pool *pool);

@@ -25,7 +25,7 @@ enum {
 };
 enum {
     PAGES = 24,
-    SLOTS = 3,
+    SLOTS = 5,
     CONTEXT = 704,
     TOKENS = 600,
     ONCE = 250
@@ -529,28 +529,83 @@ static void reference_delta_head(const delta_data *d, int value_head, double *ou
     }
 }
 
+enum { DELTA_ROW = VALUE_HEADS * DV };
+
+// Tokens [begin, end), of the batch that has begun.
+static void delta_pass(fixture *f, const delta_data *d, uint32_t begin, uint32_t end, float *out,
+                       float *second)
+{
+    enum { ROW = DELTA_ROW, BA = 2 * VALUE_HEADS };
+    const uint32_t n = end - begin;
+    const size_t bytes = (size_t)n * ROW * sizeof(float), at = (size_t)begin * ROW;
+    tc_delta_args args = {.dn_layer = 1,
+                          .qkvz = put_rows(f, d->qkvz + (size_t)begin * QKVZ, n, QKVZ, second),
+                          .ba = put_rows(f, d->ba + (size_t)begin * BA, n, BA, second),
+                          .conv = put(f, d->conv, (size_t)CONV * CHANNELS * sizeof(float)),
+                          .neg_exp_a = put(f, d->neg_exp_a, VALUE_HEADS * sizeof(float)),
+                          .dt_bias = put(f, d->dt_bias, VALUE_HEADS * sizeof(float)),
+                          .norm = put(f, d->norm, DV * sizeof(float)),
+                          .out = put_rows(f, d->qkvz, n, ROW, second)}; // to be overwritten
+    tc_delta_spans(&f->dev->geometry, false, &args);
+    f->dev->ops->delta(f->dev, &args);
+    back(f, out + at, args.out, bytes);
+    if (second) back(f, second + at, args.out + (size_t)n * ROW, bytes);
+    clear(f);
+}
+
 static void run_delta(fixture *f, const delta_data *d, uint32_t chunk, float *out, float *second)
 {
-    enum { ROW = VALUE_HEADS * DV, BA = 2 * VALUE_HEADS };
     for (uint32_t slot = 0; slot < SLOTS; slot++) f->dev->ops->slot_reset(f->dev, slot);
     for (uint32_t begin = 0; begin < TOKENS; begin += chunk) {
-        uint32_t end = begin + chunk < TOKENS ? begin + chunk : TOKENS, n = end - begin;
-        const size_t bytes = (size_t)n * ROW * sizeof(float), at = (size_t)begin * ROW;
+        const uint32_t end = begin + chunk < TOKENS ? begin + chunk : TOKENS;
         batch_memory m;
         (second ? begin_twins : begin_batch)(f, &m, begin, end);
-        tc_delta_args args = {.dn_layer = 1,
-                              .qkvz = put_rows(f, d->qkvz + (size_t)begin * QKVZ, n, QKVZ, second),
-                              .ba = put_rows(f, d->ba + (size_t)begin * BA, n, BA, second),
-                              .conv = put(f, d->conv, (size_t)CONV * CHANNELS * sizeof(float)),
-                              .neg_exp_a = put(f, d->neg_exp_a, VALUE_HEADS * sizeof(float)),
-                              .dt_bias = put(f, d->dt_bias, VALUE_HEADS * sizeof(float)),
-                              .norm = put(f, d->norm, DV * sizeof(float)),
-                              .out = put_rows(f, d->qkvz, n, ROW, second)}; // to be overwritten
-        tc_delta_spans(&f->dev->geometry, false, &args);
-        f->dev->ops->delta(f->dev, &args);
-        back(f, out + at, args.out, bytes);
-        if (second) back(f, second + at, args.out + (size_t)n * ROW, bytes);
-        clear(f);
+        delta_pass(f, d, begin, end, out, second);
+    }
+}
+
+// Tokens [begin, end) of one session in a slot; beside them one token of another.
+static void delta_in_slot(fixture *f, const delta_data *d, uint32_t begin, uint32_t end, uint32_t slot,
+                          const tc_keep *keep, float *out)
+{
+    batch_memory m;
+    begin_batch(f, &m, begin, end);
+    m.segments[0].slot = slot;
+    m.segments[1].slot = SLOTS - 1;
+    if (keep) memcpy(m.segments[0].keep, keep, sizeof m.segments[0].keep);
+    f->dev->ops->batch_begin(f->dev, &m.batch);
+    delta_pass(f, d, begin, end, out, NULL);
+}
+
+// States that a pass keeps on its way: who goes on from one gets the bits of the pass itself, which are those
+// of one that kept nothing. Keeps so early that the convolution still sees what lies before the pass, inside
+// the runs and stages of the devices and at their ends, behind the last but one token.
+static void check_keeps(fixture *f, const delta_data *d, const float *whole, float *again)
+{
+    static const struct {
+        uint32_t begin, first, second;
+    } cases[] = {{0, 1, 0},  {0, 64, 128},  {0, 16, 17},         {5, 1, 2},   {5, 2, 3},
+                 {64, 3, 4}, {100, 15, 33}, {128, 64, ONCE - 1}, {1, 48, 50}, {37, 5, ONCE - 1}};
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        const uint32_t begin = cases[c].begin, end = begin + ONCE;
+        const tc_keep keep[TC_KEEPS_MAX] = {{cases[c].first, 3}, {cases[c].second, cases[c].second ? 1 : 0}};
+        for (uint32_t slot = 0; slot < SLOTS; slot++) f->dev->ops->slot_reset(f->dev, slot);
+        delta_in_slot(f, d, 70, 200, 1, NULL, again); // somebody else's states lie where these go
+        delta_in_slot(f, d, 200, 300, 3, NULL, again);
+        if (begin) delta_in_slot(f, d, 0, begin, 2, NULL, again);
+        memset(again, 0, (size_t)TOKENS * DELTA_ROW * sizeof *again);
+        delta_in_slot(f, d, begin, end, 2, keep, again);
+        const size_t at = (size_t)begin * DELTA_ROW;
+        assert_memory_equal(again + at, whole + at, (size_t)ONCE * DELTA_ROW * sizeof *again);
+        for (uint32_t k = 0; k < TC_KEEPS_MAX && keep[k].after; k++) {
+            const uint32_t from = begin + keep[k].after, to = end + 30;
+            memset(again, 0, (size_t)TOKENS * DELTA_ROW * sizeof *again);
+            delta_in_slot(f, d, from, from + 1, keep[k].slot, NULL, again);
+            delta_in_slot(f, d, from + 1, to, keep[k].slot, NULL, again);
+            if (memcmp(again + (size_t)from * DELTA_ROW, whole + (size_t)from * DELTA_ROW,
+                       (size_t)(to - from) * DELTA_ROW * sizeof *again) != 0)
+                fail_msg("from %u, kept behind %u: other bits", begin, keep[k].after);
+        }
     }
 }
 
@@ -590,6 +645,7 @@ static void test_delta(void **state)
         assert_memory_equal(second, whole, (size_t)TOKENS * VALUE_HEADS * DV * sizeof *cut);
         tc_free(second);
     }
+    check_keeps(f, &d, whole, cut);
     float *all[] = {d.qkvz, d.ba, d.conv, d.neg_exp_a, d.dt_bias, d.norm, whole, cut};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) tc_free(all[i]);
 }

@@ -168,11 +168,29 @@ static void run_value_head(const delta_job *job, const delta_item_view *v, uint3
     }
 }
 
-static float *layer_state(const delta_job *job, const tc_segment *segment)
+static float *layer_state(const delta_job *job, uint32_t slot)
 {
     const tc_dev_geometry *g = &job->cpu->dev.geometry;
-    return job->cpu->states +
-           ((size_t)segment->slot * g->dn_layers + job->args->dn_layer) * tc_dev_state_floats(g);
+    return job->cpu->states + ((size_t)slot * g->dn_layers + job->args->dn_layer) * tc_dev_state_floats(g);
+}
+
+// The segment's tokens up to where its state is kept next, or all.
+static uint32_t stop_behind(const tc_segment *segment, uint32_t t)
+{
+    for (uint32_t i = 0; i < TC_KEEPS_MAX; i++)
+        if (segment->keep[i].after > t) return segment->keep[i].after;
+    return segment->tokens;
+}
+
+// Value heads [begin, end), behind the segment's first `done` tokens.
+static void keep_heads(const delta_job *job, const delta_item_view *v, uint32_t done, uint32_t begin,
+                       uint32_t end)
+{
+    const size_t at = begin * head_floats(&job->cpu->dev.geometry),
+                 bytes = (end - begin) * head_floats(&job->cpu->dev.geometry) * sizeof(float);
+    for (uint32_t i = 0; i < TC_KEEPS_MAX; i++)
+        if (v->segment->keep[i].after == done)
+            memcpy(layer_state(job, v->segment->keep[i].slot) + at, v->state + at, bytes);
 }
 
 static void delta_item(void *arg, uint32_t item, uint32_t member)
@@ -186,25 +204,28 @@ static void delta_item(void *arg, uint32_t item, uint32_t member)
     delta_item_view v = {.segment = segment, .head = head};
     v.row_floats = g->dn_key_heads * span;
     v.rows = job->args->qkvz + (size_t)segment->first * v.row_floats;
-    v.state = layer_state(job, segment);
+    v.state = layer_state(job, segment->slot);
     v.history = v.state + g->dn_value_heads * head_floats(g);
     run_memory m = memory_of(job->cpu, member);
-    for (uint32_t t = 0; t < segment->tokens; t += RUN) {
-        uint32_t count = segment->tokens - t < RUN ? segment->tokens - t : RUN;
+    const uint32_t begin = part * share, end = begin + share < ratio ? begin + share : ratio;
+    for (uint32_t t = 0, count; t < segment->tokens; t += count) {
+        count = stop_behind(segment, t) - t;
+        if (count > RUN) count = RUN;
         prepare_keys(job, &v, t, count, &m);
-        for (uint32_t i = part * share; i < (part + 1) * share && i < ratio; i++)
-            run_value_head(job, &v, t, count, i, &m);
+        for (uint32_t i = begin; i < end; i++) run_value_head(job, &v, t, count, i, &m);
+        if (begin < end) keep_heads(job, &v, t + count, head * ratio + begin, head * ratio + end);
     }
 }
 
-// The raw inputs of the segment's last taps - 1 tokens into the ring, channels in their flat order.
-static void keep_history(const delta_job *job, const tc_segment *segment)
+// The raw inputs of the last taps - 1 of the segment's first `tokens` into the ring of a slot that has those
+// before the segment, channels in their flat order.
+static void keep_history(const delta_job *job, const tc_segment *segment, uint32_t tokens, uint32_t slot)
 {
     const tc_dev_geometry *g = &job->cpu->dev.geometry;
     uint32_t ring = g->dn_conv - 1, dk = g->dn_key_dim, keys = g->dn_key_heads * dk;
     uint32_t vspan = g->dn_value_heads / g->dn_key_heads * g->dn_value_dim, span = 2 * dk + 2 * vspan;
-    float *history = layer_state(job, segment) + g->dn_value_heads * head_floats(g);
-    for (uint32_t t = segment->tokens > ring ? segment->tokens - ring : 0; t < segment->tokens; t++) {
+    float *history = layer_state(job, slot) + g->dn_value_heads * head_floats(g);
+    for (uint32_t t = tokens > ring ? tokens - ring : 0; t < tokens; t++) {
         const float *row = job->args->qkvz + (size_t)(segment->first + t) * g->dn_key_heads * span;
         float *to = history + (size_t)((segment->position + t) % ring) * channels_of(g);
         for (uint32_t h = 0; h < g->dn_key_heads; h++) {
@@ -213,6 +234,19 @@ static void keep_history(const delta_job *job, const tc_segment *segment)
             memcpy(to + 2 * keys + h * vspan, row + span_at(job->args->v, h), vspan * sizeof *to);
         }
     }
+}
+
+static void keep_histories(const delta_job *job, const tc_segment *segment)
+{
+    const tc_dev_geometry *g = &job->cpu->dev.geometry;
+    const size_t at = g->dn_value_heads * head_floats(g),
+                 bytes = (size_t)(g->dn_conv - 1) * channels_of(g) * sizeof(float);
+    for (uint32_t i = 0; i < TC_KEEPS_MAX && segment->keep[i].after; i++) {
+        const tc_keep *keep = &segment->keep[i];
+        memcpy(layer_state(job, keep->slot) + at, layer_state(job, segment->slot) + at, bytes);
+        keep_history(job, segment, keep->after, keep->slot);
+    }
+    keep_history(job, segment, segment->tokens, segment->slot);
 }
 
 void tc_cpu_delta(tc_dev *dev, const tc_delta_args *args)
@@ -224,5 +258,5 @@ void tc_cpu_delta(tc_dev *dev, const tc_delta_args *args)
     delta_job job = {cpu, args, heads < 2 * tc_team_size(cpu->team) ? ratio : 1};
     uint64_t work = (uint64_t)cpu->batch.tokens * g->dn_value_heads * g->dn_key_dim * g->dn_value_dim;
     tc_cpu_each(cpu, heads * job.parts, 4 * work, delta_item, &job);
-    for (uint32_t s = 0; s < cpu->batch.segments; s++) keep_history(&job, &cpu->batch.segment_list[s]);
+    for (uint32_t s = 0; s < cpu->batch.segments; s++) keep_histories(&job, &cpu->batch.segment_list[s]);
 }

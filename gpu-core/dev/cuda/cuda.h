@@ -8,7 +8,7 @@
 #include "gpu-core/dev/dev.h"
 
 enum {
-    TC_CUDA_ABI = 9,
+    TC_CUDA_ABI = 10,
     TC_CUDA_TOKENS_SMALL = 4096,
     TC_CUDA_TOKENS_LEAST = 512,
     TC_CUDA_TOKENS_PART = 8, // of the budget, for what goes by a batch's tokens

@@ -37,9 +37,9 @@ static __device__ __forceinline__ float sigmoid(float x)
     return 1.0f / (1.0f + expf(-x));
 }
 
-static __device__ __forceinline__ float *state_of(const tc_gpu_delta &a, const tc_gpu_segment &g)
+static __device__ __forceinline__ float *state_of(const tc_gpu_delta &a, uint32_t slot)
 {
-    return a.states + g.slot * a.slot_floats + a.layer_at;
+    return a.states + slot * a.slot_floats + a.layer_at;
 }
 
 static __device__ __forceinline__ float *ring_of(const tc_gpu_delta &a, const delta_shape &s, float *state)
@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(1024)
     const uint32_t value_head = blockIdx.x, key_head = value_head / s.ratio, index = value_head % s.ratio;
     const uint32_t column = threadIdx.x / PARTS, part = threadIdx.x % PARTS;
     float *q = row, *k = q + s.dkp, *v = k + s.dkp, *o = v + a.dv, *kq = o + a.dv;
-    float *state = state_of(a, g), *ring = ring_of(a, s, state), S[KP], decay, beta;
+    float *state = state_of(a, g.slot), *ring = ring_of(a, s, state), S[KP], decay, beta;
     float *own = state + ((size_t)value_head * a.dv + (column < a.dv ? column : 0)) * s.dkp;
     load_state<KP>(S, own, part);
     follow_previous();
@@ -235,6 +235,26 @@ __global__ void __launch_bounds__(1024)
 
 // ---- many tokens ----
 
+// What the ring holds from before the segment, of a key head's channels, to where a state is kept so early
+// that some of it still counts. One block.
+static __device__ __forceinline__ void keep_ring(const tc_gpu_delta &a, const delta_shape &s,
+                                                 const tc_gpu_segment &g, uint32_t key_head)
+{
+    const float *ring = ring_of(a, s, state_of(a, g.slot));
+    const uint32_t values = s.ratio * a.dv, own = 2 * a.dk + values;
+    for (int n = 0; n < 2; n++) {
+        if (!g.keep_after[n] || g.keep_after[n] >= a.taps) continue;
+        float *to = ring_of(a, s, state_of(a, g.keep_slot[n]));
+        for (uint32_t i = threadIdx.x; i < a.taps * own; i += blockDim.x) {
+            const uint32_t c = i % own;
+            const uint32_t channel = c < a.dk     ? key_head * a.dk + c
+                                     : c < 2 * a.dk ? s.keys + key_head * a.dk + c - a.dk
+                                                    : 2 * s.keys + key_head * values + c - 2 * a.dk;
+            to[(size_t)(i / own) * s.channels + channel] = ring[(size_t)(i / own) * s.channels + channel];
+        }
+    }
+}
+
 // Block (token, key head).
 __global__ void __launch_bounds__(256) keys_kernel(tc_gpu_batch batch, const __grid_constant__ tc_gpu_delta a)
 {
@@ -244,7 +264,8 @@ __global__ void __launch_bounds__(256) keys_kernel(tc_gpu_batch batch, const __g
     const uint32_t token = blockIdx.x, key_head = blockIdx.y;
     const tc_gpu_segment g = batch.segments[batch.segment[token]];
     const uint32_t t = token - g.first;
-    const float *ring = ring_of(a, s, state_of(a, g));
+    const float *ring = ring_of(a, s, state_of(a, g.slot));
+    if (t == 0) keep_ring(a, s, g, key_head);
     for (uint32_t i = threadIdx.x; i < 2 * a.dk; i += blockDim.x) {
         const uint32_t which = i / a.dk, k = i % a.dk;
         row[which][k] = convolved(a, s, g, ring, t, which * s.keys + key_head * a.dk + k,
@@ -284,11 +305,14 @@ __global__ void __launch_bounds__(PARTS *STRIP)
     const tc_gpu_segment g = batch.segments[blockIdx.z];
     const uint32_t value_head = blockIdx.y, key_head = value_head / s.ratio, first = blockIdx.x * STRIP;
     const uint32_t column = first + threadIdx.x / PARTS, part = threadIdx.x % PARTS;
-    float *own = state_of(a, g) + ((size_t)value_head * a.dv + (column < a.dv ? column : 0)) * s.dkp, S[KP];
+    const size_t own_at = ((size_t)value_head * a.dv + (column < a.dv ? column : 0)) * s.dkp;
+    float *own = state_of(a, g.slot) + own_at, S[KP];
     if (*(volatile uint32_t *)tables.failed) return;
     load_state<KP>(S, own, part); // KP * PARTS is the padded key dimension
-    for (uint32_t base = 0; base < g.tokens; base += STAGE) {
-        const uint32_t count = min(g.tokens - base, (uint32_t)STAGE);
+    for (uint32_t base = 0, count; base < g.tokens; base += count) {
+        count = min(g.tokens - base, (uint32_t)STAGE);
+        for (int n = 0; n < 2; n++)
+            if (g.keep_after[n] > base) count = min(count, g.keep_after[n] - base);
         __syncthreads();
         for (uint32_t i = threadIdx.x; i < count * DKP / 4; i += PARTS * STRIP) {
             const uint32_t t = i / (DKP / 4), at = i % (DKP / 4) * 4;
@@ -313,6 +337,9 @@ __global__ void __launch_bounds__(PARTS *STRIP)
             if (part == 0 && column < a.dv)
                 a.out[((size_t)(g.first + base + t) * a.value_heads + value_head) * a.dv + column] = o;
         }
+        for (int n = 0; n < 2; n++)
+            if (g.keep_after[n] == base + count && column < a.dv)
+                store_state<KP>(S, state_of(a, g.keep_slot[n]) + own_at, part);
     }
     if (column < a.dv) store_state<KP>(S, own, part);
 }
@@ -332,7 +359,11 @@ __global__ void __launch_bounds__(128)
     __syncwarp();
     gated_norm(a, s, token, value_head, o[warp], lane, 32);
     const uint32_t t = token - g.first;
-    if (t + a.taps >= g.tokens) keep_inputs(a, s, g, ring_of(a, s, state_of(a, g)), t, value_head, lane, 32);
+    for (int n = 0; n < 2; n++)
+        if (t < g.keep_after[n] && t + a.taps >= g.keep_after[n])
+            keep_inputs(a, s, g, ring_of(a, s, state_of(a, g.keep_slot[n])), t, value_head, lane, 32);
+    if (t + a.taps >= g.tokens)
+        keep_inputs(a, s, g, ring_of(a, s, state_of(a, g.slot)), t, value_head, lane, 32);
 }
 
 template <int KP>

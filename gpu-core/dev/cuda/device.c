@@ -27,6 +27,8 @@ static void send(tc_dev_cuda *c, size_t at, size_t bytes)
                                  c->stream));
 }
 
+_Static_assert(sizeof((tc_gpu_segment){0}.keep_after) == TC_KEEPS_MAX * sizeof(uint32_t), "as many keeps");
+
 // Row blocks of attention for a batch that is not one token each.
 static void list_blocks(tc_dev_cuda *c)
 {
@@ -62,6 +64,10 @@ void tc_cuda_batch_begin(tc_dev *dev, const tc_batch *batch)
         uint32_t count = (from->position + from->tokens + TC_KV_PAGE_POSITIONS - 1) / TC_KV_PAGE_POSITIONS;
         if (!dev->geometry.kv_layers) count = 0;
         segments[s] = (tc_gpu_segment){from->first, from->tokens, from->position, from->slot, used};
+        for (uint32_t i = 0; i < TC_KEEPS_MAX; i++) {
+            segments[s].keep_after[i] = from->keep[i].after;
+            segments[s].keep_slot[i] = from->keep[i].slot;
+        }
         for (uint32_t i = 0; i < count; i++) pages[used++] = from->pages[i];
         c->one_each &= from->tokens == 1;
     }

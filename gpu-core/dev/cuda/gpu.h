@@ -186,6 +186,7 @@ int tc_gpu_silu_mul(tc_gpu_stream stream, const float *gate, const float *up, si
 // ---- the batch, as kernels see it ----
 typedef struct tc_gpu_segment {
     uint32_t first, tokens, position, slot, pages_at; // pages_at: index of its first page in `pages`
+    uint32_t keep_after[2], keep_slot[2];             // tc_segment.keep
 } tc_gpu_segment;
 
 typedef struct tc_gpu_batch {

@@ -54,6 +54,8 @@ tc_status tc_forward_run(tc_forward *f, const tc_batch *b, int32_t *chosen, tc_e
             token_hash[at] = page_memory[segment->pages[position / 64]][position % 64] =
                 mix(past, b->ids[at]);
             slot_memory[segment->slot] = token_hash[at];
+            for (uint32_t k = 0; k < TC_KEEPS_MAX; k++)
+                if (segment->keep[k].after == i + 1) slot_memory[segment->keep[k].slot] = token_hash[at];
         }
     }
     assert_int_equal(counted, b->tokens);

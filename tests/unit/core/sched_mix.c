@@ -14,16 +14,16 @@
 #include <string.h>
 
 enum { VOCAB = 61, PAGES = 48, SLOTS = 6, CONTEXT = 640, EOS = 5, IDS = 2048, TOKENS = 64 };
-enum { PAGES_MOST = 128, SLOTS_MOST = 64 };                    // of the benchmark
+enum { PAGES_MOST = 128, SLOTS_MOST = 64, SPARE_MOST = 2 };    // of the benchmark
 enum { ANSWER_US = 1000, ROW_US = 100, PROMPT_TOKEN_US = 50 }; // what the stub's steps take
 
 // ---- the stub: device, forward, source, server ----
 
 static bool has_state;
 static size_t slot_bytes;
-static uint64_t page_memory[PAGES_MOST][TC_KV_PAGE_POSITIONS], slot_memory[SLOTS_MOST],
+static uint64_t page_memory[PAGES_MOST][TC_KV_PAGE_POSITIONS], slot_memory[SLOTS_MOST + SPARE_MOST],
     token_hash[TC_BATCH_TOKENS_MAX];
-static uint32_t pool_pages = PAGES, pool_slots = SLOTS;
+static uint32_t pool_pages = PAGES, pool_slots = SLOTS, spare_slots, states_kept;
 static uint64_t now_us, longest_step_us, steps_with_answers;
 static uint64_t prompt_token_us = PROMPT_TOKEN_US,
                 large_token_us = PROMPT_TOKEN_US; // large: of many in a step
@@ -83,6 +83,13 @@ tc_status tc_forward_run(tc_forward *f, const tc_batch *b, int32_t *chosen, tc_e
             if (has_state) assert_true(slot_memory[segment->slot] == past);
             token_hash[at] = page_memory[segment->pages[position / 64]][position % 64] =
                 slot_memory[segment->slot] = mix(past, b->ids[at]);
+            for (uint32_t k = 0; k < TC_KEEPS_MAX; k++) {
+                const tc_keep *keep = &segment->keep[k];
+                assert_true(keep->after < segment->tokens && keep->slot < pool_slots + spare_slots);
+                if (keep->after != i + 1) continue;
+                slot_memory[keep->slot] = slot_memory[segment->slot];
+                states_kept++;
+            }
         }
     }
     uint64_t step_us = ANSWER_US + ROW_US * answers +
@@ -264,7 +271,10 @@ static void set_up(bench *b, uint64_t cache_bytes, const tc_sched_options *with)
                               .page_save = page_save,
                               .page_load = page_load};
     b->dev = (tc_dev){.ops = &b->dev_ops,
-                      .geometry = {.pages = pool_pages, .slots = pool_slots, .positions_max = CONTEXT}};
+                      .geometry = {.pages = pool_pages,
+                                   .slots = pool_slots + spare_slots,
+                                   .spare_slots = spare_slots,
+                                   .positions_max = CONTEXT}};
     b->source_ops.stats = source_stats;
     b->source.ops = &b->source_ops;
     b->desc = (tc_model_desc){
@@ -522,6 +532,7 @@ static uint64_t run_mix(unsigned seed, tc_sampler *sampler)
     srand(seed);
     has_state = seed % 2;
     slot_bytes = seed % 3 ? sizeof(uint64_t) : 3000;
+    spare_slots = seed % 5 % (SPARE_MOST + 1);
     prompt_grain = seed % 4 ? TC_PROMPT_GRAIN : 8u << rand() % 3;
     const tc_sched_options with = {
         .chunk_us = 4000 + (uint64_t)rand() % 8000, .snapshot_every = 128, .prompt_grain = prompt_grain};
@@ -543,6 +554,7 @@ static uint64_t run_mix(unsigned seed, tc_sampler *sampler)
         cached += of(plans[i].ask.id)->usage.cached_tokens;
     }
     tear_down(&b);
+    spare_slots = 0;
     return cached;
 }
 
@@ -554,7 +566,7 @@ static void test_mixes(void **state)
     uint64_t cached = 0;
     assert_int_equal(tc_sampler_create(VOCAB, &tc_dense_plain, &sampler, &e), TC_OK);
     for (unsigned seed = 0; seed < 1500; seed++) cached += run_mix(seed, sampler);
-    assert_true(cached > 50000); // the cache took part
+    assert_true(cached > 50000 && states_kept > 1000); // the cache took part
     tc_sampler_free(sampler);
 }
 
@@ -705,6 +717,58 @@ static void test_branches_get_a_snapshot(void **state)
         assert_int_equal(of(id)->usage.cached_tokens, id == 3 ? 128 : 0);
     }
     tear_down(&b);
+}
+
+// Beside the state at a prompt's end the last one of those that are kept every so often.
+static void test_a_state_on_the_way(void **state)
+{
+    (void)state;
+    bench b;
+    has_state = true;
+    slot_bytes = sizeof(uint64_t);
+    const tc_sched_options with = {.snapshot_every = 128, .coarse_cuts = true};
+    set_up(&b, 1 << 20, &with);
+    for (uint64_t id = 1; id <= 2; id++) {
+        uint32_t *prompt = counting_prompt(5);
+        for (uint32_t i = 540; i < 600; i++) prompt[i] = (uint32_t)(id + i) % VOCAB;
+        tc_generate g = simple(id, prompt, 600, 2);
+        ask(&b, &g);
+        run_to_end(&b);
+        assert_int_equal(of(id)->usage.cached_tokens, id == 2 ? 512 : 0);
+    }
+    tear_down(&b);
+}
+
+// Prompts in one piece, as a GPU takes them: the state behind the last page is kept on the way past it, and
+// the next turn begins there; where every session is taken the spare slot serves.
+static void test_a_state_is_kept_inside_a_step(void **state)
+{
+    (void)state;
+    has_state = true;
+    slot_bytes = sizeof(uint64_t);
+    for (uint32_t others = 0; others < SLOTS; others += SLOTS - 1)
+        for (spare_slots = 0; spare_slots <= 1; spare_slots++) {
+            bench b;
+            const tc_sched_options with = {
+                .snapshot_every = 1 << 20, .coarse_cuts = true, .chunk_us = 10000000};
+            const bool room = spare_slots || !others;
+            set_up(&b, 1 << 20, &with);
+            for (uint64_t id = 1; id <= others; id++) {
+                tc_generate g = simple(id, counting_prompt(9), 2, 60);
+                ask(&b, &g);
+            }
+            for (uint64_t id = 10; id <= 11; id++) {
+                tc_generate g = simple(id, counting_prompt(5), id == 10 ? 300 : 330, 2);
+                ask(&b, &g);
+                const uint64_t steps = steps_with_answers;
+                while (!of(id)->ended) tc_sched_step(b.sched);
+                assert_true(!others || steps_with_answers - steps <= 4); // nothing was cut
+                assert_int_equal(of(id)->usage.cached_tokens, id == 11 && room ? 256 : 0);
+            }
+            run_to_end(&b);
+            tear_down(&b);
+        }
+    spare_slots = 0;
 }
 
 static void test_deadlines(void **state)
@@ -1002,6 +1066,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_held_requests_rest),
         cmocka_unit_test(test_next_turn),
         cmocka_unit_test(test_branches_get_a_snapshot),
+        cmocka_unit_test(test_a_state_is_kept_inside_a_step),
+        cmocka_unit_test(test_a_state_on_the_way),
         cmocka_unit_test(test_deadlines),
         cmocka_unit_test(test_priorities_and_ageing),
         cmocka_unit_test(test_scopes_take_turns),
