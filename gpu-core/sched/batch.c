@@ -53,8 +53,9 @@ static uint32_t chunk_of(const tc_sched *s, const request *r, uint32_t room)
 {
     uint32_t done = r->session->processed, left = r->session->count - done;
     uint32_t n = left < room ? left : room;
-    if (n < left) n = (done + n) / s->o.prompt_grain * s->o.prompt_grain - done;
-    return n;
+    if (n == left) return n;
+    const uint32_t end = (done + n) / s->o.prompt_grain * s->o.prompt_grain; // done may lie anywhere
+    return end > done ? end - done : 0;
 }
 
 static uint32_t list_prompts(tc_sched *s, request *ret[TC_BATCH_SEGMENTS_MAX])

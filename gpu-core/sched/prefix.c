@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: what requests take from the prefix cache and leave in it. A model with recurrent state leaves pages
-// and snapshots of its prompts only: an answer's state comes from single tokens, a prompt's from chunks, and
-// the same text must give the same bits whether it was kept or is computed again. Pages alone have no such
-// difference, so a model without that state leaves its answers too.
+// Owns: what requests take from the prefix cache and leave in it: a prompt's pages while it is computed, the
+// answer's when it ends, down to its last token, which is where the conversation's next turn goes on. Single
+// tokens and chunks give the same bits on every device (tests/contract), so it does not matter which of them
+// a past was computed by.
 #include "gpu-core/sched/sched_impl.h"
 
 enum { BLOCK = TC_KV_PAGE_POSITIONS, RESTORE_BYTES_A_US = 2000 };
@@ -13,7 +13,7 @@ static bool has_state(const tc_sched *s)
     return s->snapshot_every != 0;
 }
 
-// The last border before the prompt's end: at least one token is computed, for its logits.
+// The last border before the prompt's end.
 static uint32_t last_border(const request *r)
 {
     return (r->prompt->count - 1) / BLOCK * BLOCK;
@@ -50,7 +50,8 @@ void tc_sched_begin_prompt(tc_sched *s, request *r)
 {
     r->state = REQUEST_PREFILL;
     if (!r->caches) return;
-    tc_prefix_match match = tc_prefix_find(s->o.cache, r->ask.scope, r->prompt->tokens, last_border(r));
+    // at least one token is computed, for its logits
+    tc_prefix_match match = tc_prefix_find(s->o.cache, r->ask.scope, r->prompt->tokens, r->prompt->count - 1);
     r->branch = match.known > match.usable ? match.known : 0;
     if (!match.block) return;
     r->cached = r->loading = match.block;
@@ -73,6 +74,7 @@ bool tc_sched_restore(tc_sched *s, bool beside)
         }
         if (r->loading) break;
         tc_prefix_load_state(s->o.cache, r->cached, r->session->slot);
+        r->cached = tc_prefix_whole(s->o.cache, r->cached);
         r->session->processed = r->usage.cached_tokens;
         s->total.cached_tokens += r->usage.cached_tokens;
         r->state = REQUEST_PREFILL;
@@ -84,7 +86,7 @@ bool tc_sched_restore(tc_sched *s, bool beside)
 static uint32_t keep_pages(tc_sched *s, request *r, uint32_t kept, uint32_t end)
 {
     while (r->caches && kept + BLOCK <= end) {
-        r->cached = tc_prefix_add(s->o.cache, r->ask.scope, r->cached, r->session->tokens + kept,
+        r->cached = tc_prefix_add(s->o.cache, r->ask.scope, r->cached, r->session->tokens + kept, BLOCK,
                                   r->session->pages[kept / BLOCK]);
         kept += BLOCK;
         if (!r->cached) r->caches = false; // no room: what follows would hang in the air
@@ -109,7 +111,11 @@ void tc_sched_keep_prompt(tc_sched *s, request *r)
 
 void tc_sched_keep_answer(tc_sched *s, request *r)
 {
-    if (!r->caches || has_state(s) || r->state != REQUEST_DECODE) return;
-    uint32_t kept = r->cached ? last_border(r) : 0;
-    keep_pages(s, r, kept, r->session->processed / BLOCK * BLOCK);
+    if (!r->caches || r->state != REQUEST_DECODE) return;
+    const tc_session *session = r->session;
+    uint32_t kept = keep_pages(s, r, r->cached ? last_border(r) : 0, session->processed / BLOCK * BLOCK);
+    if (r->caches && session->processed > kept)
+        r->cached = tc_prefix_add(s->o.cache, r->ask.scope, r->cached, session->tokens + kept,
+                                  session->processed - kept, session->pages[kept / BLOCK]);
+    if (r->cached) tc_prefix_add_state(s->o.cache, r->cached, session->slot);
 }

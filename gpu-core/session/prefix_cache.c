@@ -20,6 +20,7 @@ struct tc_prefix_block {
     uint64_t hash, scope;
     uint64_t used, state_used; // value of the clock at the last use
     uint32_t depth;            // blocks before it
+    uint32_t count;            // of its tokens; a tail has fewer than a page holds
     uint32_t children, holds;
     void *page, *state; // owned
     uint32_t tokens[TC_KV_PAGE_POSITIONS];
@@ -154,20 +155,36 @@ void tc_prefix_cache_free(tc_prefix_cache *c)
 
 // ---- finding ----
 
-static uint64_t hash_of(uint64_t scope, const tc_prefix_block *parent, const uint32_t *tokens)
+static uint64_t hash_of(uint64_t scope, const tc_prefix_block *parent, const uint32_t *tokens, uint32_t count)
 {
-    return XXH3_64bits_withSeed(tokens, TC_KV_PAGE_POSITIONS * sizeof *tokens, parent ? parent->hash : scope);
+    return XXH3_64bits_withSeed(tokens, count * sizeof *tokens, parent ? parent->hash : scope);
 }
 
 static tc_prefix_block *child_of(const tc_prefix_cache *c, uint64_t scope, const tc_prefix_block *parent,
-                                 const uint32_t *tokens)
+                                 const uint32_t *tokens, uint32_t count)
 {
-    uint64_t hash = hash_of(scope, parent, tokens);
+    uint64_t hash = hash_of(scope, parent, tokens, count);
     for (tc_prefix_block *b = c->bucket[hash & (c->buckets - 1)]; b; b = b->next)
-        if (b->hash == hash && b->parent == parent && b->scope == scope &&
-            memcmp(b->tokens, tokens, sizeof b->tokens) == 0)
+        if (b->hash == hash && b->parent == parent && b->scope == scope && b->count == count &&
+            memcmp(b->tokens, tokens, count * sizeof *tokens) == 0)
             return b;
     return NULL;
+}
+
+static bool can_begin(const tc_prefix_cache *c, const tc_prefix_block *b)
+{
+    return b && (b->state || !c->state_bytes);
+}
+
+// The longest tail behind `last` that tokens[0, count) begin with and a session can go on from.
+static tc_prefix_block *tail_of(const tc_prefix_cache *c, uint64_t scope, const tc_prefix_block *last,
+                                const uint32_t *tokens, uint32_t count)
+{
+    tc_prefix_block *b = NULL;
+    for (uint32_t n = count < TC_KV_PAGE_POSITIONS ? count : TC_KV_PAGE_POSITIONS - 1; n && !can_begin(c, b);
+         n--)
+        b = child_of(c, scope, last, tokens, n);
+    return can_begin(c, b) ? b : NULL;
 }
 
 static void touch(tc_prefix_cache *c, tc_prefix_block *leaf)
@@ -186,13 +203,17 @@ tc_prefix_match tc_prefix_find(tc_prefix_cache *c, uint64_t scope, const uint32_
     tc_prefix_block *last = NULL, *b;
     if (!c) return match;
     while (count - match.known >= TC_KV_PAGE_POSITIONS &&
-           (b = child_of(c, scope, last, tokens + match.known))) {
+           (b = child_of(c, scope, last, tokens + match.known, TC_KV_PAGE_POSITIONS))) {
         last = b;
         match.known += TC_KV_PAGE_POSITIONS;
-        if (b->state || !c->state_bytes) {
+        if (can_begin(c, b)) {
             match.block = b;
             match.usable = match.known;
         }
+    }
+    if ((b = tail_of(c, scope, last, tokens + match.known, count - match.known))) {
+        last = match.block = b;
+        match.usable = match.known += b->count;
     }
     touch(c, last);
     if (!match.block) return match;
@@ -212,6 +233,14 @@ void tc_prefix_release(tc_prefix_cache *c, tc_prefix_block *b)
     touch(c, b);
 }
 
+tc_prefix_block *tc_prefix_whole(tc_prefix_cache *c, tc_prefix_block *b)
+{
+    if (!b || b->count == TC_KV_PAGE_POSITIONS) return b;
+    if (b->parent) b->parent->holds++;
+    b->holds--;
+    return b->parent;
+}
+
 tc_prefix_block *tc_prefix_load_page(tc_prefix_cache *c, tc_prefix_block *b, const uint32_t *pages,
                                      uint32_t *ret_index)
 {
@@ -228,7 +257,7 @@ void tc_prefix_load_state(tc_prefix_cache *c, tc_prefix_block *b, uint32_t slot)
 // ---- adding ----
 
 static tc_prefix_block *new_block(tc_prefix_cache *c, uint64_t scope, tc_prefix_block *parent,
-                                  const uint32_t *tokens)
+                                  const uint32_t *tokens, uint32_t count)
 {
     if (!make_room(c, c->page_bytes + sizeof(tc_prefix_block))) return NULL;
     tc_prefix_block *b = tc_alloc(TC_MEM_KV, 1, sizeof *b);
@@ -241,9 +270,10 @@ static tc_prefix_block *new_block(tc_prefix_cache *c, uint64_t scope, tc_prefix_
     b->parent = parent;
     b->scope = scope;
     b->depth = parent ? parent->depth + 1 : 0;
-    b->hash = hash_of(scope, parent, tokens);
+    b->count = count;
+    b->hash = hash_of(scope, parent, tokens, count);
     b->used = parent ? parent->used : ++c->clock;
-    memcpy(b->tokens, tokens, sizeof b->tokens);
+    memcpy(b->tokens, tokens, count * sizeof *tokens);
     if (parent) parent->children++;
     b->next = c->bucket[b->hash & (c->buckets - 1)];
     c->bucket[b->hash & (c->buckets - 1)] = b;
@@ -254,11 +284,11 @@ static tc_prefix_block *new_block(tc_prefix_cache *c, uint64_t scope, tc_prefix_
 }
 
 tc_prefix_block *tc_prefix_add(tc_prefix_cache *c, uint64_t scope, tc_prefix_block *parent,
-                               const uint32_t *tokens, uint32_t page)
+                               const uint32_t *tokens, uint32_t count, uint32_t page)
 {
-    tc_prefix_block *b = child_of(c, scope, parent, tokens);
+    tc_prefix_block *b = child_of(c, scope, parent, tokens, count);
     if (!b) {
-        b = new_block(c, scope, parent, tokens); // the parent is held: eviction cannot take it
+        b = new_block(c, scope, parent, tokens, count); // the parent is held: eviction cannot take it
         if (b) c->dev->ops->page_save(c->dev, page, b->page);
     }
     if (b) b->holds++;

@@ -62,6 +62,7 @@ static void sweep(void)
 }
 
 static uint32_t prompt_grain = TC_PROMPT_GRAIN; // of the scheduler under test
+static uint32_t cut_at[SLOTS_MOST];             // where a session's last chunk ended; 0: it has just begun
 
 tc_status tc_forward_run(tc_forward *f, const tc_batch *b, int32_t *chosen, tc_error *e)
 {
@@ -71,7 +72,9 @@ tc_status tc_forward_run(tc_forward *f, const tc_batch *b, int32_t *chosen, tc_e
     for (uint32_t s = 0; s < b->segments; s++) {
         const tc_segment *segment = &b->segment_list[s];
         if (segment->tokens > 1) {
-            assert_int_equal(segment->position % prompt_grain, 0); // prompts are cut there only
+            if (segment->position == cut_at[segment->slot])
+                assert_int_equal(segment->position % prompt_grain, 0); // prompts are cut there only
+            cut_at[segment->slot] = segment->position + segment->tokens;
             prompt_tokens += segment->tokens;
         } else {
             answers++;
@@ -204,7 +207,7 @@ void tc_engine_server_flush(tc_engine_server *s)
 
 static void slot_reset(tc_dev *dev, uint32_t slot)
 {
-    (void)dev, slot_memory[slot] = 1;
+    (void)dev, slot_memory[slot] = 1, cut_at[slot] = 0;
 }
 static void slot_copy(tc_dev *dev, uint32_t from, uint32_t to)
 {
@@ -464,6 +467,22 @@ static void make_plan(plan *p, uint64_t *next_id, const uint32_t stems[STEMS][CO
     }
 }
 
+// Makes it another's next turn: its prompt and answer, and a few tokens more.
+static void go_on_from(plan *p, const plan *past, tc_sampler *sampler)
+{
+    uint32_t answer[TOKENS], count = past->ask.prompt_count, more = 1 + (uint32_t)rand() % 30;
+    tc_finish finish;
+    const uint32_t choice = past->ask.more_count ? (uint32_t)rand() % (past->ask.more_count + 1) : 0,
+                   n = oracle(&past->ask, choice, sampler, answer, &finish);
+    if (count + n + more + TOKENS > CONTEXT) return;
+    memcpy(p->prompt, past->prompt, count * sizeof *p->prompt);
+    memcpy(p->prompt + count, answer, n * sizeof *answer);
+    for (uint32_t i = 0; i < more; i++) p->prompt[count + n + i] = (uint32_t)rand() % VOCAB;
+    p->ask.prompt_count = count + n + more;
+    p->ask.scope = past->ask.scope;
+    p->arrive_us += 150000;
+}
+
 static uint64_t id_of(const plan *p, uint32_t choice)
 {
     return choice ? p->ask.more_ids[choice - 1] : p->ask.id;
@@ -541,7 +560,10 @@ static uint64_t run_mix(unsigned seed, tc_sampler *sampler)
     for (uint32_t i = 0; i < STEMS; i++) // stems share their first part
         for (uint32_t k = 0; k < CONTEXT; k++)
             stems[i][k] = i && k < 150 ? stems[0][k] : (uint32_t)rand() % VOCAB;
-    for (uint32_t i = 0; i < PLANS; i++) make_plan(&plans[i], &next_id, stems);
+    for (uint32_t i = 0; i < PLANS; i++) {
+        make_plan(&plans[i], &next_id, stems);
+        if (i && rand() % 3 == 0) go_on_from(&plans[i], &plans[rand() % (int)i], sampler);
+    }
     while (!all_ended(plans)) {
         if (now_us > 60000000) fail_msg("seed %u: something starves", seed);
         drive(&b, plans);
@@ -660,7 +682,7 @@ static void test_held_requests_rest(void **state)
     tear_down(&b);
 }
 
-// What a conversation's next turn computes: only what follows the last kept border.
+// What a conversation's next turn computes: only what follows the last token that was computed.
 static void test_next_turn(void **state)
 {
     (void)state;
@@ -680,8 +702,7 @@ static void test_next_turn(void **state)
         g.prompt_count = 400;
         ask(&b, &g);
         run_to_end(&b);
-        // An answer's state is not a prompt's; its pages are.
-        assert_int_equal(of(2)->usage.cached_tokens, with_state ? 256 : 320);
+        assert_int_equal(of(2)->usage.cached_tokens, 349); // the last token was drawn only
         g.id = 3;
         g.scope = 8; // another key sees nothing of it
         ask(&b, &g);
@@ -696,6 +717,47 @@ static void test_next_turn(void **state)
         assert_int_equal(of(4)->usage.cached_tokens, 0);
         tear_down(&b);
     }
+}
+
+// Conversations of any lengths: each turn begins where the last one ended, inside a page or at its end, and
+// gives the tokens that it gives without any of it.
+static void test_turn_after_turn(void **state)
+{
+    (void)state;
+    srand(3);
+    for (int i = 0; i < 300; i++) {
+        static uint32_t prompt[CONTEXT];
+        bench b;
+        uint64_t id = 1;
+        uint32_t known = 0, count = 1 + (uint32_t)rand() % 150;
+        has_state = i % 2;
+        slot_bytes = sizeof(uint64_t);
+        spare_slots = i % 3;
+        prompt_grain = i % 5 ? TC_PROMPT_GRAIN : 8;
+        const tc_sched_options with = {.prompt_grain = prompt_grain, .coarse_cuts = i % 7 == 0};
+        set_up(&b, 1 << 20, &with);
+        for (uint32_t k = 0; k < CONTEXT; k++) prompt[k] = (uint32_t)rand() % VOCAB;
+        for (int turn = 0; turn < 4; turn++, id += 2) {
+            const uint32_t answer = 1 + (uint32_t)rand() % (turn ? 60 : 3), more = 1 + (uint32_t)rand() % 60;
+            tc_generate g = simple(id, prompt, count, answer);
+            ask(&b, &g);
+            run_to_end(&b);
+            assert_int_equal(of(id)->usage.cached_tokens, known);
+            g.id = id + 1;
+            g.no_cache = true;
+            ask(&b, &g);
+            run_to_end(&b);
+            assert_int_equal(of(id)->count, answer);
+            assert_memory_equal(of(id + 1)->tokens, of(id)->tokens, answer * sizeof *prompt);
+            if (turn == 3) break;
+            memcpy(prompt + count, of(id)->tokens, answer * sizeof *prompt);
+            known = count + answer - 1;
+            count += answer + more;
+        }
+        tear_down(&b);
+    }
+    spare_slots = 0;
+    prompt_grain = TC_PROMPT_GRAIN;
 }
 
 // The second prompt with a common beginning finds its pages but no state there; it leaves one, and the third
@@ -1065,6 +1127,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_cancel_within_one_step),
         cmocka_unit_test(test_held_requests_rest),
         cmocka_unit_test(test_next_turn),
+        cmocka_unit_test(test_turn_after_turn),
         cmocka_unit_test(test_branches_get_a_snapshot),
         cmocka_unit_test(test_a_state_is_kept_inside_a_step),
         cmocka_unit_test(test_a_state_on_the_way),
