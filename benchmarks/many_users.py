@@ -95,6 +95,13 @@ class Server:
                 usage = event.get("usage") or usage
         return (times[0] - begun if times else None), times, usage
 
+    def answer(self, prompt, max_tokens):
+        """The answer's tokens."""
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        c.request("POST", "/v1/completions", json.dumps(
+            {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True, "return_token_ids": True}))
+        return json.loads(c.getresponse().read())["choices"][0]["token_ids"]
+
 
 def ids(server, count, seed):
     r = random.Random(seed)
@@ -103,17 +110,18 @@ def ids(server, count, seed):
 
 def turn2(build, model, words):
     with Server(build, model, *words) as server:
+        answer, question = 200, 32
         size = min(4000, server.info["context"] - 100)
         warm, cold, cached = [], [], []
         for i in range(5):
-            first = ids(server, size - 64, 10 + i)
-            server.stream(first, 4)
-            answer = first + ids(server, 64, 50 + i)  # what was said, and the next question
-            seconds, _, usage = server.stream(answer, 2)
+            first = ids(server, size - answer - question, 10 + i)
+            second = first + server.answer(first, answer) + ids(server, question, 50 + i)
+            seconds, _, usage = server.stream(second, 2)
             warm.append(seconds)
             cached.append(usage["prompt_tokens_details"]["cached_tokens"])
             cold.append(server.stream(ids(server, size, 100 + i), 2)[0])
-        print(json.dumps({"bench": "turn2", "prompt_tokens": size, "cached_tokens": cached[0],
+        print(json.dumps({"bench": "turn2", "prompt_tokens": size, "answer_tokens": answer, "question_tokens": question,
+                          "cached_tokens": cached[0],
                           "first_token_warm_ms": round(statistics.median(warm) * 1e3, 2),
                           "first_token_cold_ms": round(statistics.median(cold) * 1e3, 2),
                           "ratio": round(statistics.median(warm) / statistics.median(cold), 4)}), flush=True)
