@@ -5,7 +5,11 @@
 // a past was computed by.
 #include "gpu-core/sched/sched_impl.h"
 
-enum { BLOCK = TC_KV_PAGE_POSITIONS, RESTORE_BYTES_A_US = 2000 };
+enum {
+    BLOCK = TC_KV_PAGE_POSITIONS,
+    RESTORE_BYTES_A_US = 2000,
+    LEAST = 2 * BLOCK, // positions that a prompt's own state has to save whoever asks for its prompt again
+};
 _Static_assert((int)TC_PROMPT_GRAIN == (int)BLOCK, "chunks of prompts end where pages do");
 
 static bool has_state(const tc_sched *s)
@@ -19,10 +23,18 @@ static uint32_t last_border(const request *r)
     return (r->prompt->count - 1) / BLOCK * BLOCK;
 }
 
+// Where the state is kept for the same prompt, once more or with more behind it; 0: nowhere, as the answer's
+// will be there, and the state that this one began with is near.
+static uint32_t own_border(const request *r)
+{
+    const uint32_t last = last_border(r);
+    return last >= r->usage.cached_tokens + LEAST ? last : 0;
+}
+
 static bool wants_snapshot(const tc_sched *s, const request *r, uint32_t position)
 {
     return has_state(s) && position &&
-           (position == last_border(r) || position == r->branch || position % s->snapshot_every == 0);
+           (position == own_border(r) || position == r->branch || position % s->snapshot_every == 0);
 }
 
 // Where the state is wanted inside a chunk: its prompt's next turn first, then what others share with it. At
@@ -31,7 +43,7 @@ void tc_sched_choose_keeps(tc_sched *s, const request *r, tc_segment *segment)
 {
     const uint32_t begin = segment->position, end = begin + segment->tokens;
     if (!r->caches || !has_state(s)) return;
-    const uint32_t wanted[] = {last_border(r), r->branch, (end - 1) / s->snapshot_every * s->snapshot_every};
+    const uint32_t wanted[] = {own_border(r), r->branch, (end - 1) / s->snapshot_every * s->snapshot_every};
     uint32_t n = 0, slot;
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted && n < TC_KEEPS_MAX; i++) {
         const uint32_t after = wanted[i] - begin;

@@ -82,14 +82,15 @@ tc_status tc_prefix_cache_create(tc_dev *dev, uint64_t budget_bytes, tc_prefix_c
 
 // ---- eviction ----
 
-static void drop_state(tc_prefix_cache *c, tc_prefix_block *b)
+// A block's snapshot, which it has no longer.
+static void *take_state(tc_prefix_cache *c, tc_prefix_block *b)
 {
-    if (!b->state) return;
+    void *state = b->state;
     unlink_node(&b->state_by_use);
-    tc_free(b->state);
     b->state = NULL;
     c->stats.snapshots--;
     c->stats.bytes -= c->state_bytes;
+    return state;
 }
 
 static void drop_block(tc_prefix_cache *c, tc_prefix_block *b)
@@ -97,7 +98,7 @@ static void drop_block(tc_prefix_cache *c, tc_prefix_block *b)
     tc_prefix_block **at = &c->bucket[b->hash & (c->buckets - 1)];
     while (*at != b) at = &(*at)->next;
     *at = b->next;
-    drop_state(c, b);
+    if (b->state) tc_free(take_state(c, b));
     unlink_node(&b->by_use);
     if (b->parent) b->parent->children--;
     tc_free(b->page);
@@ -122,19 +123,40 @@ static tc_prefix_block *oldest_state(tc_prefix_cache *c)
     return NULL;
 }
 
+// Drops what was used longest ago: a leaf, or a snapshot, whose memory goes to *ret_state. False: nothing can
+// go.
+static bool evict(tc_prefix_cache *c, void **ret_state)
+{
+    tc_prefix_block *leaf = oldest_leaf(c), *state = oldest_state(c);
+    if (!leaf && !state) return false;
+    if (state && (!leaf || state->state_used <= leaf->used))
+        *ret_state = take_state(c, state);
+    else
+        drop_block(c, leaf);
+    c->stats.evictions++;
+    return true;
+}
+
 static bool make_room(tc_prefix_cache *c, size_t bytes)
 {
     if (bytes > c->stats.budget_bytes) return false;
     while (c->stats.bytes + bytes > c->stats.budget_bytes) {
-        tc_prefix_block *leaf = oldest_leaf(c), *state = oldest_state(c);
-        if (!leaf && !state) return false;
-        if (state && (!leaf || state->state_used <= leaf->used))
-            drop_state(c, state);
-        else
-            drop_block(c, leaf);
-        c->stats.evictions++;
+        void *state = NULL;
+        if (!evict(c, &state)) return false;
+        tc_free(state);
     }
     return true;
+}
+
+// Memory for a snapshot: that of the one that goes for it, if it is one. Fresh memory is some 80 MB to be
+// zeroed and mapped while everybody waits. NULL: there is no room.
+static void *room_for_state(tc_prefix_cache *c)
+{
+    void *state = NULL;
+    if (c->state_bytes > c->stats.budget_bytes) return NULL;
+    while (!state && c->stats.bytes + c->state_bytes > c->stats.budget_bytes)
+        if (!evict(c, &state)) return NULL;
+    return state ? state : tc_alloc(TC_MEM_STATE, c->state_bytes, 1);
 }
 
 void tc_prefix_cache_set_budget(tc_prefix_cache *c, uint64_t budget_bytes)
@@ -298,8 +320,7 @@ tc_prefix_block *tc_prefix_add(tc_prefix_cache *c, uint64_t scope, tc_prefix_blo
 
 void tc_prefix_add_state(tc_prefix_cache *c, tc_prefix_block *b, uint32_t slot)
 {
-    if (!c->state_bytes || b->state || !make_room(c, c->state_bytes)) return;
-    void *state = tc_alloc(TC_MEM_STATE, c->state_bytes, 1);
+    void *state = c->state_bytes && !b->state ? room_for_state(c) : NULL;
     if (!state) return;
     c->dev->ops->slot_save(c->dev, slot, state);
     b->state = state;
