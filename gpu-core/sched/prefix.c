@@ -8,7 +8,7 @@
 enum {
     BLOCK = TC_KV_PAGE_POSITIONS,
     RESTORE_BYTES_A_US = 2000,
-    LEAST = 2 * BLOCK, // positions that a prompt's own state has to save whoever asks for its prompt again
+    LEAST = BLOCK, // positions that what is kept has to save whoever goes on from it: a state is large
 };
 _Static_assert((int)TC_PROMPT_GRAIN == (int)BLOCK, "chunks of prompts end where pages do");
 
@@ -23,12 +23,11 @@ static uint32_t last_border(const request *r)
     return (r->prompt->count - 1) / BLOCK * BLOCK;
 }
 
-// Where the state is kept for the same prompt, once more or with more behind it; 0: nowhere, as the answer's
-// will be there, and the state that this one began with is near.
+// Where the state is kept for the same prompt, once more or with more behind it; 0: nowhere, one is near.
 static uint32_t own_border(const request *r)
 {
     const uint32_t last = last_border(r);
-    return last >= r->usage.cached_tokens + LEAST ? last : 0;
+    return last >= r->state_at + LEAST ? last : 0;
 }
 
 static bool wants_snapshot(const tc_sched *s, const request *r, uint32_t position)
@@ -58,16 +57,21 @@ void tc_sched_choose_keeps(tc_sched *s, const request *r, tc_segment *segment)
     }
 }
 
+static void keep_state(tc_sched *s, request *r, uint32_t position, uint32_t slot)
+{
+    if (r->caches && r->cached && tc_prefix_add_state(s->o.cache, r->cached, slot)) r->state_at = position;
+}
+
 void tc_sched_begin_prompt(tc_sched *s, request *r)
 {
     r->state = REQUEST_PREFILL;
     if (!r->caches) return;
     // at least one token is computed, for its logits
     tc_prefix_match match = tc_prefix_find(s->o.cache, r->ask.scope, r->prompt->tokens, r->prompt->count - 1);
-    r->branch = match.known > match.usable ? match.known : 0;
+    r->branch = match.known >= match.usable + LEAST ? match.known : 0;
     if (!match.block) return;
     r->cached = r->loading = match.block;
-    r->usage.cached_tokens = match.usable;
+    r->usage.cached_tokens = r->state_at = match.usable;
     r->state = REQUEST_RESTORE;
 }
 
@@ -114,20 +118,20 @@ void tc_sched_keep_prompt(tc_sched *s, request *r)
     const tc_keep *keep = s->segments[r->batch_segment].keep;
     for (uint32_t i = 0; i < TC_KEEPS_MAX && keep[i].after; i++) {
         kept = keep_pages(s, r, kept, before + keep[i].after);
-        if (r->caches && r->cached) tc_prefix_add_state(s->o.cache, r->cached, keep[i].slot);
+        keep_state(s, r, before + keep[i].after, keep[i].slot);
     }
     kept = keep_pages(s, r, kept, done < last ? done : last);
-    if (r->caches && r->cached && kept == done && wants_snapshot(s, r, done))
-        tc_prefix_add_state(s->o.cache, r->cached, r->session->slot);
+    if (kept == done && wants_snapshot(s, r, done)) keep_state(s, r, done, r->session->slot);
 }
 
 void tc_sched_keep_answer(tc_sched *s, request *r)
 {
-    if (!r->caches || r->state != REQUEST_DECODE) return;
     const tc_session *session = r->session;
+    if (!r->caches || r->state != REQUEST_DECODE) return;
+    if (session->processed < (has_state(s) ? r->state_at : 0) + LEAST) return;
     uint32_t kept = keep_pages(s, r, r->cached ? last_border(r) : 0, session->processed / BLOCK * BLOCK);
     if (r->caches && session->processed > kept)
         r->cached = tc_prefix_add(s->o.cache, r->ask.scope, r->cached, session->tokens + kept,
                                   session->processed - kept, session->pages[kept / BLOCK]);
-    if (r->cached) tc_prefix_add_state(s->o.cache, r->cached, session->slot);
+    keep_state(s, r, session->processed, session->slot);
 }

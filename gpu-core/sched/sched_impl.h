@@ -59,6 +59,7 @@ struct request {
     tc_prefix_block *cached;  // held: what is loaded (RESTORE), then the last block that is kept
     tc_prefix_block *loading; // the next one to load, from the end to the start
     uint32_t branch;          // where other prompts went on differently: worth a snapshot
+    uint32_t state_at;        // of its past: where the last state lies in the cache
 };
 
 struct tc_sched {

@@ -26,7 +26,11 @@ struct tc_prefix_block {
     uint32_t tokens[TC_KV_PAGE_POSITIONS];
 };
 
-enum { BUCKETS_MIN = 64, BUCKETS_MAX = 1 << 20 };
+enum {
+    BUCKETS_MIN = 64,
+    BUCKETS_MAX = 1 << 20,
+    BLOCKS_BACK = 64, // that are looked at for a tail: each costs as many hashes as it may be long
+};
 
 struct tc_prefix_cache {
     tc_dev *dev;
@@ -209,6 +213,23 @@ static tc_prefix_block *tail_of(const tc_prefix_cache *c, uint64_t scope, const 
     return can_begin(c, b) ? b : NULL;
 }
 
+// The deepest tail on the way to `last`, the last of the known blocks, that lies deeper than the match does.
+static void take_tail(const tc_prefix_cache *c, uint64_t scope, const uint32_t *tokens, uint32_t count,
+                      tc_prefix_block *last, tc_prefix_match *match)
+{
+    tc_prefix_block *at = last, *tail;
+    uint32_t position = match->known;
+    for (int i = 0; i < BLOCKS_BACK; i++, position -= TC_KV_PAGE_POSITIONS, at = at->parent) {
+        if ((tail = tail_of(c, scope, at, tokens + position, count - position))) {
+            match->block = tail;
+            match->usable = position + tail->count;
+            if (match->known < match->usable) match->known = match->usable;
+            return;
+        }
+        if (!at || at == match->block) return;
+    }
+}
+
 static void touch(tc_prefix_cache *c, tc_prefix_block *leaf)
 {
     c->clock++;
@@ -233,12 +254,10 @@ tc_prefix_match tc_prefix_find(tc_prefix_cache *c, uint64_t scope, const uint32_
             match.usable = match.known;
         }
     }
-    if ((b = tail_of(c, scope, last, tokens + match.known, count - match.known))) {
-        last = match.block = b;
-        match.usable = match.known += b->count;
-    }
+    take_tail(c, scope, tokens, count, last, &match);
     touch(c, last);
     if (!match.block) return match;
+    touch(c, match.block);
     match.block->holds++;
     if (c->state_bytes) {
         match.block->state_used = c->clock;
@@ -318,16 +337,18 @@ tc_prefix_block *tc_prefix_add(tc_prefix_cache *c, uint64_t scope, tc_prefix_blo
     return b;
 }
 
-void tc_prefix_add_state(tc_prefix_cache *c, tc_prefix_block *b, uint32_t slot)
+bool tc_prefix_add_state(tc_prefix_cache *c, tc_prefix_block *b, uint32_t slot)
 {
-    void *state = c->state_bytes && !b->state ? room_for_state(c) : NULL;
-    if (!state) return;
+    if (b->state) return true;
+    void *state = c->state_bytes ? room_for_state(c) : NULL;
+    if (!state) return false;
     c->dev->ops->slot_save(c->dev, slot, state);
     b->state = state;
     b->state_used = ++c->clock;
     link_behind(&c->state_by_use, &b->state_by_use);
     c->stats.snapshots++;
     c->stats.bytes += c->state_bytes;
+    return true;
 }
 
 tc_prefix_stats tc_prefix_cache_stats(const tc_prefix_cache *c)

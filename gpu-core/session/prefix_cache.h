@@ -46,8 +46,9 @@ void tc_prefix_load_state(tc_prefix_cache *cache, tc_prefix_block *block, uint32
 // not even by eviction.
 tc_prefix_block *tc_prefix_add(tc_prefix_cache *cache, uint64_t scope, tc_prefix_block *parent,
                                const uint32_t *tokens, uint32_t count, uint32_t page);
-// Keeps the state of a slot, which is the one behind the block's last token.
-void tc_prefix_add_state(tc_prefix_cache *cache, tc_prefix_block *block, uint32_t slot);
+// Keeps the state of a slot, which is the one behind the block's last token. False: it is not there, for want
+// of room, or because the model has none.
+bool tc_prefix_add_state(tc_prefix_cache *cache, tc_prefix_block *block, uint32_t slot);
 
 typedef struct tc_prefix_stats {
     uint64_t bytes, budget_bytes, evictions;

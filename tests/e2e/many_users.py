@@ -81,12 +81,12 @@ class ManyUsers(unittest.TestCase):
                 self.assertEqual(got.get(i), expected[i][:1] if i % 5 == 4 else expected[i], f"seed {seed}, request {request}")
 
     def test_next_turn_is_mostly_cached(self):
-        first = {"prompt": STEM * 20, "max_tokens": 30, "temperature": 0}
+        first = {"prompt": STEM * 20, "max_tokens": 130, "temperature": 0}
         texts, before = self.complete(self.shared, first)
         second = {**first, "prompt": first["prompt"] + texts[0] + " And then the youngest said: "}
         texts, usage = self.complete(self.shared, second)
         cached = usage["prompt_tokens_details"]["cached_tokens"]
-        self.assertGreater(cached, before["prompt_tokens"] + 20)  # nearly all of the answer, too
+        self.assertGreater(cached, before["prompt_tokens"] + 120)  # nearly all of the answer, too
         self.assertEqual(texts, self.complete(self.alone, second)[0])
         self.assertEqual(self.complete(self.alone, second)[1]["prompt_tokens_details"]["cached_tokens"], 0)
 
@@ -99,7 +99,7 @@ class ManyUsers(unittest.TestCase):
                 texts, usage = self.complete(self.shared, ask)
                 self.assertEqual(texts, self.complete(self.alone, ask)[0], f"seed {seed}, turn {turn}")
                 cached = usage["prompt_tokens_details"]["cached_tokens"]
-                self.assertGreaterEqual(cached, known - 8, f"seed {seed}, turn {turn}")  # where words join tokens may be others
+                self.assertGreaterEqual(cached, known - 72, f"seed {seed}, turn {turn}")  # 64, and where words join tokens may be others
                 known = usage["prompt_tokens"] + usage["completion_tokens"]
                 prompt += texts[0] + f"\n\nTurn {turn}. And then"
 
