@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Owns: penalties, the truncations (top-k, top-p, min-p) and the draw.
+// Owns: penalties, the truncations (top-k, top-p, min-p) and the draw; log-probabilities.
 #include "gpu-core/forward/sample.h"
 #include "common/base/mem.h"
 #include "gpu-core/dev/few.h"
@@ -415,7 +415,7 @@ static void change(tc_sampler *s, const float *logits, const tc_sample_params *p
     forbid(s, params);
 }
 
-// A draw from s->logits for which its heaviest tokens are not enough. best: the largest.
+// A draw from s->logits for which `few`, what is known of it, is not enough.
 static uint32_t draw_of_all(tc_sampler *s, const tc_sample_params *params, const tc_few *few, uint64_t number)
 {
     double sum, mass, at = uniform(params->seed, number);

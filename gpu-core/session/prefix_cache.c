@@ -257,7 +257,8 @@ tc_prefix_match tc_prefix_find(tc_prefix_cache *c, uint64_t scope, const uint32_
     take_tail(c, scope, tokens, count, last, &match);
     touch(c, last);
     if (!match.block) return match;
-    touch(c, match.block);
+    if (match.block->count < TC_KV_PAGE_POSITIONS)
+        touch(c, match.block); // a tail is not on the way to `last`
     match.block->holds++;
     if (c->state_bytes) {
         match.block->state_used = c->clock;

@@ -15,7 +15,6 @@
 #include "gpu-core/forward/sample.h"
 #include "gpu-core/sched/sched.h"
 #include "proto/expert.h"
-#include "tests/support/draw.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -33,6 +32,8 @@ enum {
     TOKENS = 12,
     WORKERS_MAX = 6
 };
+#include "tests/support/sched_doubles.h"
+
 enum { LAYERS = 2, EXPERTS = 16, UNITS = 8, HIDDEN = 4, TOP_K = 3 };
 enum { CALL_DEADLINE_US = 2000000, NO_WORKER_US = 8000000, LAYER_US = 80, QUIET_US = 20000000 };
 #define HASH "0123456789abcdef0123456789abcdef"
@@ -69,12 +70,6 @@ void sim_fail(const char *format, ...)
     } while (0)
 
 // ---- the model: what experts give, and what a token becomes ----
-
-static uint64_t mix(uint64_t h, uint64_t v)
-{
-    h = (h ^ (v + 0x9e3779b97f4a7c15u)) * 0xbf58476d1ce4e5b9u;
-    return h ^ (h >> 29);
-}
 
 // The three experts of a token and layer, rising.
 static void route(uint64_t hash, uint32_t layer, uint32_t experts[TOP_K])
@@ -133,11 +128,6 @@ static uint64_t token_alone(uint64_t past, uint32_t id)
         hash = after_layer(hash, sum);
     }
     return hash;
-}
-
-static void fill_logits(uint64_t hash, float *out)
-{
-    for (uint32_t v = 0; v < VOCAB; v++) out[v] = (float)(mix(hash, v) % 1000) / 100.0f;
 }
 
 // ---- workers ----
@@ -325,33 +315,11 @@ tc_status tc_forward_run(tc_forward *f, const tc_batch *b, int32_t *chosen, tc_e
     return TC_OK;
 }
 
-static float logits_out[TC_LOGIT_ROWS_MAX * VOCAB];
-
 const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t rows)
 {
     (void)f;
     for (uint32_t r = 0; r < rows; r++) fill_logits(token_hash[tokens[r]], logits_out + r * VOCAB);
     return logits_out;
-}
-
-bool tc_forward_few(tc_forward *f, const uint32_t *tokens, uint32_t rows, const float *temperature,
-                    tc_few *ret)
-{
-    const float *logits = tc_forward_logits(f, tokens, rows);
-    if (logits) few_of_rows(logits, rows, VOCAB, temperature, ret);
-    return logits != NULL;
-}
-
-const float *tc_forward_row(tc_forward *f, uint32_t row)
-{
-    (void)f;
-    return logits_out + (size_t)row * VOCAB;
-}
-
-const tc_forward_times *tc_forward_get_times(const tc_forward *f)
-{
-    static const tc_forward_times none;
-    return (void)f, &none;
 }
 
 static tc_store_info store_info = {
@@ -414,19 +382,6 @@ void tc_engine_server_logprobs(tc_engine_server *s, uint64_t id, uint32_t positi
                                uint32_t top, const tc_token_value *logprobs)
 {
     (void)s, (void)id, (void)position, (void)positions, (void)top, (void)logprobs;
-}
-void tc_engine_server_answer(tc_engine_server *s, uint64_t id, tc_status status, const char *text,
-                             size_t bytes)
-{
-    (void)s, (void)id, (void)status, (void)text, (void)bytes;
-}
-void tc_engine_server_status(tc_engine_server *s, const tc_engine_status *status)
-{
-    (void)s, (void)status;
-}
-void tc_engine_server_flush(tc_engine_server *s)
-{
-    (void)s;
 }
 
 static tc_sched *sched;

@@ -341,6 +341,21 @@ static void test_draws_from_few(void **state)
     tc_sampler_free(s);
 }
 
+// Holds a draw against a sort of the row that is drawn from. True: it is near a border, so nothing is said of
+// it.
+static bool check_draw(tc_sampler *s, const float *row, const ranked *all, uint32_t n,
+                       const tc_sample_params *p, const uint32_t *history, uint32_t prompt, uint32_t count,
+                       int which)
+{
+    bool near;
+    const uint32_t expected = draw_by_rank(all, n, p, count - prompt, &near),
+                   got = tc_sample(s, row, p, history, prompt, count);
+    if (!near && got != expected)
+        fail_msg("row %d, top-k %u, top-p %g, min-p %g, seed %llu: %u is not %u", which, p->top_k,
+                 (double)p->top_p, (double)p->min_p, (unsigned long long)p->seed, got, expected);
+    return near;
+}
+
 // Peaked and flat rows, rows with many equal ones: what is found by splitting is what sorting finds.
 static void test_draws_are_those_of_a_sort(void **state)
 {
@@ -365,15 +380,10 @@ static void test_draws_are_those_of_a_sort(void **state)
         for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
             for (uint32_t seed = 0; seed < SEEDS; seed++, looked++) {
                 tc_sample_params p = shapes[k];
-                bool rounding;
                 p.temperature = r % 2 ? 1 : 0.6f;
                 p.repetition_penalty = 1;
                 p.seed = seed * 1000003 + (uint64_t)r;
-                const uint32_t expected = draw_by_rank(all, n, &p, 1, &rounding),
-                               got = tc_sample(s, row, &p, history, 0, 1);
-                near += rounding;
-                if (!rounding && got != expected)
-                    fail_msg("row %d shape %zu seed %u: %u is not %u", r, k, seed, got, expected);
+                near += check_draw(s, row, all, n, &p, history, 0, 1, r);
             }
         free(all);
     }
@@ -441,14 +451,9 @@ static void test_draws_from_changed_rows(void **state)
         for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
             for (uint32_t seed = 0; seed < SEEDS; seed++, looked++) {
                 tc_sample_params p = with;
-                bool rounding;
                 p.top_p = shapes[k].top_p, p.top_k = shapes[k].top_k, p.min_p = shapes[k].min_p;
                 p.seed = seed * 977 + (uint64_t)r;
-                const uint32_t expected = draw_by_rank(all, n, &p, HISTORY - prompt, &rounding),
-                               got = tc_sample(s, row, &p, history, prompt, HISTORY);
-                near += rounding;
-                if (!rounding && got != expected)
-                    fail_msg("row %d shape %zu seed %u: %u is not %u", r, k, seed, got, expected);
+                near += check_draw(s, row, all, n, &p, history, prompt, HISTORY, r);
             }
         free(all);
     }

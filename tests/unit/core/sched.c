@@ -5,17 +5,16 @@
 // seed.
 #include "gpu-core/sched/sched.h"
 #include "tests/support/cmocka_all.h"
-#include "tests/support/draw.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum { VOCAB = 97, PAGES = 40, SLOTS = 6, CONTEXT = 512, REQUESTS = 12, EOS = 5 };
+#include "tests/support/sched_doubles.h"
 
 // ---- stub forward: page memory holds the running hash after each position ----
 
 static uint64_t page_memory[PAGES][TC_KV_PAGE_POSITIONS], slot_memory[SLOTS];
-static float logits_out[TC_LOGIT_ROWS_MAX * VOCAB];
 static uint64_t token_hash[TC_BATCH_TOKENS_MAX];
 static bool forward_fails;
 
@@ -26,12 +25,6 @@ uint64_t tc_dev_page_bytes(const tc_dev_geometry *g)
 uint64_t tc_dev_slot_bytes(const tc_dev_geometry *g)
 {
     return (void)g, sizeof slot_memory[0];
-}
-
-static uint64_t mix(uint64_t h, uint64_t v)
-{
-    h = (h ^ (v + 0x9e3779b97f4a7c15u)) * 0xbf58476d1ce4e5b9u;
-    return h ^ (h >> 29);
 }
 
 tc_status tc_forward_run(tc_forward *f, const tc_batch *b, int32_t *chosen, tc_error *e)
@@ -69,30 +62,8 @@ const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t r
     (void)f;
     assert_true(rows <= TC_LOGIT_ROWS_MAX);
     if (logits_left && --logits_left == 0) return NULL; // the device failed
-    for (uint32_t r = 0; r < rows; r++)
-        for (uint32_t v = 0; v < VOCAB; v++)
-            logits_out[r * VOCAB + v] = (float)(mix(token_hash[tokens[r]], v) % 1000) / 100.0f;
+    for (uint32_t r = 0; r < rows; r++) fill_logits(token_hash[tokens[r]], logits_out + r * VOCAB);
     return logits_out;
-}
-
-bool tc_forward_few(tc_forward *f, const uint32_t *tokens, uint32_t rows, const float *temperature,
-                    tc_few *ret)
-{
-    const float *logits = tc_forward_logits(f, tokens, rows);
-    if (logits) few_of_rows(logits, rows, VOCAB, temperature, ret);
-    return logits != NULL;
-}
-
-const float *tc_forward_row(tc_forward *f, uint32_t row)
-{
-    (void)f;
-    return logits_out + (size_t)row * VOCAB;
-}
-
-const tc_forward_times *tc_forward_get_times(const tc_forward *f)
-{
-    static const tc_forward_times none;
-    return (void)f, &none;
 }
 
 // ---- stub server: one transcript a request ----
@@ -165,20 +136,6 @@ void tc_engine_server_failed(tc_engine_server *s, uint64_t id, tc_status status,
     assert_true(reason[0] != 0);
     of(id)->ended = of(id)->failed = true;
     of(id)->status = status;
-}
-void tc_engine_server_answer(tc_engine_server *s, uint64_t id, tc_status status, const char *text,
-                             size_t bytes)
-{
-    (void)s, (void)id, (void)status, (void)text, (void)bytes;
-}
-
-void tc_engine_server_status(tc_engine_server *s, const tc_engine_status *status)
-{
-    (void)s, (void)status;
-}
-void tc_engine_server_flush(tc_engine_server *s)
-{
-    (void)s;
 }
 
 // ---- stub device and source ----

@@ -8,13 +8,14 @@
 #include "gpu-core/forward/sample.h"
 #include "gpu-core/sched/sched.h"
 #include "tests/support/cmocka_all.h"
-#include "tests/support/draw.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { VOCAB = 61, PAGES = 48, SLOTS = 6, CONTEXT = 640, EOS = 5, IDS = 2048, TOKENS = 64 };
+#include "tests/support/sched_doubles.h"
+
 enum { PAGES_MOST = 128, SLOTS_MOST = 64, SPARE_MOST = 2 };    // of the benchmark
 enum { ANSWER_US = 1000, ROW_US = 100, PROMPT_TOKEN_US = 50 }; // what the stub's steps take
 
@@ -29,7 +30,6 @@ static uint64_t now_us, longest_step_us, steps_with_answers;
 static uint64_t prompt_token_us = PROMPT_TOKEN_US,
                 large_token_us = PROMPT_TOKEN_US; // large: of many in a step
 static uint32_t most_alone;                       // prompt tokens of a step without answers
-static float logits_out[TC_LOGIT_ROWS_MAX * VOCAB];
 
 uint64_t tc_dev_page_bytes(const tc_dev_geometry *g)
 {
@@ -38,17 +38,6 @@ uint64_t tc_dev_page_bytes(const tc_dev_geometry *g)
 uint64_t tc_dev_slot_bytes(const tc_dev_geometry *g)
 {
     return (void)g, has_state ? slot_bytes : 0;
-}
-
-static inline uint64_t mix(uint64_t h, uint64_t v)
-{
-    h = (h ^ (v + 0x9e3779b97f4a7c15u)) * 0xbf58476d1ce4e5b9u;
-    return h ^ (h >> 29);
-}
-
-static inline void fill_logits(uint64_t hash, float *out)
-{
-    for (uint32_t v = 0; v < VOCAB; v++) out[v] = (float)(mix(hash, v) % 1000) / 100.0f;
 }
 
 // What a step of a model does to the caches: nothing that was there is left.
@@ -116,26 +105,6 @@ const float *tc_forward_logits(tc_forward *f, const uint32_t *tokens, uint32_t r
     return logits_out;
 }
 
-bool tc_forward_few(tc_forward *f, const uint32_t *tokens, uint32_t rows, const float *temperature,
-                    tc_few *ret)
-{
-    const float *logits = tc_forward_logits(f, tokens, rows);
-    if (logits) few_of_rows(logits, rows, VOCAB, temperature, ret);
-    return logits != NULL;
-}
-
-const float *tc_forward_row(tc_forward *f, uint32_t row)
-{
-    (void)f;
-    return logits_out + (size_t)row * VOCAB;
-}
-
-const tc_forward_times *tc_forward_get_times(const tc_forward *f)
-{
-    static const tc_forward_times none;
-    return (void)f, &none;
-}
-
 typedef struct transcript {
     uint32_t tokens[TOKENS], count;
     bool asked, ended, failed;
@@ -190,20 +159,6 @@ void tc_engine_server_logprobs(tc_engine_server *s, uint64_t id, uint32_t positi
                                uint32_t top, const tc_token_value *logprobs)
 {
     (void)s, (void)id, (void)position, (void)positions, (void)top, (void)logprobs;
-}
-void tc_engine_server_answer(tc_engine_server *s, uint64_t id, tc_status status, const char *text,
-                             size_t bytes)
-{
-    (void)s, (void)id, (void)status, (void)text, (void)bytes;
-}
-
-void tc_engine_server_status(tc_engine_server *s, const tc_engine_status *status)
-{
-    (void)s, (void)status;
-}
-void tc_engine_server_flush(tc_engine_server *s)
-{
-    (void)s;
 }
 
 static inline void slot_reset(tc_dev *dev, uint32_t slot)
